@@ -1,0 +1,237 @@
+"""The byte-true simulator: runs a plan on arrays that stand for the memories of the SoC.
+
+Weights are read from the emitted blobs at their planned addresses, tiles are moved as the plan
+says, activations live in the planned arenas. Every byte knows which buffer wrote it last, so a
+read of a byte that was never written, or that another buffer overwrote, is a MemoryFaultError.
+For speed use sim/session.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from memory_planner.plan import Placement, Plan
+from sim import ops
+from sim.interpreter import run_op
+from sim.ops import Ints, KVCache
+from toolchain.model.errors import InternalError, Problem
+from toolchain.model.packing import unpack_records
+from toolchain.model.program import Kind, Op, Program, TensorSpec
+
+PATTERN = 0xA5  # unwritten memory, also what the C runners fill their arenas with
+NOBODY, BLOB = 0, 1
+
+
+class MemoryFaultError(InternalError):
+    """The plan made the machine read a byte that does not hold what the op expects."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One output of one op in one step, in its stored type and shape."""
+
+    step: int
+    op: str
+    tensor: str
+    value: npt.NDArray[np.generic]
+
+
+class Memory:
+    """Bytes of one region and the buffer that wrote each of them."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.bytes = np.full(size, PATTERN, np.uint8)
+        self.owner = np.full(size, NOBODY, np.int32)
+
+    def write(self, offset: int, data: npt.NDArray[np.uint8], owner: int) -> None:
+        """Store bytes and take possession of them."""
+        self.bytes[offset : offset + data.size] = data
+        self.owner[offset : offset + data.size] = owner
+
+    def read(self, offset: int, size: int, owner: int, what: str) -> npt.NDArray[np.uint8]:
+        """Bytes that `owner` wrote; MemoryFaultError names the first byte that it did not."""
+        wrong = self.owner[offset : offset + size] != owner
+        if wrong.any() or wrong.size != size:
+            at = offset + int(np.argmax(wrong))
+            raise MemoryFaultError(
+                "the plan lets an op read memory that does not hold its operand",
+                [Problem(f"{what} at {self.name}+{at}", "unwritten or overwritten", "live data")],
+            )
+        return self.bytes[offset : offset + size]
+
+
+class Machine:
+    """Memories of one target while it runs one program, one token at a time."""
+
+    def __init__(self, program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> None:
+        self.program, self.plan = program, plan
+        self.position = 0
+        self._written: list[tuple[str, npt.NDArray[np.generic]]] = []
+        self._ids = {name: i + 2 for i, name in enumerate(sorted(plan.placements))}
+        self._memories = {region.name: Memory(region.name, region.used) for region in plan.regions}
+        for region in plan.regions:
+            if region.blob_size:
+                blob = np.frombuffer(blobs[region.name], np.uint8)
+                self._memories[region.name].write(region.blob_base, blob, BLOB)
+
+    def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
+        """Run one token; yields every output of every op as it is written."""
+        tokens = np.array([token], np.int64)
+        for op in self.program.ops:
+            self._written = []
+            run_op(op, self.program, self, tokens, self.position)
+            for name, value in self._written:
+                yield op, name, value
+        self.position += 1
+
+    # Store
+
+    def read(self, name: str) -> Ints:
+        """See `Store`."""
+        spec, place = self.program.tensors[name], self.plan.placements[name]
+        raw = self._memories[place.region].read(place.offset, spec.size, self._ids[name], name)
+        return _decode(raw, spec)[np.newaxis]
+
+    def constant(self, name: str) -> Ints:
+        """See `Store`."""
+        spec, place = self.program.tensors[name], self.plan.placements[name]
+        return _decode(self._memories[place.region].read(place.offset, spec.size, BLOB, name), spec)
+
+    def write(self, op: Op, name: str, value: Ints) -> None:
+        """See `Store`."""
+        typed = _encode(value, self.program.tensors[name])
+        self._put(self.plan.placements[name], 0, typed)
+        self._written.append((name, typed))
+
+    def clobber(self, op: Op) -> None:
+        """See `Store`: scratch and tile bytes change hands before the op reads its inputs."""
+        for name in (f"scratch.{op.role}", f"tile.{op.role}"):
+            place = self.plan.placements.get(name)
+            if place:
+                self._put(place, 0, np.full(place.size, PATTERN, np.uint8))
+
+    def embedding_rows(self, op: Op, tokens: Ints) -> Ints:
+        """See `Store`: only the records of the tokens are read."""
+        layout, place = self.program.layout_of(op), self.plan.placements[op.inputs[0]]
+        lanes = layout.packing.rows
+        rows = []
+        for token in tokens:
+            offset = place.offset + int(token) // lanes * layout.record_size
+            memory = self._memories[place.region]
+            data = memory.read(offset, layout.record_size, BLOB, op.inputs[0]).data
+            rows.append(unpack_records(data, layout, lanes).values[int(token) % lanes])
+        return np.stack(rows).astype(np.int64)
+
+    def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+        """See `Store`: tile by tile, through the slots that the plan names."""
+        layout, how = self.program.layout_of(op), self.plan.linears[op.id]
+        lanes = layout.packing.rows
+        parts = []
+        for first, count, data in self._tiles(op):
+            rows = min(count * lanes, layout.rows - first * lanes)
+            weights = unpack_records(data.data, layout, rows)
+            parts.append(ops.linear(q, scale, ops.matrix_of(weights, layout.group_size), shift))
+        result = np.concatenate(parts, axis=1)
+        assert result.shape[1] == layout.rows, f"tiles of {how.op} do not cover it"
+        return result
+
+    def _tiles(self, op: Op) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
+        """(first record, records, bytes) of each tile of a linear."""
+        layout, how = self.program.layout_of(op), self.plan.linears[op.id]
+        place = self.plan.placements[how.weight]
+        source = self._memories[place.region]
+        if how.tile_buffer is None:
+            yield 0, layout.records, source.read(place.offset, layout.size, BLOB, how.weight)
+            return
+        tile = self.plan.placements[how.tile_buffer]
+        for transfer in how.transfers:
+            data = source.read(transfer.source_offset, transfer.size, BLOB, how.weight)
+            offset = transfer.slot * how.slot_size
+            self._put(tile, offset, data)
+            moved = self._get(tile, offset, transfer.size)
+            yield transfer.first_record, transfer.records, moved
+
+    def append_rows(self, op: Op, rows: KVCache) -> None:
+        """See `Store`."""
+        values = (rows.k, rows.k_scale, rows.v, rows.v_scale)
+        for name, value in zip(op.outputs, values, strict=True):
+            spec = self.program.tensors[name]
+            typed = value.reshape(-1).astype(spec.dtype.value)
+            self._put(self.plan.placements[name], self._row(op, spec, self.position), typed)
+            self._written.append((name, typed))
+
+    def cache_rows(self, op: Op, length: int) -> KVCache:
+        """See `Store`: chunk by chunk through the attention tile, as the kernel does it."""
+        shape, how = self.program.shape, self.plan.attention
+        names = op.inputs[2:6]
+        chunks: list[list[Ints]] = [[], [], [], []]
+        for start in range(0, length, how.positions_per_chunk):
+            count = min(how.positions_per_chunk, length - start)
+            slot = start // how.positions_per_chunk % 2
+            # pass 1 moves k and both scales, pass 2 v and its scale into the same slot
+            for group in ((0, 1, 3), (2, 3)):
+                offset = slot * how.slot_size
+                for index in group:
+                    chunks[index].append(self._cache_chunk(op, names[index], start, count, offset))
+                    width = (
+                        4 * shape.kv_heads if index in (1, 3) else shape.kv_heads * shape.head_dim
+                    )
+                    offset += -(-width * count // 4) * 4
+        del chunks[3][1::2]  # v_scale crossed twice
+        k, k_scale, v, v_scale = (np.concatenate(parts) for parts in chunks)
+        heads = (length, shape.kv_heads, shape.head_dim)
+        return KVCache(k.reshape(heads), k_scale, v.reshape(heads), v_scale)
+
+    def _cache_chunk(self, op: Op, name: str, start: int, count: int, slot_offset: int) -> Ints:
+        spec, place = self.program.tensors[name], self.plan.placements[name]
+        width = spec.shape[2] * spec.dtype.itemsize
+        offset = self._row(op, spec, start)
+        data = self._get(place, offset, count * width)
+        if self.plan.attention.tile_buffer:
+            tile = self.plan.placements[self.plan.attention.tile_buffer]
+            self._put(tile, slot_offset, data)
+            data = self._get(tile, slot_offset, data.size)
+        values = np.frombuffer(data.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
+        return values.astype(np.int64).reshape(count, spec.shape[2])
+
+    def _row(self, op: Op, spec: TensorSpec, position: int) -> int:
+        _, context, width = spec.shape
+        return (op.layer * context + position) * width * spec.dtype.itemsize
+
+    def _put(self, place: Placement, offset: int, value: npt.NDArray[np.generic]) -> None:
+        data = np.frombuffer(value.tobytes(), np.uint8)
+        assert offset + data.size <= place.size, f"{place.name} is written past its end"
+        memory = self._memories[place.region]
+        memory.write(place.offset + offset, data, self._ids[place.name])
+
+    def _get(self, place: Placement, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        assert offset + size <= place.size, f"{place.name} is read past its end"
+        memory = self._memories[place.region]
+        return memory.read(place.offset + offset, size, self._ids[place.name], place.name)
+
+
+def _decode(raw: npt.NDArray[np.uint8], spec: TensorSpec) -> Ints:
+    assert spec.kind is not Kind.WEIGHT
+    typed = np.frombuffer(raw.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
+    return typed.astype(np.int64).reshape(spec.shape)
+
+
+def _encode(value: Ints, spec: TensorSpec) -> npt.NDArray[np.generic]:
+    typed = value.reshape(spec.shape).astype(np.dtype(spec.dtype.value).newbyteorder("<"))
+    assert (typed == value.reshape(spec.shape)).all(), f"{spec.name} exceeds {spec.dtype}"
+    return typed
+
+
+def run_steps(
+    program: Program, plan: Plan, blobs: Mapping[str, bytes], tokens: Sequence[int]
+) -> Iterator[Record]:
+    """Feed `tokens` to a fresh machine and yield every output of every op of every step."""
+    machine = Machine(program, plan, blobs)
+    for step, token in enumerate(tokens):
+        for op, name, value in machine.step(token):
+            yield Record(step, op.id, name, value)

@@ -1,0 +1,149 @@
+"""The fast simulator: the same integers as the machine, vectorised over tokens.
+
+Weights are unpacked once from the blobs' bytes; activations live in a dict. A test pins its
+logits to those of the byte-true machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from memory_planner.plan import Plan
+from sim import ops
+from sim.interpreter import run_op
+from sim.ops import Ints, KVCache, Matrix
+from toolchain.model.packing import WeightInts, unpack_weights
+from toolchain.model.program import Kind, Op, OpKind, Program
+
+PREFILL_TOKENS = 64  # tokens per pass: bounds the (heads, tokens, positions) arrays
+Recorder = Callable[[Op, str, Ints], None]
+Constants = Mapping[str, WeightInts | npt.NDArray[np.generic]]
+
+
+def read_constants(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> Constants:
+    """Every weight and constant of a program, decoded from the blobs at the planned offsets."""
+    constants: dict[str, WeightInts | npt.NDArray[np.generic]] = {}
+    for spec in program.tensors.values():
+        if spec.kind not in (Kind.WEIGHT, Kind.CONST):
+            continue
+        place = plan.placements[spec.name]
+        start = place.offset - plan.region(place.region).blob_base
+        data = memoryview(blobs[place.region])[start : start + spec.size]
+        if spec.layout is not None:
+            constants[spec.name] = unpack_weights(data, spec.layout)
+        else:
+            plain = np.frombuffer(data, np.dtype(spec.dtype.value).newbyteorder("<"))
+            constants[spec.name] = plain.reshape(spec.shape)
+    return constants
+
+
+class Session:
+    """One sequence: weights, KV cache and position. `forward` appends tokens."""
+
+    def __init__(
+        self, program: Program, constants: Constants, recorder: Recorder | None = None
+    ) -> None:
+        self.program = program
+        self.position = 0
+        self._recorder = recorder
+        self._values: dict[str, Ints] = {}
+        self._constants: dict[str, Ints] = {}
+        self._matrices: dict[str, Matrix] = {}
+        self._embedding: npt.NDArray[np.int8] = np.empty((0, 0), np.int8)
+        self._load(constants)
+        shape = program.shape
+        rows = (shape.layers, shape.context, shape.kv_heads)
+        self._cache = KVCache(
+            np.zeros((*rows, shape.head_dim), np.int64),
+            np.zeros(rows, np.int64),
+            np.zeros((*rows, shape.head_dim), np.int64),
+            np.zeros(rows, np.int64),
+        )
+
+    def _load(self, constants: Constants) -> None:
+        for op in self.program.ops:
+            if op.kind is OpKind.EMBED:
+                embedding = constants[op.inputs[0]]
+                assert isinstance(embedding, WeightInts)
+                self._embedding = embedding.values
+            elif op.kind is OpKind.LINEAR:
+                weights = constants[op.inputs[2]]
+                assert isinstance(weights, WeightInts)
+                group_size = self.program.layout_of(op).group_size
+                self._matrices[op.id] = ops.matrix_of(weights, group_size)
+        for name, value in constants.items():
+            if not isinstance(value, WeightInts):
+                self._constants[name] = value.astype(np.int64)
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        self.position = 0
+
+    def forward(self, tokens: npt.ArrayLike) -> Ints:
+        """Logits (T, vocab) of `tokens` appended at the current position.
+
+        Raises IndexError when the KV cache has fewer free positions than tokens.
+        """
+        ids = np.asarray(tokens, np.int64)
+        if self.position + len(ids) > self.program.shape.context:
+            raise IndexError("the sequence is longer than the context of the program")
+        parts = [
+            self._pass(ids[start : start + PREFILL_TOKENS])
+            for start in range(0, len(ids), PREFILL_TOKENS)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _pass(self, tokens: Ints) -> Ints:
+        for op in self.program.ops:
+            run_op(op, self.program, self, tokens, self.position)
+        self.position += len(tokens)
+        return self._values["logits"]
+
+    # Store
+
+    def read(self, name: str) -> Ints:
+        """See `Store`."""
+        return self._values[name]
+
+    def constant(self, name: str) -> Ints:
+        """See `Store`."""
+        return self._constants[name]
+
+    def write(self, op: Op, name: str, value: Ints) -> None:
+        """See `Store`."""
+        self._values[name] = value
+        if self._recorder:
+            self._recorder(op, name, value)
+
+    def clobber(self, op: Op) -> None:
+        """Nothing to spoil: values do not share memory here."""
+
+    def embedding_rows(self, op: Op, tokens: Ints) -> Ints:
+        """See `Store`."""
+        return self._embedding[tokens].astype(np.int64)
+
+    def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+        """See `Store`."""
+        return ops.linear(q, scale, self._matrices[op.id], shift)
+
+    def append_rows(self, op: Op, rows: KVCache) -> None:
+        """See `Store`."""
+        where = slice(self.position, self.position + len(rows.k))
+        self._cache.k[op.layer, where] = rows.k
+        self._cache.k_scale[op.layer, where] = rows.k_scale
+        self._cache.v[op.layer, where] = rows.v
+        self._cache.v_scale[op.layer, where] = rows.v_scale
+        if self._recorder:
+            for name, value in zip(op.outputs, _fields(rows), strict=True):
+                self._recorder(op, name, value)
+
+    def cache_rows(self, op: Op, length: int) -> KVCache:
+        """See `Store`."""
+        return KVCache(*(field[op.layer, :length] for field in _fields(self._cache)))
+
+
+def _fields(cache: KVCache) -> tuple[Ints, Ints, Ints, Ints]:
+    return cache.k, cache.k_scale, cache.v, cache.v_scale

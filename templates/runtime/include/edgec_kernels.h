@@ -1,0 +1,104 @@
+/* The kernels: every core of a team calls each of them with the same arguments.
+ *
+ * A kernel splits its work by worker->id, gives the same bits for any number of cores, and ends
+ * without a barrier: the schedule places one between ops. Vectors are int32 at a fixed point, or
+ * quantized (`_s8`: int8 in [-127, 127], `_s16`: int16 in [-2^14, 2^14]) with
+ * scale[0] = A in [0, 2^15] and scale[1] = E, real value = q * A * 2^E * constant.
+ * No pointer may be null; int32 pointers are 4-byte aligned, partials 8-byte.
+ */
+#ifndef EDGEC_KERNELS_H
+#define EDGEC_KERNELS_H
+
+#include "edgec_types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* r[columns] = row `token` of the packed embedding, requantized to the residual's fixed point.
+ * requant: one word per row, multiplier << 16 | exponent. */
+void edgec_embed(const edgec_worker *worker, const edgec_matrix *matrix, const uint8_t *weights,
+                 const uint32_t *requant, uint32_t token, int32_t *r);
+
+/* RMSNorm and quantization of r[n]. gamma: int16 [n]. eps: eps * n at the squared fixed point.
+ * scratch: int32 [n]. */
+void edgec_rmsnorm_s8(const edgec_worker *worker, const int32_t *r, const int16_t *gamma,
+                      uint32_t n, uint64_t eps, int32_t *scratch, int8_t *q, int32_t *scale);
+void edgec_rmsnorm_s16(const edgec_worker *worker, const int32_t *r, const int16_t *gamma,
+                       uint32_t n, uint64_t eps, int32_t *scratch, int16_t *q, int32_t *scale);
+
+/* Computes `rows` rows, beginning with row first_row, from the record that begins at `record`.
+ * One kernel per activation type and stored field width. shift: 8 - b of docs/numerics.md 2. */
+typedef void (*edgec_linear_kernel)(const edgec_matrix *matrix, const uint8_t *record,
+                                    uint32_t rows, const void *x, const int32_t *scale,
+                                    uint32_t shift, int32_t *y);
+void edgec_linear_s8_w2(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+void edgec_linear_s8_w4(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+void edgec_linear_s8_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+void edgec_linear_s16_w2(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+void edgec_linear_s16_w4(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+void edgec_linear_s16_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+
+/* y[rows] = W x. Moves tiles of records into tiles (two slots) when matrix->slot_size is not 0,
+ * overlapping the transfer of one tile with the work on the other; else reads in place. */
+void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
+                  edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles,
+                  const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+
+/* Rotates and quantizes each head of x[heads][head_dim].
+ * table: cos[head_dim/2] then sin[head_dim/2] of the position, Q14; pairs are (i, i + head_dim/2).
+ * scratch: int32 [heads][head_dim]. scale: (amax, exponent) per head. */
+void edgec_rope_s8(const edgec_worker *worker, const int32_t *x, const int16_t *table,
+                   uint32_t heads, uint32_t head_dim, int32_t *scratch, int8_t *q,
+                   int32_t *scale);
+
+/* Rotates and quantizes k, quantizes v, and writes both as row `position` of the cache.
+ * scratch: int32 [kv_heads][head_dim]. */
+void edgec_kv_append(const edgec_worker *worker, const edgec_attention_params *params,
+                     const int32_t *k, const int32_t *v, const int16_t *table, uint32_t position,
+                     int32_t *scratch, const edgec_kv_cache *cache);
+
+/* Softmax attention over cache rows 0 .. length-1.
+ * exp2: 256 entries of round(2^15 * 2^(-i/256)). scratch: int32 [heads][context].
+ * tiles: two slots, each k or v rows, then their scales (see docs/packing.md).
+ * acc: [heads][head_dim]. stats: (reciprocal, exponent of the sum, v exponent) per head. */
+void edgec_attention(const edgec_worker *worker, const edgec_attention_params *params,
+                     uint32_t length, const int8_t *q, const int32_t *q_scale,
+                     const edgec_kv_cache *cache, const uint16_t *exp2, int32_t *scratch,
+                     uint8_t *tiles, int32_t *acc, int32_t *stats);
+
+/* Normalises the heads' sums to a common exponent and quantizes them as one vector.
+ * scratch: int32 [heads][head_dim]. */
+void edgec_attention_merge_s8(const edgec_worker *worker, const int32_t *acc,
+                              const int32_t *stats, uint32_t heads, uint32_t head_dim,
+                              int32_t *scratch, int8_t *q, int32_t *scale);
+void edgec_attention_merge_s16(const edgec_worker *worker, const int32_t *acc,
+                               const int32_t *stats, uint32_t heads, uint32_t head_dim,
+                               int32_t *scratch, int16_t *q, int32_t *scale);
+
+/* r[n] = saturate(r + y). */
+void edgec_residual_add(const edgec_worker *worker, const int32_t *y, uint32_t n, int32_t *r);
+
+/* silu(gate) * up, quantized. sigmoid: 257 entries of round(2^15 / (1 + exp(-i/16))).
+ * scratch: int32 [n]. */
+void edgec_swiglu_s8(const edgec_worker *worker, const int32_t *gate, const int32_t *up,
+                     const uint16_t *sigmoid, uint32_t n, int32_t *scratch, int8_t *q,
+                     int32_t *scale);
+void edgec_swiglu_s16(const edgec_worker *worker, const int32_t *gate, const int32_t *up,
+                      const uint16_t *sigmoid, uint32_t n, int32_t *scratch, int16_t *q,
+                      int32_t *scale);
+
+/* *next = lowest index among the maxima of logits[n]. */
+void edgec_argmax(const edgec_worker *worker, const int32_t *logits, uint32_t n, int32_t *next);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

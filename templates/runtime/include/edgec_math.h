@@ -1,0 +1,100 @@
+/* Integer arithmetic that every kernel shares (docs/numerics.md 0 and 2).
+ *
+ * There is one rounding: rs(x, n) = floor((x + 2^(n-1)) / 2^n), half towards plus infinity.
+ * Shifting before the carry is added keeps it free of overflow. */
+#ifndef EDGEC_MATH_H
+#define EDGEC_MATH_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#else
+_Static_assert((-1 >> 1) == -1, "the kernels need an arithmetic right shift");
+#endif
+
+/* The signed number of the same 32 bits (two's complement). */
+static inline int32_t edgec_signed(uint32_t bits) {
+    return bits <= (uint32_t)INT32_MAX ? (int32_t)bits
+                                       : (int32_t)(bits - 0x80000000U) + INT32_MIN;
+}
+
+/* Clamps to [-(2^31-1), 2^31-1]. */
+static inline int32_t edgec_sat32(int64_t v) {
+    if (v > INT32_MAX) {
+        return INT32_MAX;
+    }
+    return v < -INT32_MAX ? -INT32_MAX : (int32_t)v;
+}
+
+/* rs(x, n) for 1 <= n; 0 when n > 31. */
+static inline int32_t edgec_rs32(int32_t x, uint32_t n) {
+    return n > 31U ? 0 : ((x >> (n - 1U)) + 1) >> 1;
+}
+
+/* rs(x, n) for n >= 0; n counts as at most 62. */
+static inline int64_t edgec_rs64(int64_t x, uint32_t n) {
+    if (n == 0U) {
+        return x;
+    }
+    return ((x >> (n > 62U ? 61U : n - 1U)) + 1) >> 1;
+}
+
+/* The upper 32 bits of a * b. */
+static inline int32_t edgec_mulh(int32_t a, int32_t b) {
+    return (int32_t)(((int64_t)a * b) >> 32);
+}
+
+/* Position of the highest set bit, counted from 1; 0 for 0. Written out because the builtin is a
+ * library call on cores without a count-leading-zeros instruction. */
+static inline int32_t edgec_bit_length(uint32_t a) {
+    int32_t n = 0;
+    for (int32_t step = 16; step != 0; step >>= 1) {
+        if ((a >> step) != 0U) {
+            n += step;
+            a >>= step;
+        }
+    }
+    return n + (int32_t)a;
+}
+
+static inline int32_t edgec_bit_length64(uint64_t a) {
+    const uint32_t high = (uint32_t)(a >> 32);
+    return high != 0U ? 32 + edgec_bit_length(high) : edgec_bit_length((uint32_t)a);
+}
+
+/* sat32(v * 2^left) for left >= 0. Beyond 2^31 any value saturates, and so does any shift of a
+ * value that is not 0. */
+static inline int32_t edgec_shift_left_sat(int64_t v, uint32_t left) {
+    const int64_t limit = (int64_t)1 << 31;
+    const int64_t clamped = v > limit ? limit : (v < -limit ? -limit : v);
+    return edgec_sat32(clamped * ((int64_t)1 << (left > 31U ? 31U : left)));
+}
+
+/* sat32(acc * multiplier * 2^-n), rounded once; multiplier >= 0. */
+static inline int32_t edgec_requantize(int32_t acc, int32_t multiplier, int32_t n) {
+    if (n >= 33) { /* only the upper half of the product counts, and it cannot saturate */
+        const uint32_t shift = n > 62 ? 29U : (uint32_t)(n - 33);
+        return ((edgec_mulh(acc, multiplier) >> shift) + 1) >> 1;
+    }
+    const int64_t product = (int64_t)acc * multiplier;
+    if (n >= 1) {
+        return edgec_sat32(((product >> (n - 1)) + 1) >> 1);
+    }
+    return edgec_shift_left_sat(product, 0U - (uint32_t)n);
+}
+
+/* A requantization word: multiplier << 16 | exponent. */
+static inline int32_t edgec_word_multiplier(uint32_t word) {
+    return (int32_t)(word >> 16);
+}
+
+static inline int32_t edgec_word_exponent(uint32_t word) {
+    return edgec_signed(word << 16) >> 16;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,177 @@
+"""A Hugging Face checkpoint directory -> FloatModel: validated lazy references to float weights.
+
+Reads model.safetensors, or the shards named by model.safetensors.index.json (a single file wins
+where both exist, as in transformers). Names, shapes, dtypes and file layout are all checked before
+any weight is read, and listed in one error. Weights stay on disk: `FloatModel.load` maps one
+tensor at a time. Nothing is ever unpickled.
+
+Shard names must be plain file names. A symbolic link is followed, because the download cache of
+the Hugging Face hub is made of links.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from toolchain.model.config import ModelConfig, read_config
+from toolchain.model.errors import CheckpointError, InternalError, Problem
+from toolchain.model.json_fields import ProblemLog, read_json_object, show
+from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
+from toolchain.model.safetensors_file import TensorRef, read_header
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# Frequencies that old checkpoints stored; they follow from the config.
+_HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\.safetensors")
+_COMPARE_BYTES = 1 << 20
+
+Stored = dict[str, TensorRef | None]  # None: the tensor is there but malformed, problem noted
+
+
+@dataclass(frozen=True, slots=True)
+class FloatModel:
+    """A trained model; `tensors` maps each Hugging Face name to its place on disk."""
+
+    config: ModelConfig
+    tensors: Mapping[str, TensorRef]
+
+    def load(self, name: str) -> npt.NDArray[np.float32]:
+        """A float32 copy, C-contiguous; matrices are (n_out, n_in). f16 and bf16 widen exactly.
+
+        Raises CheckpointError if a value is NaN or infinite.
+        """
+        values = self.tensors[name].read()
+        finite = np.isfinite(values)
+        if not finite.all():
+            bad = np.flatnonzero(~finite)
+            first = tuple(int(i) for i in np.unravel_index(bad[0], values.shape))
+            found = f"{bad.size} NaN or infinite values, the first at index {first}"
+            problem = Problem(f"tensor {name}", found, "finite values")
+            raise CheckpointError("the weights are broken", [problem])
+        return values
+
+
+def load_model(model_dir: Path) -> FloatModel:
+    """Read config and tensor directory of a checkpoint; no weight is read yet.
+
+    Raises CheckpointError or UnsupportedModelError with every problem of the config, or, if it has
+    none, of the weight files.
+    """
+    if not model_dir.is_dir():
+        found = "a file" if model_dir.exists() else "nothing"
+        problem = Problem(str(model_dir), found, "a Hugging Face model directory")
+        raise CheckpointError("there is no model", [problem])
+    config = read_config(model_dir)
+    log = ProblemLog()
+    subject = f"the checkpoint {model_dir}"
+    stored = _read_directory(model_dir, log)
+    if stored is None:
+        log.raise_if_any(subject)
+        raise InternalError("an unreadable weight file left no problem behind")
+    tensors = _select_expected(stored, config, log)
+    log.raise_if_any(subject)
+    if config.tie_word_embeddings and hf_name_of(HEAD) in stored:
+        _check_tied_head(stored, log)
+        log.raise_if_any(subject)
+    return FloatModel(config, MappingProxyType(tensors))
+
+
+def _read_directory(model_dir: Path, log: ProblemLog) -> Stored | None:
+    """Every stored tensor by name, from the single file or the shards; None if unreadable."""
+    if (model_dir / SINGLE_FILE).exists():
+        return read_header(model_dir / SINGLE_FILE, log)
+    if (model_dir / INDEX_FILE).exists():
+        return _read_shards(model_dir, log)
+    pickled = [
+        path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in model_dir.glob(pattern)
+    ]
+    fix = "pickled weights are never unpickled; convert them to safetensors" if pickled else ""
+    found = ", ".join(sorted(pickled)) or "nothing"
+    problem = Problem(str(model_dir), found, f"{SINGLE_FILE} or {INDEX_FILE}", fix)
+    raise CheckpointError("the model has no readable weights", [problem])
+
+
+def _read_shards(model_dir: Path, log: ProblemLog) -> Stored | None:
+    """All shards together; a tensor that its shard lacks maps to None, its problem noted."""
+    weight_map = _read_weight_map(model_dir / INDEX_FILE, log)
+    stored: Stored = dict.fromkeys(weight_map)
+    for file in sorted({file for file in weight_map.values() if file is not None}):
+        refs = read_header(model_dir / file, log)
+        if refs is None:
+            continue
+        for name in sorted(refs.keys() | {n for n, f in weight_map.items() if f == file}):
+            if name not in refs:
+                log.add_broken(f"tensor {show(name)}", "nothing", f"its data in {file}")
+            elif weight_map.get(name) != file:
+                allowed = f"only tensors that {INDEX_FILE} maps to this file"
+                log.add_broken(file, f"tensor {show(name)}", allowed)
+            else:
+                stored[name] = refs[name]
+    return stored if weight_map else None
+
+
+def _read_weight_map(path: Path, log: ProblemLog) -> dict[str, str | None]:
+    """Tensor name to shard; None for a shard name that could leave the directory (noted)."""
+    value = read_json_object(path).get("weight_map")
+    if not isinstance(value, dict) or not value:
+        log.add_broken(f"weight_map in {path.name}", show(value), "an object: tensor to file name")
+        return {}
+    weight_map: dict[str, str | None] = {}
+    for name, file in value.items():
+        is_plain = isinstance(file, str) and _PLAIN_NAME.fullmatch(file) is not None
+        weight_map[name] = file if is_plain else None
+        if not is_plain:
+            where = f"weight_map[{show(name)}] in {path.name}"
+            log.add_broken(where, show(file), "a plain file name that ends in .safetensors")
+    return weight_map
+
+
+def _select_expected(stored: Stored, config: ModelConfig, log: ProblemLog) -> dict[str, TensorRef]:
+    """The expected tensors, in model order; missing, misshapen and unknown ones are noted."""
+    shapes = expected_shapes(config)
+    selected = {}
+    for name, shape in shapes.items():
+        ref = stored.get(name)
+        if name not in stored:
+            fix = "a tied model sets tie_word_embeddings" if name == hf_name_of(HEAD) else ""
+            log.add_broken(f"tensor {name}", "nothing", f"shape {list(shape)}", fix)
+        elif ref is not None and ref.shape != shape:
+            allowed = f"shape {list(shape)} by config.json"
+            log.add_broken(f"tensor {name}", f"shape {list(ref.shape)}", allowed)
+        elif ref is not None:
+            selected[name] = ref
+    tied_head = {hf_name_of(HEAD)} if config.tie_word_embeddings else set()
+    for name in sorted(stored.keys() - shapes.keys() - tied_head):
+        if not _HARMLESS.fullmatch(name):
+            found = "a tensor that the architecture does not have"
+            log.add_unsupported(
+                f"tensor {show(name)}", found, f"the weights of {config.architecture}"
+            )
+    return selected
+
+
+def _check_tied_head(stored: Stored, log: ProblemLog) -> None:
+    """A stored head of a tied model must be the embedding, bit for bit."""
+    embed, head = stored[hf_name_of(EMBED)], stored[hf_name_of(HEAD)]
+    if embed is None or head is None:
+        return
+    same = (embed.dtype, embed.shape) == (head.dtype, head.shape)
+    if same:
+        left, right = embed.raw(), head.raw()
+        # In pieces, so that the comparison needs no array of the tensor's size.
+        starts = range(0, embed.size, _COMPARE_BYTES)
+        pieces = (slice(start, start + _COMPARE_BYTES) for start in starts)
+        same = all(np.array_equal(left[piece], right[piece]) for piece in pieces)
+    if not same:
+        allowed = f"the same bits as {hf_name_of(EMBED)}, since tie_word_embeddings is true"
+        fix = "set tie_word_embeddings to false if the head was trained apart"
+        log.add_broken(f"tensor {hf_name_of(HEAD)}", "other values", allowed, fix)

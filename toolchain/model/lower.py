@@ -1,0 +1,264 @@
+"""QuantModel -> Program: the ops of one decode step and every integer constant, computed once.
+
+All real arithmetic of the product that reaches the firmware ends here: scales become 16-bit
+multipliers with an exponent, tables become integers (docs/numerics.md). The overflow bounds of
+numerics 9 are proven for each matrix; what cannot be proven is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, log2, sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from toolchain.model.config import ModelConfig
+from toolchain.model.errors import ConfigError, Problem, QuantizationError
+from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
+from toolchain.model.program import ActMode, Program, ProgramShape
+from toolchain.model.quantize import QuantModel, QuantTensor
+from toolchain.model.rope import rope_angles
+from toolchain.model.schedule import build_schedule, build_tensors
+
+ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
+SITES = ("attn_in", "o_in", "mlp_in", "down_in", "head_in")
+SITE_OF = {
+    "q_proj": "attn_in",
+    "k_proj": "attn_in",
+    "v_proj": "attn_in",
+    "o_proj": "o_in",
+    "gate_proj": "mlp_in",
+    "up_proj": "mlp_in",
+    "down_proj": "down_in",
+    "lm_head": "head_in",
+}
+INT32_MAX = (1 << 31) - 1
+MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
+
+
+@dataclass(frozen=True, slots=True)
+class LowerConfig:
+    """What the integer program is free to choose."""
+
+    context: int  # positions of the KV cache
+    modes: Mapping[str, ActMode] = field(default_factory=dict)  # by site; A16 when absent
+    residual_bits: int = 12  # FR
+
+    def mode(self, site: str) -> ActMode:
+        """Activation width of a site."""
+        return self.modes.get(site, ActMode.A16)
+
+
+def real_to_multiplier(
+    real: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(M, e) with real ~ M * 2^-e and 2^15 <= M < 2^16, for real > 0 (numerics 0, mexp)."""
+    fraction, exponent = np.frexp(real)
+    m = np.round(fraction * 65536.0).astype(np.int64)
+    e = 16 - exponent.astype(np.int64)
+    over = m == 65536
+    return np.where(over, m >> 1, m), np.where(over, e - 1, e)
+
+
+def requant_words(real: npt.NDArray[np.float64], where: str) -> npt.NDArray[np.uint32]:
+    """Packed requantization constants M << 16 | (e & 0xFFFF)."""
+    m, e = real_to_multiplier(real)
+    if np.abs(e).max() > 1000:
+        raise QuantizationError(
+            "a scale is out of the range of the requantization",
+            [Problem(where, f"exponent {int(e[np.abs(e).argmax()])}", "-1000..1000")],
+        )
+    return ((m << 16) | (e & 0xFFFF)).astype(np.uint32)
+
+
+def high_bits(l1: int) -> int:
+    """b of numerics 2: the largest b <= 8 with (64.5 * l1 + 1) * 2^b <= 2^31 - 1, or -1."""
+    return next((b for b in range(8, -1, -1) if (129 * l1 + 2) << b <= 2 * INT32_MAX), -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoweredLinear:
+    """A matrix with its requantization, ready to pack."""
+
+    weights: WeightInts
+    layout: WeightLayout
+    shift: int
+
+
+def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int) -> LoweredLinear:
+    """Requantization constants of one matrix whose output has `out_bits` fraction bits.
+
+    c_in: real value of one unit of q * A * 2^E (with the 1/127 of A8 in it, for both modes).
+    Raises QuantizationError when an accumulator could overflow 32 bits.
+    """
+    rows, columns = tensor.values.shape
+    layout = WeightLayout(
+        packing_for_bits(tensor.bits), rows, columns, min(tensor.group_size, columns)
+    )
+    magnitude = np.abs(tensor.values.astype(np.int64))
+    widths = np.diff([*range(0, columns, layout.group_size), columns])
+    l1 = int((magnitude * np.repeat(tensor.multipliers, widths, axis=1)).sum(axis=1).max())
+    bits = high_bits(l1) if mode is ActMode.A16 else 8
+    if bits < 0 or (mode is ActMode.A8 and 127 * l1 > INT32_MAX):
+        raise QuantizationError(
+            "an accumulator could overflow 32 bits",
+            [Problem(tensor.name, f"largest row sum of |weight| {l1}", "2^31 / 129 for a16")],
+            fix="use per-channel scales (group size -1) or fewer bits for this layer",
+        )
+    scale = tensor.scale * c_in * 2.0**out_bits
+    if mode is ActMode.A16:
+        scale = tensor.scale * c_in * 127.0 * 2.0 ** (out_bits + 8 - bits)
+    weights = WeightInts(tensor.values, tensor.multipliers, requant_words(scale, tensor.name))
+    return LoweredLinear(weights, layout, 8 - bits)
+
+
+def lower_norm(gamma: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int16], float]:
+    """(int16 gamma, real value of one unit): gamma * 2^k with max |gamma| in [2^14, 2^15)."""
+    k = 15 - int(np.frexp(np.abs(gamma).max())[1]) if np.any(gamma) else 0
+    ints = np.clip(np.rint(gamma * 2.0**k), -32768, 32767).astype(np.int16)
+    return ints, 2.0**-k
+
+
+def rope_table(config: ModelConfig, context: int) -> npt.NDArray[np.int16]:
+    """cos then sin of each position in Q14: int16 (context, head_dim)."""
+    angles = rope_angles(config.rope, config.head_dim, context)
+    table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    rounded: npt.NDArray[np.int16] = np.rint(table * 16384.0).astype(np.int16)
+    return rounded
+
+
+def exp2_table() -> npt.NDArray[np.uint16]:
+    """round(2^15 * 2^(-i/256)), i = 0..255."""
+    return np.rint(2.0**15 * 2.0 ** (-np.arange(256) / 256)).astype(np.uint16)
+
+
+def sigmoid_table() -> npt.NDArray[np.uint16]:
+    """round(2^15 / (1 + exp(-i/16))), i = 0..256."""
+    return np.rint(32768.0 / (1.0 + np.exp(-np.arange(257) / 16))).astype(np.uint16)
+
+
+def attention_constants(head_dim: int, context: int) -> dict[str, int]:
+    """Mc, ec and EB of numerics 6."""
+    real = log2(np.e) / sqrt(head_dim) / 127**2 * 2.0**8 * 2.0 ** (-2 * ACTIVATION_BITS)
+    m, e = real_to_multiplier(np.asarray(real))
+    exp_bits = 15 if context <= 512 else 24 - ceil(log2(context))
+    return {"score_multiplier": int(m), "score_exponent": int(e), "exp_bits": exp_bits}
+
+
+def eps_constant(config: ModelConfig, residual_bits: int) -> int:
+    """EPS of numerics 4: eps * hidden at twice the residual's fraction bits."""
+    eps = round(config.rms_norm_eps * config.hidden_size * 2.0 ** (2 * residual_bits))
+    if eps >= MAX_EPS:
+        raise QuantizationError(
+            "rms_norm_eps is too large for the integer RMSNorm",
+            [Problem("config.json: rms_norm_eps", f"{config.rms_norm_eps:g}", "below 2^33 units")],
+        )
+    return eps
+
+
+def input_constants(model: QuantModel, gamma_units: Mapping[str, float]) -> dict[str, float]:
+    """c_in of every linear: the real value of one unit of its quantized input, 1/127 included."""
+    root = sqrt(model.config.hidden_size)
+    constants = {"lm_head": root * gamma_units["final.norm"] / 127.0}
+    for name in model.linears:
+        block, part, role = name.split(".")
+        if role == "o_proj":
+            constants[name] = 2.0**-ACTIVATION_BITS / 127.0 / 127.0
+        elif role == "down_proj":
+            constants[name] = 2.0 ** (-2 * ACTIVATION_BITS) / 127.0
+        else:
+            constants[name] = root * gamma_units[f"{block}.{part}.norm"] / 127.0
+    return constants
+
+
+def lower_model(model: QuantModel, config: LowerConfig) -> Program:
+    """The integer program of a quantized model.
+
+    Raises ConfigError for a context or site out of range, QuantizationError when an overflow
+    bound cannot be proven.
+    """
+    _check_config(model.config, config)
+    norms = {name: lower_norm(gamma) for name, gamma in model.norms.items()}
+    c_in = input_constants(model, {name: unit for name, (_, unit) in norms.items()})
+    residual = config.residual_bits
+    linears: dict[str, LoweredLinear] = {}
+    for name, tensor in [*model.linears.items(), ("lm_head", model.head)]:
+        role = name.rsplit(".", 1)[-1]
+        out_bits = residual if role in ("o_proj", "down_proj") else ACTIVATION_BITS
+        linears[name] = lower_linear(tensor, config.mode(SITE_OF[role]), c_in[name], out_bits)
+    tied = model.head is model.embed
+    constants = _constants(model, config, norms, linears, tied)
+    shape = program_shape(model.config, config.context)
+    attention = attention_constants(shape.head_dim, shape.context)
+    eps = eps_constant(model.config, residual)
+    ops = build_schedule(shape, config, eps, attention, tied)
+    layouts = {
+        name: lowered.layout
+        for name, lowered in linears.items()
+        if not (tied and name == "lm_head")
+    }
+    layouts["embed"] = linears["lm_head"].layout if tied else _embed_layout(model.embed)
+    return Program(shape, residual, build_tensors(shape, config, layouts), ops, constants)
+
+
+def program_shape(config: ModelConfig, context: int) -> ProgramShape:
+    """The dimensions of the program at a context."""
+    return ProgramShape(
+        hidden=config.hidden_size,
+        ffn=config.intermediate_size,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab_size,
+        context=context,
+    )
+
+
+def _embed_layout(embed: QuantTensor) -> WeightLayout:
+    rows, columns = embed.values.shape
+    return WeightLayout(packing_for_bits(embed.bits), rows, columns, columns, requant=False)
+
+
+def _constants(
+    model: QuantModel,
+    config: LowerConfig,
+    norms: Mapping[str, tuple[npt.NDArray[np.int16], float]],
+    linears: Mapping[str, LoweredLinear],
+    tied: bool,
+) -> dict[str, WeightInts | npt.NDArray[np.generic]]:
+    embed = model.embed
+    words = requant_words(embed.scale * 2.0**config.residual_bits, "embed")
+    plain = WeightInts(embed.values, embed.multipliers, np.zeros_like(words))
+    constants: dict[str, WeightInts | npt.NDArray[np.generic]] = {
+        "embed.weight": linears["lm_head"].weights if tied else plain,
+        "embed.requant": words,
+        "linear.shift": np.array([linear.shift for linear in linears.values()], np.uint8),
+        "rope.table": rope_table(model.config, config.context),
+        "lut.exp2": exp2_table(),
+        "lut.sigmoid": sigmoid_table(),
+    }
+    constants.update({f"{name}.gamma": gamma for name, (gamma, _) in norms.items()})
+    for name, linear in linears.items():
+        if not (tied and name == "lm_head"):
+            constants[f"{name}.weight"] = linear.weights
+    return constants
+
+
+def _check_config(model: ModelConfig, config: LowerConfig) -> None:
+    problems = [
+        Problem("activation site", site, ", ".join(SITES))
+        for site in config.modes
+        if site not in SITES
+    ]
+    limit = model.max_position_embeddings
+    if not 1 <= config.context <= limit:
+        problems.append(
+            Problem("--context", str(config.context), f"1..{limit}, the model's trained positions")
+        )
+    if not 0 <= config.residual_bits <= 16:
+        problems.append(Problem("residual bits", str(config.residual_bits), "0..16"))
+    if problems:
+        raise ConfigError("the program cannot be built as asked", problems)

@@ -1,0 +1,142 @@
+"""The integer program: one decode step as ops in execution order, and every integer constant.
+
+A `Program` knows shapes, types and constants, and no address. Ops of equal blocks share their
+*role* ("attn.q_proj"), their code and the names of their activation buffers; their *id*
+("l03.attn.q_proj") is unique and is the same in plans, C comments, golden files and reports.
+The arithmetic of every op kind is docs/numerics.md, executed by sim/ops.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from toolchain.model.packing import WeightInts, WeightLayout
+
+
+class DType(StrEnum):
+    """Element types of tensors; all little-endian in memory."""
+
+    I8 = "int8"
+    U8 = "uint8"
+    I16 = "int16"
+    U16 = "uint16"
+    I32 = "int32"
+    U32 = "uint32"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per element."""
+        return np.dtype(self.value).itemsize
+
+
+class Kind(StrEnum):
+    """What a tensor is, which decides where it may live."""
+
+    WEIGHT = "weight"  # packed matrix, read-only
+    CONST = "const"  # plain read-only array
+    STATE = "state"  # KV cache, survives a step
+    ACTIVATION = "activation"  # lives between ops of one step
+
+
+class ActMode(StrEnum):
+    """Width of quantized activations (docs/numerics.md 1)."""
+
+    A8 = "a8"
+    A16 = "a16"
+
+    @property
+    def dtype(self) -> DType:
+        """Element type of the quantized vector."""
+        return DType.I8 if self is ActMode.A8 else DType.I16
+
+
+class OpKind(StrEnum):
+    """The ops; one function of sim/ops.py and one public C kernel each."""
+
+    EMBED = "embed"
+    RMSNORM = "rmsnorm"
+    LINEAR = "linear"
+    ROPE = "rope"
+    KV_APPEND = "kv_append"
+    ATTENTION = "attention"
+    ATTENTION_MERGE = "attention_merge"
+    RESIDUAL_ADD = "residual_add"
+    SWIGLU = "swiglu"
+    ARGMAX = "argmax"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, type and shape of a tensor; `layout` is set for packed weights only."""
+
+    name: str
+    kind: Kind
+    dtype: DType
+    shape: tuple[int, ...]
+    layout: WeightLayout | None = None
+
+    @property
+    def size(self) -> int:
+        """Stored bytes, asked of the packer for weights."""
+        return self.layout.size if self.layout else prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step of the schedule. `attrs` are the integer constants compiled into the code."""
+
+    id: str
+    role: str
+    layer: int  # -1 outside the blocks
+    kind: OpKind
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    mode: ActMode | None = None  # of the quantized vector that the op writes (or a linear reads)
+    attrs: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramShape:
+    """The dimensions that the generated code needs."""
+
+    hidden: int
+    ffn: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """Tensors by name, ops in order, and the constants' values.
+
+    `constants` maps a WEIGHT name to its `WeightInts` and a CONST name to its array; it is empty
+    in a program that was read back from a bundle, whose constants are the blobs' bytes.
+    """
+
+    shape: ProgramShape
+    residual_bits: int  # fraction bits of the residual stream (FR)
+    tensors: Mapping[str, TensorSpec]
+    ops: tuple[Op, ...]
+    constants: Mapping[str, WeightInts | npt.NDArray[np.generic]]
+
+    def weight_of(self, op: Op) -> TensorSpec:
+        """The packed matrix that a LINEAR or EMBED op reads."""
+        return next(
+            self.tensors[name] for name in op.inputs if self.tensors[name].kind is Kind.WEIGHT
+        )
+
+    def layout_of(self, op: Op) -> WeightLayout:
+        """The layout of the packed matrix that a LINEAR or EMBED op reads."""
+        layout = self.weight_of(op).layout
+        assert layout is not None
+        return layout

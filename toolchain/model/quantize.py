@@ -1,0 +1,124 @@
+"""FloatModel -> QuantModel: integer weights for every matrix, one at a time, without torch.
+
+Projections get `bits` and `group_size`; embedding and head have settings of their own; overrides
+change single tensors by op id pattern. All settings are checked before any weight is read. The
+method is round-to-nearest with a clip search (group_scales.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from toolchain.model.checkpoint import FloatModel
+from toolchain.model.config import ModelConfig
+from toolchain.model.group_scales import quantize_matrix
+from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids, op_id_of
+from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
+
+__all__ = [
+    "MAX_SNR_DB",
+    "Override",
+    "QuantConfig",
+    "QuantModel",
+    "QuantTensor",
+    "TensorSetting",
+    "effective_settings",
+    "hf_name_of",
+    "op_id_of",
+    "quantize_model",
+]
+
+MAX_SNR_DB = 200.0  # stands for an exact tensor, so that reports hold finite numbers only
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantTensor:
+    """One quantized matrix: weight = values * multipliers * scale. Arrays are read-only."""
+
+    name: str  # op id
+    values: npt.NDArray[np.int8]  # (n_out, n_in), -2^(bits-1)..2^(bits-1)-1; 8 bits: -127..127
+    bits: int  # 2..8
+    group_size: int  # columns per group, the last group may be partial; n_in when per channel
+    multipliers: npt.NDArray[np.uint8]  # (n_out, n_groups), 1..255; all 1 when there is one group
+    scale: npt.NDArray[np.float64]  # (n_out,), > 0
+
+    def dequantize(self) -> npt.NDArray[np.float64]:
+        """The real weights that the integers stand for, (n_out, n_in)."""
+        n_in = self.values.shape[1]
+        multipliers = np.repeat(self.multipliers.astype(np.int64), self.group_size, axis=1)
+        return (self.values * multipliers[:, :n_in]) * self.scale[:, None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantModel:
+    """A quantized model; norm weights stay real, lowering turns them into integers."""
+
+    config: ModelConfig
+    quant: QuantConfig
+    embed: QuantTensor  # one group per row
+    head: QuantTensor  # the same object as `embed` when tied
+    linears: Mapping[str, QuantTensor]  # by op id, in order of execution
+    norms: Mapping[str, npt.NDArray[np.float64]]  # by op id, (hidden_size,)
+    weight_snr_db: Mapping[str, float]  # by op id of each stored matrix, at most MAX_SNR_DB
+
+
+def quantize_model(
+    model: FloatModel, quant: QuantConfig, progress: Callable[[str], None] | None = None
+) -> QuantModel:
+    """Quantize every matrix; `progress` is called with each op id before its turn.
+
+    Raises ConfigError with all bad settings before any weight is read, CheckpointError for
+    weights that are NaN or infinite.
+    """
+    config = model.config
+    tensors: dict[str, QuantTensor] = {}
+    snr_db: dict[str, float] = {}
+    for op_id, setting in effective_settings(config, quant).items():
+        if progress is not None:
+            progress(op_id)
+        tensors[op_id], snr_db[op_id] = _quantize_tensor(model, op_id, setting)
+    norms = {op_id: _read_norm(model, op_id) for op_id in norm_ids(config)}
+    return QuantModel(
+        config=config,
+        quant=quant,
+        embed=tensors[EMBED],
+        head=tensors[EMBED] if config.tie_word_embeddings else tensors[HEAD],
+        linears=MappingProxyType({op_id: tensors[op_id] for op_id in linear_ids(config)}),
+        norms=MappingProxyType(norms),
+        weight_snr_db=MappingProxyType(snr_db),
+    )
+
+
+def _quantize_tensor(
+    model: FloatModel, op_id: str, setting: TensorSetting
+) -> tuple[QuantTensor, float]:
+    """The tensor and its weight SNR in dB."""
+    weights = model.load(hf_name_of(op_id))
+    n_in = weights.shape[1]
+    group_size = n_in if setting.group_size == -1 else min(setting.group_size, n_in)
+    result = quantize_matrix(weights, setting.bits, group_size)
+    for array in (result.values, result.multipliers, result.scale):
+        array.setflags(write=False)
+    tensor = QuantTensor(
+        op_id, result.values, setting.bits, group_size, result.multipliers, result.scale
+    )
+    return tensor, _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
+
+
+def _snr_db(power: float, squared_error: float) -> float:
+    """Signal-to-noise ratio in dB, capped at MAX_SNR_DB (an exact tensor has no noise)."""
+    if squared_error == 0:
+        return MAX_SNR_DB
+    return min(MAX_SNR_DB, 10 * math.log10(power / squared_error))
+
+
+def _read_norm(model: FloatModel, op_id: str) -> npt.NDArray[np.float64]:
+    weights = model.load(hf_name_of(op_id)).astype(np.float64)
+    weights.setflags(write=False)
+    return weights
