@@ -1,4 +1,4 @@
-"""The arithmetic against hand-computed values, exact fractions and the float functions it stands for."""
+"""The arithmetic against hand-computed values, exact fractions and float functions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from fractions import Fraction
 from math import floor, isqrt
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import ops
 from sim.ops import Ints
-from toolchain.model.lower import attention_constants, exp2_table, sigmoid_table
+from toolchain.model.lower import exp2_table, sigmoid_table
+from toolchain.model.outline import attention_constants
 from toolchain.model.program import ActMode
 
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
@@ -80,7 +82,7 @@ def test_isqrt(v: int) -> None:
     assert ops.isqrt32(array(v))[0] == isqrt(v)
 
 
-def real(q: Ints, scale: Ints, mode: ActMode) -> np.ndarray:
+def real(q: Ints, scale: Ints, mode: ActMode) -> npt.NDArray[np.float64]:
     unit = scale[:, :1] * 2.0 ** scale[:, 1:]
     return q * unit / (127.0 if mode is ActMode.A8 else 1.0)
 

@@ -17,7 +17,8 @@ import pytest
 from sim.session import Session
 from tests.paths import SHARED, STORIES, needs_shared
 from toolchain.model.checkpoint import FloatModel, load_model
-from toolchain.model.lower import SITES, LowerConfig, lower_model
+from toolchain.model.lower import lower_model
+from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.program import ActMode
 from toolchain.model.quantize import QuantConfig, QuantModel, QuantTensor, quantize_model
 

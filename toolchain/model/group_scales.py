@@ -20,11 +20,12 @@ F64 = npt.NDArray[np.float64]
 
 MAX_MULTIPLIER = 255
 
-# Steps tried, as ratios to amax / (largest value + 1/2). Few bits clip more: the optimum of 2 bits
-# on Gaussian rows is near 0.45, of 8 bits near 0.97 (measured on rows of 32 to 4096 weights).
-_LOWEST_RATIO = {2: 0.35, 3: 0.45, 4: 0.55, 5: 0.65, 6: 0.7, 7: 0.8, 8: 0.88}
-_HIGHEST_RATIO = 1.08
-_RATIOS = 48
+# Steps tried, as ratios to amax / (largest value + 1/2). Long groups of few bits clip most, short
+# ones gain from a step beyond amax. Measured on Gaussian groups, the best ratio lies within these
+# bounds for 97 % of the groups of 32 to 4096 weights, and for 85 % of those of 8.
+_LOWEST_RATIO = {2: 0.35, 3: 0.45, 4: 0.5, 5: 0.6, 6: 0.7, 7: 0.8, 8: 0.88}
+_HIGHEST_RATIO = 1.25
+_RATIOS = 64
 _POLISH_ROUNDS = 2
 _HUGE_STEP = 1e30
 _BLOCK_ELEMS = 1 << 18  # a block's buffers stay in the cache, and memory does not grow with n_out

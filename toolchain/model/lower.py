@@ -8,22 +8,26 @@ numerics 9 are proven for each matrix; what cannot be proven is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import ceil, log2, sqrt
+from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.config import ModelConfig
-from toolchain.model.errors import ConfigError, Problem, QuantizationError
+from toolchain.model.errors import Problem, QuantizationError
+from toolchain.model.outline import (
+    ACTIVATION_BITS,
+    LowerConfig,
+    assemble_program,
+    check_lower_config,
+    real_to_multiplier,
+)
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
-from toolchain.model.program import ActMode, Program, ProgramShape
+from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
-from toolchain.model.schedule import build_schedule, build_tensors
 
-ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
-SITES = ("attn_in", "o_in", "mlp_in", "down_in", "head_in")
 SITE_OF = {
     "q_proj": "attn_in",
     "k_proj": "attn_in",
@@ -35,31 +39,6 @@ SITE_OF = {
     "lm_head": "head_in",
 }
 INT32_MAX = (1 << 31) - 1
-MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
-
-
-@dataclass(frozen=True, slots=True)
-class LowerConfig:
-    """What the integer program is free to choose."""
-
-    context: int  # positions of the KV cache
-    modes: Mapping[str, ActMode] = field(default_factory=dict)  # by site; A16 when absent
-    residual_bits: int = 12  # FR
-
-    def mode(self, site: str) -> ActMode:
-        """Activation width of a site."""
-        return self.modes.get(site, ActMode.A16)
-
-
-def real_to_multiplier(
-    real: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(M, e) with real ~ M * 2^-e and 2^15 <= M < 2^16, for real > 0 (numerics 0, mexp)."""
-    fraction, exponent = np.frexp(real)
-    m = np.round(fraction * 65536.0).astype(np.int64)
-    e = 16 - exponent.astype(np.int64)
-    over = m == 65536
-    return np.where(over, m >> 1, m), np.where(over, e - 1, e)
 
 
 def requant_words(real: npt.NDArray[np.float64], where: str) -> npt.NDArray[np.uint32]:
@@ -139,25 +118,6 @@ def sigmoid_table() -> npt.NDArray[np.uint16]:
     return np.rint(32768.0 / (1.0 + np.exp(-np.arange(257) / 16))).astype(np.uint16)
 
 
-def attention_constants(head_dim: int, context: int) -> dict[str, int]:
-    """Mc, ec and EB of numerics 6."""
-    real = log2(np.e) / sqrt(head_dim) / 127**2 * 2.0**8 * 2.0 ** (-2 * ACTIVATION_BITS)
-    m, e = real_to_multiplier(np.asarray(real))
-    exp_bits = 15 if context <= 512 else 24 - ceil(log2(context))
-    return {"score_multiplier": int(m), "score_exponent": int(e), "exp_bits": exp_bits}
-
-
-def eps_constant(config: ModelConfig, residual_bits: int) -> int:
-    """EPS of numerics 4: eps * hidden at twice the residual's fraction bits."""
-    eps = round(config.rms_norm_eps * config.hidden_size * 2.0 ** (2 * residual_bits))
-    if eps >= MAX_EPS:
-        raise QuantizationError(
-            "rms_norm_eps is too large for the integer RMSNorm",
-            [Problem("config.json: rms_norm_eps", f"{config.rms_norm_eps:g}", "below 2^33 units")],
-        )
-    return eps
-
-
 def input_constants(model: QuantModel, gamma_units: Mapping[str, float]) -> dict[str, float]:
     """c_in of every linear: the real value of one unit of its quantized input, 1/127 included."""
     root = sqrt(model.config.hidden_size)
@@ -179,7 +139,7 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     Raises ConfigError for a context or site out of range, QuantizationError when an overflow
     bound cannot be proven.
     """
-    _check_config(model.config, config)
+    check_lower_config(model.config, config)
     norms = {name: lower_norm(gamma) for name, gamma in model.norms.items()}
     c_in = input_constants(model, {name: unit for name, (_, unit) in norms.items()})
     residual = config.residual_bits
@@ -189,37 +149,15 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
         out_bits = residual if role in ("o_proj", "down_proj") else ACTIVATION_BITS
         linears[name] = lower_linear(tensor, config.mode(SITE_OF[role]), c_in[name], out_bits)
     tied = model.head is model.embed
+    layouts = {name: linear.layout for name, linear in linears.items()}
+    if tied:
+        layouts["embed"] = layouts.pop("lm_head")
+    else:
+        rows, columns = model.embed.values.shape
+        packing = packing_for_bits(model.embed.bits)
+        layouts["embed"] = WeightLayout(packing, rows, columns, columns, requant=False)
     constants = _constants(model, config, norms, linears, tied)
-    shape = program_shape(model.config, config.context)
-    attention = attention_constants(shape.head_dim, shape.context)
-    eps = eps_constant(model.config, residual)
-    ops = build_schedule(shape, config, eps, attention, tied)
-    layouts = {
-        name: lowered.layout
-        for name, lowered in linears.items()
-        if not (tied and name == "lm_head")
-    }
-    layouts["embed"] = linears["lm_head"].layout if tied else _embed_layout(model.embed)
-    return Program(shape, residual, build_tensors(shape, config, layouts), ops, constants)
-
-
-def program_shape(config: ModelConfig, context: int) -> ProgramShape:
-    """The dimensions of the program at a context."""
-    return ProgramShape(
-        hidden=config.hidden_size,
-        ffn=config.intermediate_size,
-        layers=config.num_layers,
-        heads=config.num_heads,
-        kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        vocab=config.vocab_size,
-        context=context,
-    )
-
-
-def _embed_layout(embed: QuantTensor) -> WeightLayout:
-    rows, columns = embed.values.shape
-    return WeightLayout(packing_for_bits(embed.bits), rows, columns, columns, requant=False)
+    return assemble_program(model.config, layouts, config, constants)
 
 
 def _constants(
@@ -245,20 +183,3 @@ def _constants(
         if not (tied and name == "lm_head"):
             constants[f"{name}.weight"] = linear.weights
     return constants
-
-
-def _check_config(model: ModelConfig, config: LowerConfig) -> None:
-    problems = [
-        Problem("activation site", site, ", ".join(SITES))
-        for site in config.modes
-        if site not in SITES
-    ]
-    limit = model.max_position_embeddings
-    if not 1 <= config.context <= limit:
-        problems.append(
-            Problem("--context", str(config.context), f"1..{limit}, the model's trained positions")
-        )
-    if not 0 <= config.residual_bits <= 16:
-        problems.append(Problem("residual bits", str(config.residual_bits), "0..16"))
-    if problems:
-        raise ConfigError("the program cannot be built as asked", problems)

@@ -55,7 +55,8 @@ class TensorRef:
             wide = (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
         else:
             wide = raw.view("<f4" if self.dtype == "F32" else "<f2").astype(np.float32)
-        return wide.reshape(self.shape)
+        # A plain array: what numpy derives from a mapped one still calls itself a memmap.
+        return np.asarray(wide).view(np.ndarray).reshape(self.shape)
 
 
 def read_header(path: Path, log: ProblemLog) -> dict[str, TensorRef | None] | None:

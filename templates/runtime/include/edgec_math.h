@@ -15,8 +15,7 @@ _Static_assert((-1 >> 1) == -1, "the kernels need an arithmetic right shift");
 
 /* The signed number of the same 32 bits (two's complement). */
 static inline int32_t edgec_signed(uint32_t bits) {
-    return bits <= (uint32_t)INT32_MAX ? (int32_t)bits
-                                       : (int32_t)(bits - 0x80000000U) + INT32_MIN;
+    return bits <= (uint32_t)INT32_MAX ? (int32_t)bits : (int32_t)(bits - 0x80000000U) + INT32_MIN;
 }
 
 /* Clamps to [-(2^31-1), 2^31-1]. */

@@ -1,0 +1,244 @@
+"""Program and Plan -> ModelView: names, offsets and C expressions of the generated code.
+
+Equal blocks share one function per op, so whatever may differ between blocks (place and packing of
+the weights) becomes a row of a table, and everything else must be equal; it is checked here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from zlib import crc32
+
+from codegen.c_names import CTYPES, describe, dimensions, identifier, mode_suffix, place_text
+from codegen.op_views import OpViews
+from codegen.views import (
+    AttentionView,
+    BlockView,
+    BufferView,
+    CacheView,
+    ConstantView,
+    MatrixView,
+    ModelView,
+    RegionView,
+    WeightView,
+)
+from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
+from memory_planner.plan import Placement, Plan
+from memory_planner.target import TargetSpec
+from toolchain.model.errors import InternalError
+from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
+
+
+def model_view(program: Program, plan: Plan, target: TargetSpec, graph: bytes) -> ModelView:
+    """Everything that the templates print of a planned program; `graph` is its graph hash."""
+    return _Layout(program, plan, target).model(graph)
+
+
+def region_views(plan: Plan, target: TargetSpec) -> tuple[RegionView, ...]:
+    """The regions of the plan that hold something."""
+    return tuple(
+        RegionView(
+            name=region.name,
+            field=identifier(region.name).lower(),
+            macro=identifier(region.name).upper(),
+            section=target.region(region.name).section,
+            arena_section=f".arena_{identifier(region.name).lower()}",
+            alignment=target.region(region.name).align,
+            available=region.capacity - region.reserved,
+            blob_size=region.blob_size,
+            arena_size=region.arena_size,
+            crc=f"0x{crc32(region.name.encode()):08X}U",
+        )
+        for region in plan.regions
+        if region.blob_size or region.arena_size
+    )
+
+
+class _Layout:
+    """Looks names up in program and plan; holds nothing that changes but the matrix table."""
+
+    def __init__(self, program: Program, plan: Plan, target: TargetSpec) -> None:
+        self.program, self.plan, self.target = program, plan, target
+        self.matrices: dict[MatrixView, int] = {}
+
+    def model(self, graph: bytes) -> ModelView:
+        regions = region_views(self.plan, self.target)
+        ops = OpViews(self.program, self.plan)
+        layers = range(self.program.shape.layers)
+        return ModelView(
+            shape=asdict(self.program.shape),
+            regions=regions,
+            blobs=tuple(region for region in regions if region.blob_size),
+            arenas=tuple(region for region in regions if region.arena_size),
+            embedding=self._embedding(),
+            head=self._linear(self._op("lm_head"), "lm_head"),
+            blocks=tuple(self._block(layer) for layer in layers),
+            matrices=tuple(self.matrices),
+            constants=tuple(self._constants()),
+            buffers=tuple(self._buffers()),
+            partials=self._extra_buffer(PARTIALS, "edgec_partial"),
+            cache=tuple(self._cache()),
+            attention=self._attention(),
+            before=ops.before,
+            block_ops=ops.block,
+            after=ops.after,
+            ops_per_block=len(ops.block),
+            graph_hash=_rows_of_bytes(graph),
+        )
+
+    def _op(self, role: str) -> Op:
+        return next(op for op in self.program.ops if op.role == role)
+
+    def _place(self, name: str) -> tuple[Placement, str]:
+        placement = self.plan.placements[name]
+        return placement, identifier(placement.region).upper()
+
+    def _blob_offset(self, placement: Placement) -> int:
+        return placement.offset - self.plan.region(placement.region).blob_base
+
+    def _arena_offset(self, placement: Placement) -> int:
+        return placement.offset - self.plan.region(placement.region).arena_base
+
+    def _matrix(self, tensor: TensorSpec, records_per_tile: int, slot_size: int) -> int:
+        layout = tensor.layout
+        if layout is None:
+            raise InternalError(f"{tensor.name} has no layout")
+        matrix = MatrixView(
+            rows=layout.rows,
+            columns=layout.columns,
+            group_size=min(layout.group_size, layout.columns),
+            field_bits=layout.packing.field_bits,
+            record_size=layout.record_size,
+            records_per_tile=records_per_tile,
+            slot_size=slot_size,
+            has_requant=int(layout.requant),
+        )
+        return self.matrices.setdefault(matrix, len(self.matrices))
+
+    def _embedding(self) -> WeightView:
+        tensor = self.program.weight_of(self._op("embed"))
+        layout = self.program.layout_of(self._op("embed"))
+        return self._weight(
+            tensor, field="embedding", matrix=self._matrix(tensor, layout.records, 0)
+        )
+
+    def _linear(self, op: Op, field: str) -> WeightView:
+        tensor, how = self.program.weight_of(op), self.plan.linears[op.id]
+        layout = self.program.layout_of(op)
+        if op.mode is None:
+            raise InternalError(f"{op.id} has no activation mode")
+        return self._weight(
+            tensor,
+            field=field,
+            matrix=self._matrix(tensor, how.records_per_tile, how.slot_size),
+            kernel=f"linear_{mode_suffix(op)}_w{layout.packing.field_bits}",
+            shift_index=op.attrs["shift_index"],
+        )
+
+    def _weight(
+        self,
+        tensor: TensorSpec,
+        *,
+        field: str,
+        matrix: int,
+        kernel: str = "",
+        shift_index: int = 0,
+    ) -> WeightView:
+        placement, region = self._place(tensor.name)
+        if tensor.layout is None:
+            raise InternalError(f"{tensor.name} has no layout")
+        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
+        return WeightView(
+            field=field,
+            comment=f"{tensor.name} {packing} at {place_text(placement)}",
+            matrix=matrix,
+            kernel=kernel,
+            blob=region,
+            offset=self._blob_offset(placement),
+            shift_index=shift_index,
+        )
+
+    def _block(self, layer: int) -> BlockView:
+        ops = [op for op in self.program.ops if op.layer == layer]
+        norms = [(op, op.inputs[1]) for op in ops if op.kind is OpKind.RMSNORM]
+        gammas = [self._constant(name, identifier(op.role) + "_gamma") for op, name in norms]
+        linears = [self._linear(op, identifier(op.role)) for op in ops if op.kind is OpKind.LINEAR]
+        return BlockView(f"l{layer:02d}", tuple(gammas), tuple(linears))
+
+    def _constant(self, name: str, field: str) -> ConstantView:
+        spec = self.program.tensors[name]
+        placement, region = self._place(name)
+        return ConstantView(
+            field=field,
+            ctype=CTYPES[spec.dtype],
+            comment=describe(spec, placement),
+            blob=region,
+            offset=self._blob_offset(placement),
+        )
+
+    def _constants(self) -> list[ConstantView]:
+        """Constants outside the blocks."""
+        block_inputs = {name for op in self.program.ops if op.layer >= 0 for name in op.inputs}
+        shared = {name for op in self.program.ops if op.layer < 0 for name in op.inputs}
+        names = [
+            name
+            for name, spec in self.program.tensors.items()
+            if spec.kind is Kind.CONST
+            and (name in shared or (name in block_inputs and not re.match(r"l\d+\.", name)))
+        ]
+        return [self._constant(name, identifier(name)) for name in names]
+
+    def _buffers(self) -> list[BufferView]:
+        """Activations, then scratch and tiles in schedule order."""
+        views = []
+        for name, spec in self.program.tensors.items():
+            if spec.kind is Kind.ACTIVATION:
+                comment = describe(spec, self.plan.placements[name])
+                views.append(self._buffer(name, CTYPES[spec.dtype], comment))
+        for role in self.plan.roles:
+            for prefix, ctype in ((SCRATCH_PREFIX, "int32_t"), (TILE_PREFIX, "uint8_t")):
+                if prefix + role in self.plan.placements:
+                    views.append(self._extra_buffer(prefix + role, ctype))
+        return views
+
+    def _extra_buffer(self, name: str, ctype: str) -> BufferView:
+        place = self.plan.placements[name]
+        comment = f"{name} {place.size} bytes at {place_text(place)}"
+        return self._buffer(name, ctype, comment)
+
+    def _buffer(self, name: str, ctype: str, comment: str) -> BufferView:
+        placement, region = self._place(name)
+        offset = self._arena_offset(placement)
+        return BufferView(identifier(name), ctype, comment, region, offset)
+
+    def _cache(self) -> list[CacheView]:
+        views = []
+        for name, spec in self.program.tensors.items():
+            if spec.kind is not Kind.STATE:
+                continue
+            placement, region = self._place(name)
+            layers, _, width = spec.shape
+            views.append(
+                CacheView(
+                    field=name.removeprefix("kv."),
+                    ctype=CTYPES[spec.dtype],
+                    comment=describe(spec, placement),
+                    arena=region,
+                    offset=self._arena_offset(placement),
+                    layer_size=spec.size // layers,
+                    width=width,
+                )
+            )
+        return views
+
+    def _attention(self) -> AttentionView:
+        attrs = self._op("attn.attention").attrs
+        how = self.plan.attention
+        return AttentionView(how.positions_per_chunk, how.slot_size, **attrs)
+
+
+def _rows_of_bytes(data: bytes) -> tuple[str, ...]:
+    """C constants, eight to a row."""
+    rows = (data[i : i + 8] for i in range(0, len(data), 8))
+    return tuple(", ".join(f"0x{byte:02X}" for byte in row) for row in rows)

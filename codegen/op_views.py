@@ -1,0 +1,106 @@
+"""Ops -> OpView: one generated function per op outside the blocks and per role inside them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from codegen.c_names import describe, dimensions, identifier, mode_suffix
+from codegen.views import OpView, OutputView
+from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
+from memory_planner.plan import Plan
+from toolchain.model.errors import InternalError
+from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
+
+WEIGHT_TABLES = {"embed": "EMBEDDING", "lm_head": "LM_HEAD"}
+
+
+class OpViews:
+    """The schedule in three parts: before the blocks, one block, after the blocks."""
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self._program, self._plan = program, plan
+        ops = program.ops
+        first = next(i for i, op in enumerate(ops) if op.layer >= 0)
+        block = [op for op in ops if op.layer == 0]
+        end = first + len(block) * program.shape.layers
+        _check_blocks(ops[first:end], block)
+        self.before = tuple(self._view(op, f"{i}U") for i, op in enumerate(ops[:first]))
+        self.block = tuple(self._view(op, f"BLOCK_OP(layer, {i}U)") for i, op in enumerate(block))
+        self.after = tuple(self._view(op, f"{i}U") for i, op in enumerate(ops[end:], start=end))
+
+    def _view(self, op: Op, number: str) -> OpView:
+        return OpView(
+            title=("lNN." if op.layer >= 0 else "") + op.role,
+            function=identifier(op.role),
+            kind=op.kind.value,
+            mode=mode_suffix(op),
+            number=number,
+            in_block=op.layer >= 0,
+            comment=self._comment(op),
+            reads=tuple(self._expression(op, name) for name in op.inputs),
+            writes=tuple(self._expression(op, name) for name in op.outputs),
+            scratch=self._extra(SCRATCH_PREFIX + op.role, ""),
+            tiles=self._extra(TILE_PREFIX + op.role, "NULL"),
+            outputs=tuple(self._output(i, name) for i, name in enumerate(op.outputs)),
+            eps=op.attrs.get("eps", 0),
+        )
+
+    def _extra(self, name: str, absent: str) -> str:
+        return f"s->{identifier(name)}" if name in self._plan.placements else absent
+
+    def _expression(self, op: Op, name: str) -> str:
+        spec = self._program.tensors[name]
+        if spec.kind is Kind.WEIGHT:
+            table = f"BLOCKS[layer].{identifier(op.role)}" if op.layer >= 0 else ""
+            return f"&{table or WEIGHT_TABLES[op.role]}"
+        if _of_block(op, name):
+            return f"gamma_of(s, &BLOCKS[layer].{identifier(op.role)}_gamma)"
+        if spec.kind is Kind.STATE:
+            return f"cache.{name.removeprefix('kv.')}"
+        return f"s->{identifier(name)}"
+
+    def _output(self, index: int, name: str) -> OutputView:
+        spec = self._program.tensors[name]
+        if spec.kind is not Kind.STATE:
+            return OutputView(index, f"s->{identifier(name)}", spec.size)
+        width = spec.shape[-1]
+        row = f"cache.{name.removeprefix('kv.')} + s->position * {width}U"
+        return OutputView(index, row, width * spec.dtype.itemsize)
+
+    def _comment(self, op: Op) -> tuple[str, ...]:
+        reads = [self._operand(op, name) for name in op.inputs]
+        writes = ["-> " + self._operand(op, name) for name in op.outputs]
+        return (*reads, *writes)
+
+    def _operand(self, op: Op, name: str) -> str:
+        spec = self._program.tensors[name]
+        pattern = re.sub(r"^l\d+\.", "lNN.", name)
+        if _of_block(op, name):
+            return f"{pattern} {_shape_text(spec)}, see BLOCKS"
+        if spec.kind is Kind.WEIGHT:
+            return f"{pattern} {_shape_text(spec)}, see {WEIGHT_TABLES[op.role]}"
+        return describe(spec, self._plan.placements[name])
+
+
+def _of_block(op: Op, name: str) -> bool:
+    return op.layer >= 0 and re.match(r"l\d+\.", name) is not None
+
+
+def _shape_text(spec: TensorSpec) -> str:
+    kind = "weights" if spec.layout else spec.dtype.value
+    return f"{kind} {dimensions(spec.shape)}" if spec.layout else kind + dimensions(spec.shape)
+
+
+def _check_blocks(ops: tuple[Op, ...], block: list[Op]) -> None:
+    """Every block must be the first one again, with weights of its own."""
+    for index, op in enumerate(ops):
+        first = block[index % len(block)]
+        if _comparable(op) != _comparable(first):
+            raise InternalError(f"{op.id} differs from {first.id}; blocks must be alike")
+
+
+def _comparable(op: Op) -> Op:
+    inputs = tuple(re.sub(r"^l\d+\.", "", name) for name in op.inputs)
+    attrs = {} if op.kind is OpKind.LINEAR else dict(op.attrs)
+    return replace(op, id="", layer=0, inputs=inputs, attrs=attrs)

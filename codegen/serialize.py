@@ -1,0 +1,198 @@
+"""Program and Plan <-> plan.json: lossless except for the constants, which are in the blobs.
+
+The order of tensors, ops, placements and regions is kept, because the schedule, the blobs and the
+generated code follow it. `graph_hash` ties code and blobs together: it covers everything that is
+compiled into the C and nothing that two sets of weights of one architecture could differ in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from codegen.json_text import canonical
+from memory_planner.plan import (
+    AttentionPlan,
+    LinearPlan,
+    Placement,
+    Plan,
+    RegionPlan,
+    Row,
+    Transfer,
+)
+from toolchain.model.errors import BundleError
+from toolchain.model.packing import Packing, WeightLayout
+from toolchain.model.program import (
+    ActMode,
+    DType,
+    Kind,
+    Op,
+    OpKind,
+    Program,
+    ProgramShape,
+    TensorSpec,
+)
+
+FORMAT_VERSION = 1
+
+Json = dict[str, Any]
+
+
+def program_to_json(program: Program) -> Json:
+    """Everything of `program` but the constants, as plain JSON values."""
+    return {
+        "shape": asdict(program.shape),
+        "residual_bits": program.residual_bits,
+        "tensors": [_tensor_to_json(tensor) for tensor in program.tensors.values()],
+        "ops": [_op_to_json(op) for op in program.ops],
+    }
+
+
+def program_from_json(value: Json) -> Program:
+    """The inverse of `program_to_json`, with no constants."""
+    tensors = [_tensor_from_json(item) for item in value["tensors"]]
+    return Program(
+        shape=ProgramShape(**value["shape"]),
+        residual_bits=value["residual_bits"],
+        tensors={tensor.name: tensor for tensor in tensors},
+        ops=tuple(_op_from_json(item) for item in value["ops"]),
+        constants={},
+    )
+
+
+def _tensor_to_json(tensor: TensorSpec) -> Json:
+    item: Json = {
+        "name": tensor.name,
+        "kind": tensor.kind.value,
+        "dtype": tensor.dtype.value,
+        "shape": list(tensor.shape),
+    }
+    if tensor.layout is not None:
+        item["layout"] = {**asdict(tensor.layout), "packing": tensor.layout.packing.value}
+    return item
+
+
+def _tensor_from_json(item: Json) -> TensorSpec:
+    layout = item.get("layout")
+    if layout is not None:
+        layout = WeightLayout(**{**layout, "packing": Packing(layout["packing"])})
+    return TensorSpec(
+        item["name"], Kind(item["kind"]), DType(item["dtype"]), tuple(item["shape"]), layout
+    )
+
+
+def _op_to_json(op: Op) -> Json:
+    item: Json = {
+        "id": op.id,
+        "role": op.role,
+        "layer": op.layer,
+        "kind": op.kind.value,
+        "inputs": list(op.inputs),
+        "outputs": list(op.outputs),
+    }
+    if op.mode is not None:
+        item["mode"] = op.mode.value
+    if op.attrs:
+        item["attrs"] = dict(sorted(op.attrs.items()))
+    return item
+
+
+def _op_from_json(item: Json) -> Op:
+    mode = item.get("mode")
+    return Op(
+        id=item["id"],
+        role=item["role"],
+        layer=item["layer"],
+        kind=OpKind(item["kind"]),
+        inputs=tuple(item["inputs"]),
+        outputs=tuple(item["outputs"]),
+        mode=None if mode is None else ActMode(mode),
+        attrs=item.get("attrs", {}),
+    )
+
+
+def plan_to_json(plan: Plan) -> Json:
+    """All of `plan` as plain JSON values; transfers are arrays in the order of their fields."""
+    return {
+        "target": plan.target,
+        "cores": plan.cores,
+        "roles": list(plan.roles),
+        "regions": [asdict(region) for region in plan.regions],
+        "blob_headers": dict(plan.blob_headers),
+        "placements": [asdict(placement) for placement in plan.placements.values()],
+        "linears": [_linear_to_json(linear) for linear in plan.linears.values()],
+        "attention": asdict(plan.attention),
+        "rows": [asdict(row) for row in plan.rows],
+    }
+
+
+def plan_from_json(value: Json) -> Plan:
+    """The inverse of `plan_to_json`."""
+    placements = [Placement(**item) for item in value["placements"]]
+    linears = [_linear_from_json(item) for item in value["linears"]]
+    return Plan(
+        target=value["target"],
+        cores=value["cores"],
+        roles=tuple(value["roles"]),
+        placements={placement.name: placement for placement in placements},
+        linears={linear.op: linear for linear in linears},
+        attention=AttentionPlan(**value["attention"]),
+        regions=tuple(RegionPlan(**item) for item in value["regions"]),
+        rows=tuple(Row(**item) for item in value["rows"]),
+        blob_headers=value["blob_headers"],
+    )
+
+
+def _linear_to_json(linear: LinearPlan) -> Json:
+    return {
+        "op": linear.op,
+        "weight": linear.weight,
+        "records_per_tile": linear.records_per_tile,
+        "tile_buffer": linear.tile_buffer,
+        "slot_size": linear.slot_size,
+        "transfers": [list(asdict(transfer).values()) for transfer in linear.transfers],
+    }
+
+
+def _linear_from_json(item: Json) -> LinearPlan:
+    transfers = tuple(Transfer(*fields) for fields in item["transfers"])
+    return LinearPlan(**{**item, "transfers": transfers})
+
+
+def document(program: Program, plan: Plan) -> Json:
+    """The value of plan.json."""
+    return {
+        "format": FORMAT_VERSION,
+        "program": program_to_json(program),
+        "plan": plan_to_json(plan),
+    }
+
+
+def from_document(value: Mapping[str, Any]) -> tuple[Program, Plan]:
+    """Program and Plan of a plan.json; raises BundleError when it is not one of this version."""
+    if value.get("format") != FORMAT_VERSION:
+        raise BundleError(
+            f"plan.json has format {value.get('format')!r}, this edgec reads {FORMAT_VERSION}",
+            fix="compile the model again with this edgec",
+        )
+    try:
+        return program_from_json(value["program"]), plan_from_json(value["plan"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"plan.json is not a plan: {error!r}") from error
+
+
+def graph_hash(program: Program, plan: Plan) -> bytes:
+    """SHA-256 (32 bytes) of the architecture and the placement, in canonical JSON.
+
+    Left out are the constants and what only reports use: the rows of the memory report, and of a
+    region its capacity, reserved bytes and peak.
+    """
+    placed = plan_to_json(plan)
+    del placed["rows"]
+    for region in placed["regions"]:
+        for report in ("capacity", "reserved", "peak"):
+            del region[report]
+    value = {"format": FORMAT_VERSION, "program": program_to_json(program), "plan": placed}
+    return hashlib.sha256(canonical(value)).digest()

@@ -1,0 +1,160 @@
+"""The values that templates print: frozen, computed once, nothing left to calculate.
+
+A view holds names, sizes and ready C expressions for one thing of the generated code. Offsets in
+expressions are bytes from the start of a blob or an arena; offsets in comments are those of
+plan.json, bytes from the base of the region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RegionView:
+    """One memory region, as headers, linker fragment and init see it."""
+
+    name: str  # as in plan.json
+    field: str  # lower-case C identifier
+    macro: str  # upper-case C identifier
+    section: str  # linker section of the blob
+    arena_section: str
+    alignment: int
+    available: int  # capacity without the reserved bytes
+    blob_size: int  # 0: the region has no blob
+    arena_size: int  # 0: the region has no arena
+    crc: str  # C constant, CRC-32 of the name
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixView:
+    """One distinct `edgec_matrix`."""
+
+    rows: int
+    columns: int
+    group_size: int
+    field_bits: int
+    record_size: int
+    records_per_tile: int
+    slot_size: int
+    has_requant: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightView:
+    """Where a packed matrix lies and what reads it."""
+
+    field: str  # member of block_weights, or name of the table of its own
+    comment: str  # tensor, shape, packing, place
+    matrix: int  # index in MATRICES
+    kernel: str  # inner kernel without prefix
+    blob: str  # macro part of the region
+    offset: int  # bytes from the blob's start
+    shift_index: int  # element of linear.shift
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantView:
+    """A plain array of constants in a blob."""
+
+    field: str
+    ctype: str
+    comment: str
+    blob: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferView:
+    """A typed pointer into an arena."""
+
+    field: str
+    ctype: str
+    comment: str
+    arena: str  # macro part of the region
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """One of the four arrays of the KV cache."""
+
+    field: str  # member of edgec_kv_cache
+    ctype: str
+    comment: str
+    arena: str
+    offset: int
+    layer_size: int  # bytes from one block's rows to the next block's
+    width: int  # elements per position
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """What differs between equal blocks: where their weights lie."""
+
+    name: str
+    gammas: tuple[ConstantView, ...]
+    linears: tuple[WeightView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputView:
+    """One output that the trace hook reports."""
+
+    index: int
+    pointer: str  # C expression
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpView:
+    """One function of the generated schedule: an op, or the same op of all blocks."""
+
+    title: str  # id, with lNN for the block
+    function: str
+    kind: str
+    mode: str  # s8, s16 or empty: element type of the quantized vector
+    number: str  # C expression of the op's index in the schedule
+    in_block: bool
+    comment: tuple[str, ...]  # one line per operand
+    reads: tuple[str, ...]  # C expressions of the inputs
+    writes: tuple[str, ...]  # C expressions of the outputs
+    scratch: str  # C expression, empty when the kernel needs none
+    tiles: str  # C expression, NULL when it reads in place
+    outputs: tuple[OutputView, ...]
+    eps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionView:
+    """Members of edgec_attention_params that are not dimensions."""
+
+    positions_per_chunk: int
+    slot_size: int
+    score_multiplier: int
+    score_exponent: int
+    exp_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """Everything that the templates of the model's code need."""
+
+    shape: dict[str, int]
+    regions: tuple[RegionView, ...]
+    blobs: tuple[RegionView, ...]
+    arenas: tuple[RegionView, ...]
+    matrices: tuple[MatrixView, ...]
+    embedding: WeightView
+    head: WeightView
+    blocks: tuple[BlockView, ...]
+    constants: tuple[ConstantView, ...]
+    buffers: tuple[BufferView, ...]
+    partials: BufferView
+    cache: tuple[CacheView, ...]
+    attention: AttentionView
+    before: tuple[OpView, ...]  # ops in front of the blocks
+    block_ops: tuple[OpView, ...]
+    after: tuple[OpView, ...]
+    ops_per_block: int
+    graph_hash: tuple[str, ...]  # rows of C constants

@@ -1,0 +1,56 @@
+"""How many bytes everything takes that is not a tensor: headers, scratch, partials, cache tiles.
+
+The numbers mirror the runtime headers (edgec_blob.h, edgec_kernels.h, edgec_types.h) and are the
+only place in Python that knows them: code generator and simulator ask here.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from memory_planner.target import align_up
+from toolchain.model.program import Op, OpKind, Program, ProgramShape
+
+BLOB_HEADER_SIZE = 96  # EDGEC_BLOB_HEADER_SIZE
+BLOB_ENTRY_SIZE = 16  # one tensor in the table of contents
+BLOB_HEADER_ALIGN = 64
+MAX_CORES = 16  # EDGEC_MAX_CORES
+PARTIAL_SIZE = 32  # sizeof(edgec_partial)
+
+PARTIALS = "team.partials"  # one edgec_partial per core, used by every op that reduces
+SCRATCH_PREFIX = "scratch."  # + role
+TILE_PREFIX = "tile."  # + role
+
+
+def blob_header_size(tensors: int) -> int:
+    """Bytes before the first tensor of a blob of `tensors` tensors: header and contents."""
+    return align_up(BLOB_HEADER_SIZE + BLOB_ENTRY_SIZE * tensors, BLOB_HEADER_ALIGN)
+
+
+def scratch_size(program: Program, op: Op) -> int:
+    """Bytes of int32 scratch that the kernel of `op` asks for; 0 for none."""
+    shape = program.shape
+    elements = {
+        OpKind.RMSNORM: prod(program.tensors[op.inputs[0]].shape),
+        OpKind.SWIGLU: prod(program.tensors[op.inputs[0]].shape),
+        OpKind.ROPE: shape.heads * shape.head_dim,
+        OpKind.KV_APPEND: shape.kv_heads * shape.head_dim,
+        OpKind.ATTENTION: shape.heads * shape.context,
+        OpKind.ATTENTION_MERGE: shape.heads * shape.head_dim,
+    }
+    return 4 * elements.get(op.kind, 0)
+
+
+def kv_position_size(shape: ProgramShape) -> int:
+    """Bytes of KV cache per position of one block: k and v rows and their scales."""
+    return 2 * (shape.kv_heads * shape.head_dim + 4 * shape.kv_heads)
+
+
+def attention_slot_size(shape: ProgramShape, positions: int, align: int) -> int:
+    """Bytes of one slot for `positions` cache rows.
+
+    The first pass needs the k rows, their scales and the scales of v; the second the v rows and
+    their scales. Rows are padded to 4 bytes so that the scales behind them are aligned.
+    """
+    rows = align_up(positions * shape.kv_heads * shape.head_dim, 4)
+    return align_up(rows + 8 * positions * shape.kv_heads, align)

@@ -1,0 +1,133 @@
+"""plan_memory: where every byte of a program lives on a target, and how its weights move.
+
+Read-only tensors go to blobs, state and activations to arenas (blobs.py, arenas.py), weights and
+cache rows that the cores cannot use in place travel through tiles (tiling.py). The result is
+checked by validate.py, which shares no code with the allocator; a plan that exceeds a region
+raises DoesNotFitError with the facts and with remedies that were planned to prove that they help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from memory_planner.allocate import Allocation, Buffer
+from memory_planner.arenas import Arenas, plan_arenas
+from memory_planner.blobs import Blob, place_blobs, place_states
+from memory_planner.explain import shortfalls
+from memory_planner.liveness import folded_roles
+from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.remedies import PlanDoesNotFitError, find_remedies
+from memory_planner.rows import report_rows
+from memory_planner.target import TargetSpec, align_up
+from memory_planner.tiling import max_transfer, plan_attention, plan_linears
+from memory_planner.validate import validate_plan
+from toolchain.model.errors import DoesNotFitError, InternalError, Problem
+from toolchain.model.program import OpKind, Program
+
+
+def plan_memory(program: Program, target: TargetSpec) -> Plan:
+    """The plan of `program` on `target`; the same input gives the same plan.
+
+    Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
+    the fullest op and its live buffers, and what would make the model fit.
+    """
+    _check_transfers(program, target)
+    plan = draft_plan(program, target)
+    lacking = shortfalls(plan, program, target)
+    if lacking:
+        remedies = find_remedies(program, lambda variant: fits(variant, target))
+        raise PlanDoesNotFitError(target.name, lacking, remedies)
+    problems = validate_plan(program, target, plan)
+    if problems:
+        raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
+    return plan
+
+
+def fits(program: Program, target: TargetSpec) -> bool:
+    """Whether no region would be too small."""
+    return all(region.free >= 0 for region in draft_plan(program, target).regions)
+
+
+def draft_plan(program: Program, target: TargetSpec) -> Plan:
+    """A complete plan in which a region may exceed its capacity: what `plan_memory` would need."""
+    roles = folded_roles(program)
+    blobs = place_blobs(program, target)
+    states = place_states(program, target, blobs)
+    arenas = plan_arenas(program, target, blobs, states)
+    regions = tuple(
+        _region_plan(target, name, blob, arenas.allocations[name]) for name, blob in blobs.items()
+    )
+    placements = _placements(program, blobs, arenas, regions, len(roles))
+    weights = {name: offset for blob in blobs.values() for name, offset in blob.offsets.items()}
+    return Plan(
+        target=target.name,
+        cores=target.cores,
+        roles=roles,
+        placements=placements,
+        linears=plan_linears(program, target, arenas.halvings, weights),
+        attention=plan_attention(program, target, arenas.halvings),
+        regions=regions,
+        rows=report_rows(program, target, regions, placements, blobs),
+        blob_headers={name: blob.header for name, blob in blobs.items() if blob.offsets},
+    )
+
+
+def _region_plan(target: TargetSpec, name: str, blob: Blob, arena: Allocation) -> RegionPlan:
+    region = target.region(name)
+    return RegionPlan(
+        name=name,
+        capacity=region.size,
+        reserved=region.reserved,
+        blob_base=blob.base,
+        blob_size=blob.size,
+        arena_base=blob.base + blob.size,
+        arena_size=align_up(arena.height, region.align),
+        peak=arena.bound,
+    )
+
+
+def _placements(
+    program: Program,
+    blobs: Mapping[str, Blob],
+    arenas: Arenas,
+    regions: tuple[RegionPlan, ...],
+    end: int,
+) -> dict[str, Placement]:
+    """All placements: blobs first, then arenas, each by region and offset."""
+    placements = {}
+    for blob in blobs.values():
+        for name, offset in blob.offsets.items():
+            size = program.tensors[name].size
+            placements[name] = Placement(name, blob.region, offset, size, 0, end)
+    for region in regions:
+        offsets = arenas.allocations[region.name].offsets
+
+        def position(buffer: Buffer, offsets: Mapping[str, int] = offsets) -> tuple[int, int, str]:
+            return offsets[buffer.name], buffer.first, buffer.name
+
+        for buffer in sorted(arenas.buffers[region.name], key=position):
+            offset = region.arena_base + offsets[buffer.name]
+            placements[buffer.name] = Placement(
+                buffer.name, region.name, offset, buffer.size, buffer.first, buffer.last
+            )
+    return placements
+
+
+def _check_transfers(program: Program, target: TargetSpec) -> None:
+    """Refuses matrices and cache rows of which not even one fits a DMA transfer."""
+    if target.tiling is None:
+        return
+    limit = max_transfer(target)
+    problems = []
+    for op in program.ops:
+        size = 0
+        if op.kind is OpKind.LINEAR:
+            size = program.layout_of(op).record_size
+        elif op.kind is OpKind.ATTENTION:
+            size = program.shape.kv_heads * program.shape.head_dim
+        if size > limit:
+            found = f"{size} bytes per record"
+            problems.append(Problem(op.id, found, f"{limit} bytes in one DMA transfer"))
+    if problems:
+        fix = "use matrices with fewer columns or weights of fewer bits"
+        raise DoesNotFitError(f"records of weights cannot be moved on {target.name}", problems, fix)

@@ -1,0 +1,142 @@
+"""What the planner and the cycle model know about one SoC: `TargetSpec`, and nothing of a model.
+
+Sizes and offsets are bytes, rates bytes per cycle, costs cycles of one core. Where every number
+comes from stays with it: `TargetSpec.constants` maps its path in the target file to value, unit,
+source and whether it was measured, documented or assumed. Files are read by target_file.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How far a constant can be trusted."""
+
+    MEASURED = "measured"
+    DOCUMENTED = "documented"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number of the target file with its provenance."""
+
+    value: float
+    unit: str
+    source: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Bytes at the start of a region that the model may not use."""
+
+    category: str  # stacks, code or reserved: the report's row
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """One address range. `align` holds for the blob, the arena and every offset in them."""
+
+    name: str
+    base: int
+    size: int
+    align: int  # a power of two
+    section: str  # linker section of the blob
+    volatile: bool  # loses its content without power: the image must be loaded into it
+    load_cycles: float  # one load by a core, in a simple loop
+    reservations: tuple[Reservation, ...] = ()
+
+    @property
+    def reserved(self) -> int:
+        """Reserved bytes, padded to the alignment."""
+        return align_up(sum(part.size for part in self.reservations), self.align)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A path on which data reaches a region or the cores.
+
+    A transfer of n bytes takes max(min_cycles, setup_cycles + n / bytes_per_cycle) cycles.
+    """
+
+    name: str
+    sources: tuple[str, ...]  # region names
+    destination: str  # a region name, or "cores" when they read in place
+    bytes_per_cycle: float
+    setup_cycles: float
+    min_cycles: float
+    max_transfer: int  # bytes of one transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Weights and KV cache come to the cores through double-buffered tiles in `region`."""
+
+    region: str
+    slot_cap: int  # bytes of one slot beyond which larger transfers gain nothing
+    positions_cap: int  # cache rows of one slot, likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Cycles of one core per unit of work; see docs/planning.md for what an op counts as work."""
+
+    mac: Mapping[str, float]  # per multiply-accumulate of a linear, by packing
+    linear_row: float  # requantization of one output
+    linear_group: float  # combination of one group sum of one output
+    embed: float  # per element
+    rmsnorm: float
+    rope: float
+    kv_append: float
+    attention_mac: float
+    attention_score: float  # softmax and requantization, per head and position
+    attention_merge: float
+    residual_add: float
+    swiglu: float
+    argmax: float
+    reduction: float  # serial part of an op that reduces over all cores
+    barrier: float  # all cores arriving together
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """One SoC. `placement` gives the allowed regions of each class of data, preferred first."""
+
+    name: str
+    description: str
+    cores: int
+    clock_hz: int
+    regions: tuple[MemoryRegion, ...]
+    placement: Mapping[str, tuple[str, ...]]  # weights, constants, state, activations
+    links: tuple[Link, ...]
+    tiling: Tiling | None  # None: the cores read weights and KV cache in place
+    costs: Costs
+    constants: Mapping[str, Constant]
+
+    def region(self, name: str) -> MemoryRegion:
+        """The region called `name`."""
+        return next(region for region in self.regions if region.name == name)
+
+    def link(self, source: str) -> Link:
+        """The link on which the cores get data from region `source`."""
+        destination = self.tiling.region if self.tiling else CORES
+        return next(
+            link
+            for link in self.links
+            if source in link.sources and link.destination == destination
+        )
+
+
+CORES = "cores"
+PLACEMENT_CLASSES = ("weights", "constants", "state", "activations")
+
+
+def align_up(size: int, align: int) -> int:
+    """`size` rounded up to a multiple of `align` bytes."""
+    return -(-size // align) * align

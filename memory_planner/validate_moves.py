@@ -1,0 +1,137 @@
+"""The part of the plan check that is about data on the move: tiles, transfers, cache chunks."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from memory_planner.plan import LinearPlan, Plan, Transfer
+from memory_planner.target import TargetSpec
+from toolchain.model.errors import Problem
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import Op, OpKind, Program
+
+
+def check_linears(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
+    """Every linear has a plan that brings each record to the cores exactly once, in order."""
+    ops = {op.id: op for op in program.ops if op.kind is OpKind.LINEAR}
+    problems = []
+    for name in sorted(set(ops) ^ set(plan.linears)):
+        allowed = "one per linear op"
+        problems.append(Problem(name, "no plan" if name in ops else "a plan", allowed))
+    for name, op in ops.items():
+        how = plan.linears.get(name)
+        weight = program.weight_of(op).name
+        if how is None or weight not in plan.placements:
+            continue
+        if how.weight != weight or how.op != name:
+            found = f"a plan for {how.op} with weight {how.weight}"
+            problems.append(Problem(name, found, f"{name} with {weight}"))
+        elif target.tiling is None:
+            problems += _check_in_place(how, program.layout_of(op))
+        else:
+            problems += _check_tiled(op, how, program.layout_of(op), target, plan)
+    return problems
+
+
+def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
+    """The chunks of the KV cache fit their slots and the transfers."""
+    ops = [op for op in program.ops if op.kind is OpKind.ATTENTION]
+    how, shape = plan.attention, program.shape
+    if target.tiling is None or not ops:
+        if (how.positions_per_chunk, how.tile_buffer, how.slot_size) != (shape.context, None, 0):
+            return [Problem("attention", f"{how}", f"{shape.context} positions read in place")]
+        return []
+    row = shape.kv_heads * shape.head_dim
+    positions = how.positions_per_chunk
+    need = (positions * row + 3) // 4 * 4 + 8 * positions * shape.kv_heads
+    problems = []
+    if not 1 <= positions <= shape.context:
+        found = f"{positions} positions per chunk"
+        problems.append(Problem("attention", found, f"1 to {shape.context}"))
+    if how.slot_size < need:
+        problems.append(Problem("attention", f"slots of {how.slot_size} bytes", f"{need} or more"))
+    problems += _check_slots(ops[0], how.tile_buffer, how.slot_size, target, plan)
+    limit = min(link.max_transfer for link in target.links)
+    if positions * row > limit or how.slot_size > limit:
+        found = f"transfers of {max(positions * row, how.slot_size)} bytes"
+        problems.append(Problem("attention", found, f"at most {limit}"))
+    return problems
+
+
+def _check_in_place(how: LinearPlan, layout: WeightLayout) -> list[Problem]:
+    found = (how.records_per_tile, how.tile_buffer, how.slot_size, len(how.transfers))
+    if found == (layout.records, None, 0, 0):
+        return []
+    return [Problem(how.op, f"{how}", f"{layout.records} records read in place")]
+
+
+def _check_tiled(
+    op: Op, how: LinearPlan, layout: WeightLayout, target: TargetSpec, plan: Plan
+) -> list[Problem]:
+    problems = _check_slots(op, how.tile_buffer, how.slot_size, target, plan)
+    source = plan.placements[how.weight]
+    limit = next(
+        (link.max_transfer for link in target.links if source.region in link.sources), None
+    )
+    if limit is None:
+        return [*problems, Problem(op.id, f"weight in {source.region}", "a region with a link")]
+    largest = min(how.slot_size, limit, how.records_per_tile * layout.record_size)
+    ends = [0] + [transfer.first_record + transfer.records for transfer in how.transfers]
+    if ends[-1] != layout.records:
+        found = f"transfers that end at record {ends[-1]}"
+        problems.append(Problem(op.id, found, f"{layout.records} records"))
+    for index, (transfer, (begin, _)) in enumerate(zip(how.transfers, pairwise(ends), strict=True)):
+        problems += _check_transfer(op, index, transfer, (begin, layout, source.offset, largest))
+    short = [t for t in how.transfers[:-1] if t.records != how.records_per_tile]
+    if short:
+        # the kernel computes the tiles from records_per_tile alone
+        found = f"a tile of {short[0].records} records before the last"
+        problems.append(Problem(op.id, found, f"{how.records_per_tile} records"))
+    return problems
+
+
+def _check_transfer(
+    op: Op, index: int, transfer: Transfer, facts: tuple[int, WeightLayout, int, int]
+) -> list[Problem]:
+    """One transfer; facts: first record expected, layout, weight's offset, largest size."""
+    begin, layout, base, largest = facts
+    where = f"{op.id} transfer {index}"
+    wanted = [
+        ("first record", transfer.first_record, begin),
+        ("slot", transfer.slot, index % 2),
+        ("source offset", transfer.source_offset, base + begin * layout.record_size),
+        ("size", transfer.size, transfer.records * layout.record_size),
+    ]
+    problems = [
+        Problem(where, f"{name} {found}", f"{allowed}")
+        for name, found, allowed in wanted
+        if found != allowed
+    ]
+    if transfer.records < 1 or transfer.size > largest:
+        found = f"{transfer.records} records of {transfer.size} bytes"
+        problems.append(Problem(where, found, f"1 record to {largest} bytes"))
+    if transfer.source_offset + transfer.size > base + layout.size:
+        end = transfer.source_offset + transfer.size
+        problems.append(Problem(where, f"end {end}", f"the weight's end, {base + layout.size}"))
+    return problems
+
+
+def _check_slots(
+    op: Op, tile_buffer: str | None, slot_size: int, target: TargetSpec, plan: Plan
+) -> list[Problem]:
+    """The op's own tile buffer holds two aligned slots."""
+    name = f"tile.{op.role}"
+    if tile_buffer != name:
+        return [Problem(op.id, f"tile buffer {tile_buffer}", name)]
+    place = plan.placements.get(name)
+    if place is None or target.tiling is None:
+        return []  # the missing placement is reported as such
+    align = target.region(target.tiling.region).align
+    problems = []
+    if slot_size < 1 or slot_size % align:
+        found = f"slots of {slot_size} bytes"
+        problems.append(Problem(op.id, found, f"a multiple of {align} bytes"))
+    if 2 * slot_size > place.size:
+        found = f"two slots of {slot_size} bytes"
+        problems.append(Problem(op.id, found, f"{place.size} bytes of {name}"))
+    return problems

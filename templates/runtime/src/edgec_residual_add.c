@@ -1,0 +1,9 @@
+#include "edgec_kernels.h"
+#include "edgec_vector.h"
+
+void edgec_residual_add(const edgec_worker *worker, const int32_t *y, uint32_t n, int32_t *r) {
+    const edgec_slice share = edgec_slice_of(worker, n);
+    for (uint32_t i = share.first; i < share.last; i++) {
+        r[i] = edgec_sat32((int64_t)r[i] + y[i]);
+    }
+}

@@ -1,0 +1,61 @@
+/* silu(gate) * up before its quantizer, shared by both activation types. */
+#ifndef EDGEC_SWIGLU_BODY_H
+#define EDGEC_SWIGLU_BODY_H
+
+#include "edgec_vector.h"
+
+typedef struct edgec_swiglu_state {
+    edgec_slice share; /* of the worker */
+    edgec_range range; /* of scratch, over all cores */
+    int32_t exponent;  /* of scratch */
+} edgec_swiglu_state;
+
+/* gate * sigmoid(gate) with 16 fraction bits; |gate| < 2^31, and the factor is at most 1. */
+static inline int32_t edgec_silu(int32_t gate, const uint16_t *sigmoid) {
+    const int32_t limit = (16 << 16) - 1;
+    const int32_t magnitude = gate < 0 ? -gate : gate;
+    const int32_t clamped = magnitude > limit ? limit : magnitude;
+    const uint16_t *const entry = sigmoid + (clamped >> 12);
+    const int32_t base = entry[0];
+    const int32_t step = ((entry[1] - base) * (clamped & 4095) + (1 << 11)) >> 12;
+    const int32_t factor = gate < 0 ? 32768 - base - step : base + step;
+    return (int32_t)(((int64_t)gate * factor + (1 << 14)) >> 15);
+}
+
+static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
+                                                     const int32_t *gate, const int32_t *up,
+                                                     const uint16_t *sigmoid, uint32_t n,
+                                                     int32_t *scratch) {
+    edgec_swiglu_state state;
+    state.share = edgec_slice_of(worker, n);
+    const uint32_t first = state.share.first;
+    edgec_range range = {0, 0};
+    for (uint32_t i = first; i < state.share.last; i++) {
+        const int32_t silu = edgec_silu(gate[i], sigmoid);
+        scratch[i] = silu;
+        range.max = silu > range.max ? silu : range.max;
+        range.min = silu < range.min ? silu : range.min;
+    }
+    edgec_put_range(worker, 0U, range);
+    edgec_put_range(worker, 1U, edgec_range_of(up + first, state.share.last - first));
+    edgec_barrier(worker);
+    const int32_t silu_shift = edgec_range_shift(edgec_get_range(worker, 0U), 15);
+    const int32_t up_shift = edgec_range_shift(edgec_get_range(worker, 1U), 15);
+    const edgec_normalizer silu_by = edgec_normalizer_of(silu_shift);
+    const edgec_normalizer up_by = edgec_normalizer_of(up_shift);
+    range.max = 0;
+    range.min = 0;
+    for (uint32_t i = first; i < state.share.last; i++) {
+        const int32_t h = edgec_normalize(scratch[i], silu_by) * edgec_normalize(up[i], up_by);
+        scratch[i] = h;
+        range.max = h > range.max ? h : range.max;
+        range.min = h < range.min ? h : range.min;
+    }
+    edgec_put_range(worker, 2U, range);
+    edgec_barrier(worker);
+    state.range = edgec_get_range(worker, 2U);
+    state.exponent = silu_shift + up_shift;
+    return state;
+}
+
+#endif

@@ -1,0 +1,65 @@
+"""Choices that need a run of the model: the golden tokens and the residual's fixed point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sim.ops import Ints
+from sim.session import Session
+from toolchain.model.config import ModelConfig
+from toolchain.model.errors import Problem, QuantizationError
+from toolchain.model.lower import lower_model
+from toolchain.model.outline import LowerConfig
+from toolchain.model.program import Op
+from toolchain.model.quantize import QuantModel
+from toolchain.model.tokenizer import Tokenizer
+
+GOLDEN_TEXT = "Once upon a time, there was a house by the sea. She said that it was very"
+RESIDUAL_LIMIT = 1 << 28  # a quarter of 2^30: numerics 3 leaves that much room for other text
+
+
+def golden_tokens(tokenizer: Tokenizer, config: ModelConfig, count: int) -> tuple[int, ...]:
+    """`count` token ids: half of them from text, the rest spread over the vocabulary.
+
+    The second half reaches rows of the embedding that no ordinary text would.
+    """
+    text = tokenizer.encode(GOLDEN_TEXT)[: (count + 1) // 2]
+    rng = np.random.default_rng(count)
+    spread = rng.integers(0, config.vocab_size, count - len(text))
+    return (*text, *spread.tolist())
+
+
+def residual_peak(quant: QuantModel, config: LowerConfig, tokens: Sequence[int]) -> int:
+    """Largest |residual| in integer units over `tokens`."""
+    peak = 0
+
+    def record(_: Op, name: str, value: Ints) -> None:
+        nonlocal peak
+        if name == "resid":
+            peak = max(peak, int(np.abs(value).max()))
+
+    program = lower_model(quant, config)
+    Session(program, program.constants, record).forward(tokens)
+    return peak
+
+
+def fit_residual_bits(quant: QuantModel, config: LowerConfig, tokens: Sequence[int]) -> int:
+    """The most fraction bits (FR), at most those of `config`, that leave the residual headroom.
+
+    Raises QuantizationError when not even 0 fraction bits do.
+    """
+    bits = config.residual_bits
+    while True:
+        peak = residual_peak(quant, replace(config, residual_bits=bits), tokens)
+        excess = peak.bit_length() - RESIDUAL_LIMIT.bit_length() + 1
+        if excess <= 0:
+            return bits
+        if bits == 0:
+            raise QuantizationError(
+                "the residual stream outgrows 32 bits",
+                [Problem("resid", f"peak {peak} at 0 fraction bits", f"below {RESIDUAL_LIMIT}")],
+            )
+        bits = max(0, bits - excess)

@@ -1,0 +1,209 @@
+"""The `edgec` command line: options in, one pipeline function, text or JSON out.
+
+Heavy imports happen inside the commands, so that `edgec --help` answers at once. Every command
+takes `--json`; progress goes to stderr. Exit codes are those of toolchain/model/errors.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from toolchain.options import ModelOptions
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+EXIT_CODES = """\b
+Exit codes: 0 done, 2 bad option, 3 does not fit, 4 unsupported model, 5 broken checkpoint,
+6 outputs differ, 7 compiler or simulator missing, 8 damaged bundle, 9 cannot be quantized,
+70 defect of edgec."""
+
+Command = Callable[..., None]
+
+
+class EdgecGroup(click.Group):
+    """Turns an EdgecError into its text (or JSON) and exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; every error that edgec foresees ends here."""
+        from toolchain.model.errors import EdgecError
+
+        try:
+            return super().invoke(ctx)
+        except EdgecError as error:
+            if "--json" in sys.argv[1:]:
+                print_json(error.to_dict())
+            else:
+                click.echo(f"edgec: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout, keys in the order in which they were built."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def json_option(command: Command) -> Command:
+    """Adds `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def model_options(command: Command) -> Command:
+    """Adds what `compile` and `fit` share: target, bits, groups, context, activation widths."""
+    options = [
+        click.option("--target", default="siracusa", show_default=True, help="Name or TOML file."),
+        click.option("--bits", type=int, default=4, show_default=True, help="Of the projections."),
+        click.option(
+            "--group-size",
+            type=int,
+            default=32,
+            show_default=True,
+            help="Inputs that share a scale; -1: one scale per output channel.",
+        ),
+        click.option("--embed-bits", type=int, help="Of the embedding.  [default: 8]"),
+        click.option("--head-bits", type=int, help="Of lm_head.  [default: as the embedding]"),
+        click.option(
+            "--layer",
+            "layers",
+            multiple=True,
+            metavar="PATTERN=BITS[:GROUP]",
+            help="Other bits (and group size) for the op ids that match; may be repeated.",
+        ),
+        click.option("--context", type=int, help="Positions of the KV cache.  [default: trained]"),
+        click.option(
+            "--activations",
+            default="a16",
+            show_default=True,
+            help="a16, a8, or SITE=MODE,...; sites: attn_in, o_in, mlp_in, down_in, head_in.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=EdgecGroup, context_settings=CONTEXT_SETTINGS, epilog=EXIT_CODES)
+@click.version_option(package_name="edgec", prog_name="edgec")
+def main() -> None:
+    """Compile a Llama-style checkpoint to bit-exact C firmware for small RISC-V SoCs."""
+
+
+@main.command()
+@click.argument("model_dir", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
+@click.option("--prefix", default="edgec", show_default=True, help="Of every external C symbol.")
+@click.option("--golden-steps", type=int, default=16, show_default=True, help="Golden tokens.")
+@model_options
+@json_option
+def compile(  # noqa: A001 - the name of the command
+    model_dir: Path | None,
+    output: Path,
+    prefix: str,
+    golden_steps: int,
+    as_json: bool,
+    **model: Any,
+) -> None:
+    """Compile MODEL_DIR (Hugging Face layout) into a bundle of C, weights and golden vectors.
+
+    Without MODEL_DIR the model that comes with edgec is compiled.
+
+    \b
+    Example: edgec compile stories260K --target siracusa -o build/stories
+    """
+    from toolchain.commands import run_compile
+    from toolchain.options import CompileRequest
+
+    request = CompileRequest(model_dir, output, prefix, golden_steps, read_model_options(model))
+    run_compile(request, as_json)
+
+
+@main.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_options
+@json_option
+def fit(model: Path | None, as_json: bool, **options: Any) -> None:
+    """Say from config.json alone whether MODEL fits the target; exit code 3 when it does not.
+
+    \b
+    Example: edgec fit my-model/config.json --target siracusa --context 256
+    """
+    from toolchain.commands import run_fit
+
+    run_fit(model, read_model_options(options), as_json)
+
+
+@main.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@json_option
+def simulate(build: Path, as_json: bool, **options: Any) -> None:
+    """Let a compiled model speak: bit-exact text, and the latency estimate.
+
+    \b
+    Example: edgec simulate build/stories --prompt "Once upon a time"
+    """
+    from toolchain.commands import run_simulate
+    from toolchain.options import SimulateRequest
+
+    run_simulate(SimulateRequest(build, **options), as_json)
+
+
+@main.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option(
+    "--runner", "runners", default="host", show_default=True, help="host, rv32, or host,rv32."
+)
+@json_option
+def verify(build: Path, runners: str, as_json: bool) -> None:
+    """Build the bundle's C, run it, and compare every tensor of every op with the simulator.
+
+    \b
+    Example: edgec verify build/stories --runner host,rv32
+    """
+    from toolchain.commands import run_verify
+
+    run_verify(build, tuple(runners.split(",")), as_json)
+
+
+@main.command()
+@click.argument("dump", type=click.Path(path_type=Path))
+@click.argument("golden", type=click.Path(path_type=Path))
+@json_option
+def compare(dump: Path, golden: Path, as_json: bool) -> None:
+    """Name the first op, step and element where DUMP differs from the GOLDEN folder of a bundle.
+
+    \b
+    Example: edgec compare board.dump build/stories/golden
+    """
+    from toolchain.commands import run_compare
+
+    run_compare(dump, golden, as_json)
+
+
+@main.command()
+@json_option
+def targets(as_json: bool) -> None:
+    """List the known SoCs and their memories.
+
+    \b
+    Example: edgec targets --json
+    """
+    from toolchain.commands import run_targets
+
+    run_targets(as_json)
+
+
+def read_model_options(values: dict[str, Any]) -> ModelOptions:
+    """The shared options, parsed; raises ConfigError naming every bad one."""
+    from toolchain.options import parse_model_options
+
+    return parse_model_options(**values)

@@ -1,0 +1,84 @@
+"""The whole product in one place: a checkpoint directory becomes a bundle in memory.
+
+Every arrow is one public function on frozen values. Nothing is written here: the caller writes
+the bundle, so a failed compile leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from codegen.blob import build_blobs
+from codegen.bundle import Bundle, BundleInputs, emit_bundle
+from memory_planner.plan import Plan
+from memory_planner.planner import plan_memory
+from memory_planner.target import TargetSpec
+from sim.latency import LatencyReport, estimate
+from sim.machine import run_steps
+from toolchain.calibrate import fit_residual_bits, golden_tokens
+from toolchain.model.checkpoint import load_model
+from toolchain.model.lower import lower_model
+from toolchain.model.outline import LowerConfig
+from toolchain.model.program import ActMode, Program
+from toolchain.model.quantize import QuantConfig, QuantModel, quantize_model
+from toolchain.model.tokenizer import load_tokenizer
+from toolchain.report import build_reports
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """What the user chose; everything else follows from the checkpoint and the target."""
+
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    context: int | None = None  # None: what the model was trained with
+    modes: Mapping[str, ActMode] = field(default_factory=dict)
+    prefix: str = "edgec"
+    golden_steps: int = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compiled:
+    """The bundle and the values it was made from."""
+
+    bundle: Bundle
+    quant: QuantModel
+    program: Program
+    plan: Plan
+    latency: LatencyReport
+
+
+def compile_model(
+    model_dir: Path, target: TargetSpec, options: CompileOptions, progress: Progress
+) -> Compiled:
+    """Checkpoint -> integers -> program -> plan -> blobs -> golden vectors -> bundle.
+
+    Raises an EdgecError of the stage that refuses: unsupported model, broken checkpoint, option
+    without effect, overflow bound, or a model that does not fit.
+    """
+    progress("reading the checkpoint")
+    model = load_model(model_dir)
+    tokenizer = load_tokenizer(model_dir)
+    quant = quantize_model(model, options.quant, progress)
+    context = options.context or model.config.max_position_embeddings
+    config = LowerConfig(context, options.modes)
+    tokens = golden_tokens(tokenizer, model.config, min(options.golden_steps, context))
+    progress("lowering to integers")
+    config = replace(config, residual_bits=fit_residual_bits(quant, config, tokens))
+    program = lower_model(quant, config)
+    progress("planning memory")
+    plan = plan_memory(program, target)
+    latency = estimate(program, plan, target, context // 2)
+    progress("packing weights")
+    blobs = build_blobs(program, plan)
+    progress("running the golden vectors on the byte-true simulator")
+    records = tuple(run_steps(program, plan, blobs, tokens))
+    progress("generating code")
+    reports = build_reports(quant, program, plan, latency)
+    inputs = BundleInputs(
+        program, plan, target, blobs, tokens, records, model_dir, options.prefix, reports
+    )
+    return Compiled(emit_bundle(inputs), quant, program, plan, latency)
