@@ -24,8 +24,8 @@ from codegen.views import (
     WeightView,
 )
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
-from memory_planner.plan import Placement, Plan
-from memory_planner.target import TargetSpec
+from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 
@@ -37,22 +37,32 @@ def model_view(program: Program, plan: Plan, target: TargetSpec, graph: bytes) -
 
 def region_views(plan: Plan, target: TargetSpec) -> tuple[RegionView, ...]:
     """The regions of the plan that hold something."""
-    return tuple(
-        RegionView(
-            name=region.name,
-            field=identifier(region.name).lower(),
-            macro=identifier(region.name).upper(),
-            section=target.region(region.name).section,
-            arena_section=f".arena_{identifier(region.name).lower()}",
-            alignment=target.region(region.name).align,
-            available=region.capacity - region.reserved,
-            blob_size=region.blob_size,
-            arena_size=region.arena_size,
-            crc=f"0x{crc32(region.name.encode()):08X}U",
-        )
-        for region in plan.regions
-        if region.blob_size or region.arena_size
+    used = (region for region in plan.regions if region.blob_size or region.arena_size)
+    return tuple(_region_view(region, target.region(region.name)) for region in used)
+
+
+def _region_view(region: RegionPlan, memory: MemoryRegion) -> RegionView:
+    field = identifier(region.name).lower()
+    arena_section = f".arena_{field}"
+    sections = ((region.blob_size, memory.section), (region.arena_size, arena_section))
+    return RegionView(
+        name=region.name,
+        field=field,
+        macro=field.upper(),
+        section=memory.section,
+        arena_section=arena_section,
+        sections=tuple(name for size, name in sections if size),
+        alignment=memory.align,
+        available=region.capacity - region.reserved,
+        blob_size=region.blob_size,
+        arena_size=region.arena_size,
+        crc=crc_constant(region.name),
     )
+
+
+def crc_constant(name: str) -> str:
+    """CRC-32 of a name as a C constant."""
+    return f"0x{crc32(name.encode()):08X}U"
 
 
 class _Layout:

@@ -19,6 +19,7 @@ class RegionView:
     macro: str  # upper-case C identifier
     section: str  # linker section of the blob
     arena_section: str
+    sections: tuple[str, ...]  # those of the two that exist
     alignment: int
     available: int  # capacity without the reserved bytes
     blob_size: int  # 0: the region has no blob

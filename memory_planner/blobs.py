@@ -1,7 +1,7 @@
 """Which region holds each read-only tensor and each state tensor: first fit in program order.
 
-A tensor is never split. When no allowed region has room left, the tensor goes to the one with the
-most, which then exceeds its capacity: the caller finds and reports every such region at once.
+A tensor is never split. When no allowed region has room left, the tensor goes to the last one,
+which then exceeds its capacity: the caller finds and reports every such region at once.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _in_order_of_use(program: Program, kind: Kind) -> list[TensorSpec]:
 
 
 def _first_with_room(free: Mapping[str, int]) -> str:
-    """The first region whose free bytes stay at or above 0, else the one that lacks the least."""
-    return next((name for name, left in free.items() if left >= 0), max(free, key=free.__getitem__))
+    """The first region whose free bytes stay at or above 0, else the last."""
+    return next((name for name, left in free.items() if left >= 0), list(free)[-1])
 
 
 def _header_size(region: MemoryRegion, tensors: int) -> int:

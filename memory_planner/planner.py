@@ -9,6 +9,7 @@ raises DoesNotFitError with the facts and with remedies that were planned to pro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
@@ -32,24 +33,34 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     the fullest op and its live buffers, and what would make the model fit.
     """
     _check_transfers(program, target)
-    plan = draft_plan(program, target)
-    lacking = shortfalls(plan, program, target)
+    draft = draft_plan(program, target)
+    lacking = shortfalls(draft.plan, program, target)
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
+    offsets = {name: place.offset for name, place in draft.plan.placements.items()}
+    plan = replace(draft.plan, linears=plan_linears(program, target, draft.halvings, offsets))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan without transfers in which a region may exceed its capacity."""
+
+    plan: Plan
+    halvings: Mapping[str, int]  # of the tiles, by role
+
+
 def fits(program: Program, target: TargetSpec) -> bool:
     """Whether no region would be too small."""
-    return all(region.free >= 0 for region in draft_plan(program, target).regions)
+    return all(region.free >= 0 for region in draft_plan(program, target).plan.regions)
 
 
-def draft_plan(program: Program, target: TargetSpec) -> Plan:
-    """A complete plan in which a region may exceed its capacity: what `plan_memory` would need."""
+def draft_plan(program: Program, target: TargetSpec) -> Draft:
+    """What the program needs on the target, whether or not there is so much."""
     roles = folded_roles(program)
     blobs = place_blobs(program, target)
     states = place_states(program, target, blobs)
@@ -58,18 +69,18 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
         _region_plan(target, name, blob, arenas.allocations[name]) for name, blob in blobs.items()
     )
     placements = _placements(program, blobs, arenas, regions, len(roles))
-    weights = {name: offset for blob in blobs.values() for name, offset in blob.offsets.items()}
-    return Plan(
+    plan = Plan(
         target=target.name,
         cores=target.cores,
         roles=roles,
         placements=placements,
-        linears=plan_linears(program, target, arenas.halvings, weights),
+        linears={},
         attention=plan_attention(program, target, arenas.halvings),
         regions=regions,
         rows=report_rows(program, target, regions, placements, blobs),
         blob_headers={name: blob.header for name, blob in blobs.items() if blob.offsets},
     )
+    return Draft(plan, arenas.halvings)
 
 
 def _region_plan(target: TargetSpec, name: str, blob: Blob, arena: Allocation) -> RegionPlan:

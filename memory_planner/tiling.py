@@ -59,9 +59,9 @@ def slot_size(program: Program, op: Op, target: TargetSpec, halvings: int) -> in
 
 
 def plan_linears(
-    program: Program, target: TargetSpec, halvings: Mapping[str, int], weights: Mapping[str, int]
+    program: Program, target: TargetSpec, halvings: Mapping[str, int], offsets: Mapping[str, int]
 ) -> dict[str, LinearPlan]:
-    """A plan per LINEAR op. `halvings` is by role, `weights` maps a weight to its offset."""
+    """A plan per LINEAR op. `halvings` is by role, `offsets` maps a weight to its place."""
     plans = {}
     for op in program.ops:
         if op.kind is not OpKind.LINEAR:
@@ -72,7 +72,7 @@ def plan_linears(
             continue
         count = records_per_tile(layout, target, halvings.get(op.role, 0))
         slot = slot_size(program, op, target, halvings.get(op.role, 0))
-        transfers = _transfers(layout, count, weights[weight])
+        transfers = _transfers(layout, count, offsets[weight])
         plans[op.id] = LinearPlan(op.id, weight, count, TILE_PREFIX + op.role, slot, transfers)
     return plans
 

@@ -49,7 +49,12 @@ class Memory:
         self.owner = np.full(size, NOBODY, np.int32)
 
     def write(self, offset: int, data: npt.NDArray[np.uint8], owner: int) -> None:
-        """Store bytes and take possession of them."""
+        """Store bytes and take possession of them; MemoryFaultError past the planned bytes."""
+        if not 0 <= offset <= self.bytes.size - data.size:
+            raise MemoryFaultError(
+                "the plan lets an op write outside the region",
+                [Problem(self.name, f"bytes {offset}..{offset + data.size}", str(self.bytes.size))],
+            )
         self.bytes[offset : offset + data.size] = data
         self.owner[offset : offset + data.size] = owner
 

@@ -29,6 +29,7 @@ COSTS = Costs(
     rmsnorm=30.0,
     rope=30.0,
     kv_append=25.0,
+    attention_scan=6.0,
     attention_mac=5.0,
     attention_score=40.0,
     attention_merge=30.0,

@@ -18,6 +18,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 
 
 def config_of(directory: Path, *, drop: tuple[str, ...] = (), **changes: Any) -> ModelConfig:
@@ -83,16 +84,14 @@ def test_list_of_end_tokens(tmp_path: Path) -> None:
 
 
 def test_mistral_without_window(tmp_path: Path) -> None:
-    names = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-    config = config_of(tmp_path, **names, sliding_window=None)
+    config = config_of(tmp_path, **MISTRAL, sliding_window=None)
     assert config.architecture == "MistralForCausalLM"
 
 
 @pytest.mark.parametrize("window", [{"sliding_window": 4096}, {}])
-def test_mistral_with_window_is_refused(tmp_path: Path, window: dict[str, int]) -> None:
-    names = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+def test_mistral_with_window_is_refused(tmp_path: Path, window: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        config_of(tmp_path, **names, **window)
+        config_of(tmp_path, **MISTRAL, **window)
     assert "found 4096" in problems_of(caught.value)["sliding_window"]
 
 
@@ -180,8 +179,9 @@ def test_quantize_config_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_absurd_sizes(tmp_path: Path, key: str, value: object) -> None:
+    changes: dict[str, Any] = {key: value}
     with pytest.raises(CheckpointError) as caught:
-        config_of(tmp_path, **{key: value})
+        config_of(tmp_path, **changes)
     assert key in problems_of(caught.value)
 
 

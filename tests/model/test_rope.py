@@ -13,7 +13,7 @@ from toolchain.model.rope import rope_angles
 def test_default_by_hand() -> None:
     angles = rope_angles(RopeConfig(10000.0, "default"), head_dim=4, positions=3)
     assert angles.dtype == np.float64
-    np.testing.assert_allclose(angles, [[0, 0], [1, 0.01], [2, 0.02]], rtol=1e-15)
+    np.testing.assert_allclose(angles, [[0.0, 0.0], [1.0, 0.01], [2.0, 0.02]], rtol=1e-15)
 
 
 def test_linear_divides_positions() -> None:

@@ -137,8 +137,7 @@ def _read_architecture(fields: FieldReader) -> str:
     name = names[0]
     if name not in _MODEL_TYPES:
         reason = _REFUSED.get(name, "its graph is unknown to edgec")
-        allowed = f"{' or '.join(_MODEL_TYPES)} ({reason})"
-        fields.unsupported("architectures", name, allowed)
+        fields.unsupported("architectures", name, " or ".join(_MODEL_TYPES), reason)
     elif fields.is_set("model_type") and fields.raw("model_type") != _MODEL_TYPES[name]:
         allowed = f'"{_MODEL_TYPES[name]}", the type of {name}'
         fields.broken("model_type", fields.raw("model_type"), allowed)

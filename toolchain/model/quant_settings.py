@@ -56,7 +56,8 @@ def effective_settings(config: ModelConfig, quant: QuantConfig) -> Mapping[str, 
     for override in quant.overrides:
         matched = [op_id for op_id in settings if fnmatchcase(op_id, override.pattern)]
         if not matched:
-            allowed = f"a pattern that matches one of {', '.join(settings)}"
+            examples = ", ".join([*list(settings)[:8], HEAD])
+            allowed = f"a pattern that matches an op id, such as {examples}"
             problems.append(Problem("override", f"pattern {override.pattern!r}", allowed))
         for op_id in matched:
             settings[op_id] = _apply(settings[op_id], override)

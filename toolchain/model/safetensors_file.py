@@ -56,7 +56,7 @@ class TensorRef:
         else:
             wide = raw.view("<f4" if self.dtype == "F32" else "<f2").astype(np.float32)
         # A plain array: what numpy derives from a mapped one still calls itself a memmap.
-        return np.asarray(wide).view(np.ndarray).reshape(self.shape)
+        return wide.view(np.ndarray).reshape(self.shape)
 
 
 def read_header(path: Path, log: ProblemLog) -> dict[str, TensorRef | None] | None:

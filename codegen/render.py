@@ -1,0 +1,120 @@
+"""ModelView -> the text files of a bundle: generated C, runtime, build files, README.
+
+Templates only print: undefined names are errors, and every value is computed before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from codegen.layout import crc_constant, model_view
+from codegen.runtime import PORTS, apply_prefix, check_prefix, runtime_files
+from codegen.serialize import graph_hash
+from memory_planner.plan import Plan
+from memory_planner.target import TargetSpec
+from toolchain.model.program import Program
+
+# Template -> bundle path, with edgec_ for the prefix. The C is rendered first: it decides which
+# runtime sources the build files list.
+CODE_TEMPLATES = {
+    "header.h.j2": "include/edgec_model.h",
+    "sections.h.j2": "include/edgec_sections.h",
+    "linked.h.j2": "include/edgec_linked.h",
+    "model.c.j2": "src/edgec_model.c",
+    "linked.c.j2": "src/edgec_linked.c",
+    "weights.S.j2": "weights.S",
+    "arenas.S.j2": "arenas.S",
+    "sections.ld.j2": "sections.ld",
+    "selftest.h.j2": "test/edgec_selftest.h",
+    "selftest.c.j2": "test/edgec_selftest.c",
+    "selftest_data.S.j2": "test/edgec_selftest_data.S",
+    "trace.h.j2": "test/edgec_trace.h",
+    "main.c.j2": "test/main.c",
+}
+BUILD_TEMPLATES = {
+    "Makefile.j2": "Makefile",
+    "CMakeLists.txt.j2": "CMakeLists.txt",
+    "files.txt.j2": "files.txt",
+    "README.md.j2": "README.md",
+}
+OPTIONAL = ("arenas.S", "src/edgec_linked.c", "weights.S")
+SELFTEST = ("test/edgec_selftest.c", "test/edgec_selftest_data.S")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeOptions:
+    """What the generated code says of itself."""
+
+    prefix: str  # of every external symbol
+    version: str  # of edgec
+    model_hash: str  # hex digest of the checkpoint
+
+
+def render_code(
+    program: Program, plan: Plan, target: TargetSpec, options: CodeOptions
+) -> dict[str, str]:
+    """Bundle path -> text of everything that is compiled or read by a firmware developer.
+
+    Raises ConfigError when the prefix cannot be used.
+    """
+    check_prefix(options.prefix)
+    graph = graph_hash(program, plan)
+    values: dict[str, Any] = {
+        "model": model_view(program, plan, target, graph),
+        "prefix": options.prefix,
+        "version": options.version,
+        "target": plan.target,
+        "target_crc": crc_constant(plan.target),
+        "cores": plan.cores,
+        "model_hash": options.model_hash,
+        "graph_hash": graph.hex(),
+    }
+    files = {path: _render(name, values) for name, path in CODE_TEMPLATES.items()}
+    files.update(runtime_files(text for path, text in files.items() if path.endswith(".c")))
+    lists = _file_lists(files)
+    files.update({path: _render(n, values | lists) for n, path in BUILD_TEMPLATES.items()})
+    return {
+        _path(path, options.prefix): apply_prefix(text, options.prefix)
+        for path, text in files.items()
+    }
+
+
+def _path(path: str, prefix: str) -> str:
+    if path == "include/edgec_model.h":
+        return f"include/{prefix}.h"
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{apply_prefix(name, prefix)}" if folder else path
+
+
+def _file_lists(files: dict[str, str]) -> dict[str, Any]:
+    sources = sorted(path for path in files if path.endswith((".c", ".S")))
+    return {
+        "library": [path for path in sources if not path.startswith(("test/", "runtime/port/"))],
+        "runner": [path for path in sources if path.startswith("test/")],
+        "ports": {
+            port: [path for path in sources if path.startswith(f"runtime/port/{port}/")]
+            for port in PORTS
+        },
+        "optional": list(OPTIONAL),
+        "selftest": list(SELFTEST),
+    }
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("templates", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # C, not HTML  # noqa: S701
+    )
+
+
+def _render(name: str, values: dict[str, Any]) -> str:
+    return _environment().get_template(name).render(values)

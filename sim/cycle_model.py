@@ -1,0 +1,205 @@
+"""Cycles of one op: how its work is divided among the cores, and what waits for memory.
+
+Every formula is an estimate from the constants of the target file: cycles of one core per unit of
+work, divided as the kernels divide it (rows of a record, heads, or elements; the fullest core
+counts). Operands in a memory that is slower than the one in which kernels were measured add the
+difference of one load per access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from memory_planner.footprint import SCRATCH_PREFIX
+from memory_planner.plan import Plan
+from memory_planner.target import Link, TargetSpec
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import Kind, Op, OpKind, Program
+
+# Accesses per unit of work, counted in the kernels' source and rounded up.
+ACTIVATION_ACCESSES = 2
+SCRATCH_ACCESSES = {OpKind.ATTENTION: 6}
+DEFAULT_SCRATCH_ACCESSES = 3
+TABLE_LOADS = {OpKind.SWIGLU: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class OpCycles:
+    """Cycles of one op; `moved` are bytes by link, `total` is what the step waits for."""
+
+    compute: float
+    dma: float
+    total: float
+    moved: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the formulas look at."""
+
+    program: Program
+    plan: Plan
+    target: TargetSpec
+    position: int  # of the token: attention reads position + 1 rows
+
+
+def transfer_cycles(link: Link, size: int) -> float:
+    """Cycles of one DMA transfer of `size` bytes, programming and waiting included."""
+    return max(link.min_cycles, link.setup_cycles + size / link.bytes_per_cycle)
+
+
+def overlapped_cycles(dma: Sequence[float], compute: Sequence[float]) -> float:
+    """Cycles of a double-buffered pipeline: tile i+1 travels while tile i is computed.
+
+    The first transfer is exposed, then each tile costs the longer of its work and the next
+    transfer, the last tile its work.
+    """
+    waits = [*dma[1:], 0.0]
+    return dma[0] + sum(max(pair) for pair in zip(compute, waits, strict=True))
+
+
+def op_cycles(context: Context, op: Op) -> OpCycles:
+    """The estimate of one op, the barrier that ends it included."""
+    if op.kind is OpKind.LINEAR:
+        return _linear(context, op)
+    if op.kind is OpKind.ATTENTION:
+        return _attention(context, op)
+    cycles = _elementwise(context, op) + _stalls(context, op) + context.target.costs.barrier
+    return OpCycles(cycles, 0.0, cycles)
+
+
+def kv_bytes(context: Context) -> int:
+    """Bytes of KV cache that one ATTENTION op must read, each row and scale once."""
+    shape = context.program.shape
+    return (context.position + 1) * 2 * shape.kv_heads * (shape.head_dim + 4)
+
+
+def _share(context: Context, units: int) -> int:
+    """Units of the core that has most."""
+    return -(-units // context.target.cores)
+
+
+def _work(context: Context, op: Op) -> int:
+    """Units of work of an op: elements, or scores for attention."""
+    shape = context.program.shape
+    by_kind = {
+        OpKind.EMBED: shape.hidden,
+        OpKind.ROPE: shape.heads * shape.head_dim,
+        OpKind.KV_APPEND: shape.kv_heads * shape.head_dim,
+        OpKind.ATTENTION: shape.heads * (context.position + 1),
+        OpKind.ATTENTION_MERGE: shape.heads * shape.head_dim,
+    }
+    return by_kind.get(op.kind, prod(context.program.tensors[op.inputs[0]].shape))
+
+
+def _elementwise(context: Context, op: Op) -> float:
+    costs, shape = context.target.costs, context.program.shape
+    elements = _share(context, _work(context, op))
+    heads = _share(context, shape.heads) * shape.head_dim
+    kv_heads = _share(context, shape.kv_heads) * shape.head_dim
+    by_kind = {
+        OpKind.EMBED: costs.embed * elements,
+        OpKind.RMSNORM: costs.rmsnorm * elements + costs.reduction,
+        OpKind.ROPE: costs.rope * heads,
+        OpKind.KV_APPEND: costs.kv_append * 2 * kv_heads,
+        OpKind.ATTENTION_MERGE: costs.attention_merge * heads + costs.reduction,
+        OpKind.RESIDUAL_ADD: costs.residual_add * elements,
+        OpKind.SWIGLU: costs.swiglu * elements + costs.reduction,
+        OpKind.ARGMAX: costs.argmax * elements + costs.reduction,
+    }
+    return by_kind[op.kind]
+
+
+def _linear(context: Context, op: Op) -> OpCycles:
+    program, plan, target = context.program, context.plan, context.target
+    layout, how = program.layout_of(op), plan.linears[op.id]
+    region = plan.placements[how.weight].region
+    link = target.link(region)
+    moved = ((link.name, layout.size),)
+    record, barrier = _record_cycles(target, layout), target.costs.barrier
+    rest = _stalls(context, op) + barrier
+    if not how.transfers:
+        words = layout.size / 4 / target.cores
+        rest += words * _extra_load(context, region)
+        compute = record * _share(context, layout.records) + rest
+        return OpCycles(compute, 0.0, compute, moved)
+    dma = [transfer_cycles(link, tile.size) for tile in how.transfers]
+    work = [barrier + record * _share(context, tile.records) for tile in how.transfers]
+    return OpCycles(sum(work) + rest, sum(dma), overlapped_cycles(dma, work) + rest, moved)
+
+
+def _record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
+    """Cycles of one core for one record: all its rows, padding rows included."""
+    lanes, costs = layout.packing.rows, target.costs
+    macs = lanes * layout.columns * costs.mac[layout.packing.value]
+    groups = lanes * layout.groups * costs.linear_group if layout.groups > 1 else 0.0
+    return macs + groups + lanes * costs.linear_row
+
+
+def _attention(context: Context, op: Op) -> OpCycles:
+    """Three passes over the cache: scales of v, rows and scales of k, rows and scales of v."""
+    target, shape, how = context.target, context.program.shape, context.plan.attention
+    costs, length = target.costs, context.position + 1
+    heads = _share(context, shape.heads)
+    scan = heads * costs.attention_scan
+    visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
+    region = context.plan.placements[op.inputs[2]].region
+    link = target.link(region)
+    moved = ((link.name, kv_bytes(context)),)
+    rest = _stalls(context, op) + costs.barrier
+    if how.tile_buffer is None:
+        rest += kv_bytes(context) / target.cores * _extra_load(context, region)
+        compute = length * (scan + 2 * visit) + rest
+        return OpCycles(compute, 0.0, compute, moved)
+    scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
+    scans = _chunks(length, how.slot_size // scale)
+    visits = 2 * _chunks(length, how.positions_per_chunk)
+    dma = [transfer_cycles(link, count * scale) for count in scans]
+    for count in visits:
+        dma.append(transfer_cycles(link, count * row) + transfer_cycles(link, count * scale))
+    work = [costs.barrier + count * scan for count in scans]
+    work += [costs.barrier + count * visit for count in visits]
+    return OpCycles(sum(work) + rest, sum(dma), overlapped_cycles(dma, work) + rest, moved)
+
+
+def _chunks(length: int, most: int) -> list[int]:
+    return [min(most, length - first) for first in range(0, length, most)]
+
+
+def _extra_load(context: Context, region: str) -> float:
+    """Cycles by which a load from `region` is longer than in the kernels as measured."""
+    target = context.target
+    usual = target.region(target.placement["activations"][0]).load_cycles
+    return max(0.0, target.region(region).load_cycles - usual)
+
+
+def _stalls(context: Context, op: Op) -> float:
+    """Cycles of the fullest core for operands outside the fast memory, tiles excepted."""
+    plan = context.plan
+    return sum(
+        accesses / context.target.cores * _extra_load(context, plan.placements[name].region)
+        for name, accesses in _accesses(context, op)
+    )
+
+
+def _accesses(context: Context, op: Op) -> Iterator[tuple[str, int]]:
+    """Loads and stores of all cores by buffer; not weights and cache rows, which are moved."""
+    program, work = context.program, _work(context, op)
+    is_linear = op.kind is OpKind.LINEAR
+    records = program.layout_of(op).records if is_linear else 1
+    for name in (*op.inputs, *op.outputs):
+        spec = program.tensors[name]
+        if spec.kind is Kind.ACTIVATION:
+            repeats = records if name in op.inputs else 1
+            yield name, prod(spec.shape) * (repeats if is_linear else ACTIVATION_ACCESSES)
+        elif not is_linear and (spec.kind is Kind.CONST or op.kind is OpKind.EMBED):
+            yield name, work * TABLE_LOADS.get(op.kind, 1)
+        elif op.kind is OpKind.KV_APPEND:
+            yield name, work
+    if SCRATCH_PREFIX + op.role in context.plan.placements:
+        yield (
+            SCRATCH_PREFIX + op.role,
+            work * SCRATCH_ACCESSES.get(op.kind, DEFAULT_SCRATCH_ACCESSES),
+        )

@@ -1,0 +1,162 @@
+"""What each command does: call the pipeline, then print a table or one JSON document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from toolchain import tables
+from toolchain.cli import print_json
+from toolchain.model.errors import ConfigError, MismatchError, Problem
+from toolchain.options import (
+    BUNDLED_NAME,
+    CompileRequest,
+    ModelOptions,
+    SimulateRequest,
+    bundled_model,
+)
+
+Json = dict[str, Any]
+
+
+def progress_bar() -> Bar:
+    """A spinner with the current step on stderr, gone when the work is done."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Bar(*columns, console=tables.stderr(), transient=True)
+
+
+def run_compile(request: CompileRequest, as_json: bool) -> None:
+    """Compile and write the bundle; an existing bundle is replaced only when all went well."""
+    from codegen.bundle import check_destination, write_bundle
+    from memory_planner.target_file import load_target
+    from toolchain.pipeline import CompileOptions, compile_model
+
+    check_destination(request.output)
+    if request.golden_steps < 1:
+        problem = Problem("--golden-steps", str(request.golden_steps), "at least 1")
+        raise ConfigError("some options cannot be used", [problem])
+    target = load_target(request.model.target)
+    options = CompileOptions(
+        request.model.quant,
+        request.model.context,
+        request.model.modes,
+        request.prefix,
+        request.golden_steps,
+    )
+    model_dir = request.model_dir or bundled_model()
+    with progress_bar() as bar:
+        task = bar.add_task("compiling", total=None)
+        compiled = compile_model(
+            model_dir, target, options, lambda step: bar.update(task, description=step)
+        )
+        write_bundle(compiled.bundle, request.output)
+    summary: Json = {
+        "model": BUNDLED_NAME if request.model_dir is None else request.model_dir.name,
+        "output": str(request.output),
+        "files": len(compiled.bundle.files),
+        "fit": compiled.reports["fit.json"],
+        "latency": compiled.reports["latency.json"],
+    }
+    if as_json:
+        print_json(summary)
+    else:
+        tables.print_compiled(summary)
+
+
+def run_fit(model: Path | None, options: ModelOptions, as_json: bool) -> None:
+    """Plan a program without weights and print where its bytes go."""
+    from memory_planner.planner import plan_memory
+    from memory_planner.target_file import load_target
+    from toolchain.model.config import read_config
+    from toolchain.model.outline import LowerConfig, outline_program
+    from toolchain.report import fit_report
+
+    config = read_config(model or bundled_model())
+    context = options.context or config.max_position_embeddings
+    program = outline_program(config, options.quant, LowerConfig(context, options.modes))
+    report = fit_report(program, plan_memory(program, load_target(options.target)))
+    if as_json:
+        print_json(report)
+    else:
+        tables.print_fit(report)
+
+
+def run_simulate(request: SimulateRequest, as_json: bool) -> None:
+    """Stream the text that the firmware would write, then the latency estimate."""
+    from toolchain.simulate import Simulation
+
+    simulation = Simulation.load(request.build)
+    tokens, pieces = [], []
+    started = perf_counter()
+    for token, text in simulation.generate(request):
+        tokens.append(token)
+        pieces.append(text)
+        if not as_json:
+            tables.print_text(text)
+    report = simulation.report(request.prompt, "".join(pieces), tokens)
+    report["simulated_tokens_per_second"] = round(len(tokens) / (perf_counter() - started), 1)
+    if as_json:
+        print_json(report)
+    else:
+        tables.print_simulation(report)
+
+
+def run_verify(build: Path, runners: tuple[str, ...], as_json: bool) -> None:
+    """Build and run the bundle's C; MismatchError when any tensor differs."""
+    from toolchain.verify import verify_bundle
+
+    with progress_bar() as bar:
+        task = bar.add_task("verifying", total=None)
+        reports = verify_bundle(
+            build, runners, lambda step: bar.update(task, description=step)
+        )
+    if as_json:
+        print_json({"runners": [report.to_dict() for report in reports]})
+    else:
+        tables.print_verified([report.to_dict() for report in reports])
+    if any(report.first_divergence for report in reports):
+        raise SystemExit(MismatchError.exit_code)
+
+
+def run_compare(dump: Path, golden: Path, as_json: bool) -> None:
+    """Print the first divergence; exit code 6 when there is one."""
+    from sim.compare import compare_dump
+
+    divergence = compare_dump(dump, golden)
+    if as_json:
+        print_json({"equal": divergence is None, "first_divergence": _dict(divergence)})
+    else:
+        tables.print_divergence(_dict(divergence))
+    if divergence is not None:
+        raise SystemExit(MismatchError.exit_code)
+
+
+def _dict(divergence: Any) -> Json | None:
+    return None if divergence is None else divergence.to_dict()
+
+
+def run_targets(as_json: bool) -> None:
+    """All packaged targets with their regions."""
+    from memory_planner.target_file import list_targets, load_target
+
+    found = []
+    for name in list_targets():
+        target = load_target(name)
+        regions = [{"name": r.name, "base": r.base, "size": r.size} for r in target.regions]
+        found.append(
+            {
+                "name": target.name,
+                "description": target.description,
+                "cores": target.cores,
+                "clock_hz": target.clock_hz,
+                "regions": regions,
+            }
+        )
+    if as_json:
+        print_json({"targets": found})
+    else:
+        tables.print_targets(found)
