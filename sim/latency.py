@@ -177,7 +177,7 @@ def _mean_cycles(context: Context, total: int) -> int:
 
 def _assumptions(target: TargetSpec) -> tuple[str, ...]:
     return tuple(
-        f"{path} = {constant.value:g} {constant.unit}: {constant.source}"
+        f"{path} = {constant.value} {constant.unit}: {constant.source}"
         for path, constant in target.constants.items()
         if constant.status is Status.ASSUMED
     )

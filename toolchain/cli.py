@@ -101,7 +101,7 @@ def main() -> None:
 @click.option("--golden-steps", type=int, default=16, show_default=True, help="Golden tokens.")
 @model_options
 @json_option
-def compile(  # noqa: A001 - the name of the command
+def compile(
     model_dir: Path | None,
     output: Path,
     prefix: str,

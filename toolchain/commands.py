@@ -111,9 +111,7 @@ def run_verify(build: Path, runners: tuple[str, ...], as_json: bool) -> None:
 
     with progress_bar() as bar:
         task = bar.add_task("verifying", total=None)
-        reports = verify_bundle(
-            build, runners, lambda step: bar.update(task, description=step)
-        )
+        reports = verify_bundle(build, runners, lambda step: bar.update(task, description=step))
     if as_json:
         print_json({"runners": [report.to_dict() for report in reports]})
     else:

@@ -52,7 +52,7 @@ def bundled_model() -> Path:
     return Path(str(files("toolchain.model") / "bundled"))
 
 
-def parse_model_options(  # noqa: PLR0913 - one argument per option
+def parse_model_options(
     *,
     target: str,
     bits: int,

@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from codegen.blob import build_blobs
-from codegen.bundle import Bundle, BundleInputs, emit_bundle
-from memory_planner.plan import Plan
+from codegen.bundle import Bundle, BundleParts, emit_bundle
+from codegen.golden import build_golden
+from codegen.serialize import graph_hash
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
-from sim.latency import LatencyReport, estimate
+from sim.latency import estimate
 from sim.machine import run_steps
 from toolchain.calibrate import fit_residual_bits, golden_tokens
 from toolchain.model.checkpoint import load_model
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig
-from toolchain.model.program import ActMode, Program
-from toolchain.model.quantize import QuantConfig, QuantModel, quantize_model
+from toolchain.model.program import ActMode
+from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.tokenizer import load_tokenizer
+from toolchain.provenance import code_options, extra_files, settings_of, weight_bits
 from toolchain.report import build_reports
 
 Progress = Callable[[str], None]
@@ -42,13 +45,10 @@ class CompileOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """The bundle and the values it was made from."""
+    """The bundle and its reports by file name."""
 
     bundle: Bundle
-    quant: QuantModel
-    program: Program
-    plan: Plan
-    latency: LatencyReport
+    reports: Mapping[str, Any]
 
 
 def compile_model(
@@ -62,11 +62,11 @@ def compile_model(
     progress("reading the checkpoint")
     model = load_model(model_dir)
     tokenizer = load_tokenizer(model_dir)
-    quant = quantize_model(model, options.quant, progress)
     context = options.context or model.config.max_position_embeddings
     config = LowerConfig(context, options.modes)
-    tokens = golden_tokens(tokenizer, model.config, min(options.golden_steps, context))
+    quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
+    tokens = golden_tokens(tokenizer, model.config, min(options.golden_steps, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, tokens))
     program = lower_model(quant, config)
     progress("planning memory")
@@ -75,10 +75,19 @@ def compile_model(
     progress("packing weights")
     blobs = build_blobs(program, plan)
     progress("running the golden vectors on the byte-true simulator")
-    records = tuple(run_steps(program, plan, blobs, tokens))
+    trace = run_steps(program, plan, blobs, tokens)
+    golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
     reports = build_reports(quant, program, plan, latency)
-    inputs = BundleInputs(
-        program, plan, target, blobs, tokens, records, model_dir, options.prefix, reports
+    parts = BundleParts(
+        program=program,
+        plan=plan,
+        target=target,
+        blobs=blobs,
+        golden=golden,
+        options=code_options(model_dir, options.prefix),
+        settings=settings_of(quant, config),
+        weight_bits=weight_bits(quant),
+        extra_files=extra_files(model_dir, reports),
     )
-    return Compiled(emit_bundle(inputs), quant, program, plan, latency)
+    return Compiled(emit_bundle(parts), reports)

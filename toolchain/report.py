@@ -88,4 +88,3 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
         )
     sites = {op.role: op.mode.value for op in program.ops if op.mode is not None}
     return {"tensors": tensors, "activations": sites, "residual_bits": program.residual_bits}
-

@@ -1,0 +1,148 @@
+"""What people see: tables and bars on a terminal, plain text in a pipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Json = dict[str, Any]
+BAR_WIDTH = 20
+MEBIBYTE = 1 << 20
+
+
+def stdout() -> Console:
+    """Colour only on a terminal; a pipe gets lines of any width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=110)
+
+
+def stderr() -> Console:
+    """Where progress goes."""
+    return Console(stderr=True)
+
+
+def size_text(size: int) -> str:
+    """Bytes with thousands separators."""
+    return f"{size:,}"
+
+
+def bar(used: int, capacity: int) -> str:
+    """A bar of `BAR_WIDTH` characters; anything above nothing shows."""
+    filled = min(BAR_WIDTH, -(-used * BAR_WIDTH // capacity)) if capacity else 0
+    return "█" * filled + "░" * (BAR_WIDTH - filled)
+
+
+def print_fit(report: Json) -> None:
+    """Regions with their use, then what the bytes are."""
+    console = stdout()
+    console.print(
+        f"{report['parameters']['dense']:,} parameters at context {report['context']}: "
+        f"{size_text(report['bytes']['fp16'])} bytes in 16 bit, "
+        f"{size_text(report['bytes']['packed'])} packed"
+    )
+    table = Table("region", "use", title=f"Memory on {report['target']} (bytes)")
+    for title in ("used", "free", "capacity", "%"):
+        table.add_column(title, justify="right")
+    for region in report["regions"]:
+        used, capacity = region["used"], region["capacity"]
+        numbers = (size_text(used), size_text(region["free"]), size_text(capacity))
+        table.add_row(region["name"], bar(used, capacity), *numbers, f"{100 * used / capacity:.1f}")
+    console.print(table)
+    rows = Table("region", "category", title="What the bytes are")
+    rows.add_column("bytes", justify="right")
+    for row in report["rows"]:
+        rows.add_row(row["region"], row["category"], size_text(row["bytes"]))
+    console.print(rows)
+    console.print(
+        f"KV cache: {size_text(report['kv_cache_bytes_per_position'])} bytes per position"
+    )
+
+
+def print_latency(report: Json) -> None:
+    """The decode estimate and what it is made of."""
+    console = stdout()
+    table = Table("ops", title=f"Decode at position {report['position']}: estimate, not measured")
+    table.add_column("cycles", justify="right")
+    table.add_column("%", justify="right")
+    total = report["cycles_per_token"]
+    for kind, cycles in report["by_kind"].items():
+        table.add_row(kind, f"{cycles:,}", f"{100 * cycles / total:.1f}")
+    table.add_section()
+    table.add_row("one token", f"{total:,}", "100.0")
+    console.print(table)
+    console.print(
+        f"about {report['tokens_per_second']:,.1f} tokens/s at the target's clock; "
+        f"bandwidth bound {report['bound_tokens_per_second']:,.1f} tokens/s"
+    )
+
+
+def print_compiled(summary: Json) -> None:
+    """What `edgec compile` did."""
+    print_fit(summary["fit"])
+    print_latency(summary["latency"])
+    stdout().print(
+        f"Compiled {summary['model']} into {summary['output']} ({summary['files']} files)",
+        soft_wrap=True,
+    )
+
+
+def print_text(text: str) -> None:
+    """A piece of generated text, as it arrives."""
+    stdout().print(text, end="", markup=False, soft_wrap=True)
+
+
+def print_simulation(report: Json) -> None:
+    """The latency estimate below a streamed text."""
+    console = stdout()
+    console.print()
+    print_latency(report)
+    console.print(f"simulated at {report['simulated_tokens_per_second']:,.1f} tokens/s here")
+
+
+def print_verified(reports: list[Json]) -> None:
+    """One line per runner, then the first divergence of each that has one."""
+    console = stdout()
+    table = Table("runner")
+    for title in ("ops compared", "ops equal", "instructions per token"):
+        table.add_column(title, justify="right")
+    for report in reports:
+        instructions = report["instructions_per_token"]
+        table.add_row(
+            report["runner"],
+            f"{report['ops_compared']:,}",
+            f"{report['ops_equal']:,}",
+            "" if instructions is None else f"{instructions:,}",
+        )
+    console.print(table)
+    for report in reports:
+        if report["first_divergence"]:
+            console.print(f"{report['runner']}: {report['first_divergence']}", soft_wrap=True)
+
+
+def print_divergence(comparison: Json) -> None:
+    """Result of `edgec compare`."""
+    console = stdout()
+    console.print(
+        f"{comparison['ops_equal']:,} of {comparison['ops_compared']:,} ops equal, "
+        f"{comparison['missing']:,} expected tensors not in the dump"
+    )
+    if comparison["first_divergence"]:
+        console.print(f"first divergence: {comparison['first_divergence']}", soft_wrap=True)
+
+
+def print_targets(targets: list[Json]) -> None:
+    """Known SoCs and their regions."""
+    table = Table("target", "description", "region")
+    for title in ("base", "size"):
+        table.add_column(title, justify="right")
+    for target in targets:
+        head = [target["name"], f"{target['description']}"]
+        for region in target["regions"]:
+            table.add_row(
+                *head, region["name"], f"{region['base']:#010x}", size_text(region["size"])
+            )
+            head = ["", ""]
+        table.add_section()
+    stdout().print(table)
