@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ class BundleParts:
     target: TargetSpec
     blobs: Mapping[str, bytes]
     golden: Golden
-    options: CodeOptions
+    prefix: str  # of every external symbol of the C
+    version: str  # of edgec
+    model_hash: str  # hex digest of the checkpoint
     settings: Mapping[str, Any]  # effective options of the compilation, plain JSON values
     weight_bits: Mapping[str, int]  # by weight tensor
     extra_files: Mapping[str, bytes]  # tokenizer and reports, by bundle path
@@ -78,7 +80,8 @@ class LoadedBundle:
 
 def emit_bundle(parts: BundleParts) -> Bundle:
     """All files of the bundle; raises ConfigError when the prefix cannot be used."""
-    code = render_code(parts.program, parts.plan, parts.target, parts.options)
+    options = CodeOptions(parts.prefix, parts.version, len(parts.golden.tokens))
+    code = render_code(parts.program, parts.plan, parts.target, options)
     files = {path: text.encode() for path, text in code.items()}
     files[PLAN] = pretty(document(parts.program, parts.plan))
     files.update({f"weights/{region}.bin": blob for region, blob in parts.blobs.items()})
@@ -91,10 +94,10 @@ def emit_bundle(parts: BundleParts) -> Bundle:
 def _manifest(parts: BundleParts, files: Mapping[str, bytes]) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
-        "edgec": parts.options.version,
-        "prefix": parts.options.prefix,
+        "edgec": parts.version,
+        "prefix": parts.prefix,
         "target": parts.plan.target,
-        "model_hash": parts.options.model_hash,
+        "model_hash": parts.model_hash,
         "graph_hash": graph_hash(parts.program, parts.plan).hex(),
         "settings": dict(parts.settings),
         "weights": _weight_rows(parts),
@@ -254,8 +257,3 @@ def _check_blobs(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> No
         problems += check_blob(blob, program, plan, plan.region(name), digest)
     if problems:
         raise BundleError("weight blobs and plan.json do not belong together", problems, REBUILD)
-
-
-def bundle_paths(bundle: Bundle) -> Sequence[str]:
-    """Paths of all files, in order."""
-    return tuple(bundle.files)

@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from codegen.layout import crc_constant, model_view
-from codegen.runtime import PORTS, apply_prefix, check_prefix, runtime_files
+from codegen.prefix import apply_prefix, check_prefix
+from codegen.runtime import PORTS, runtime_files
 from codegen.serialize import graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
@@ -51,7 +52,7 @@ class CodeOptions:
 
     prefix: str  # of every external symbol
     version: str  # of edgec
-    model_hash: str  # hex digest of the checkpoint
+    golden_steps: int  # tokens of the self-test
 
 
 def render_code(
@@ -70,7 +71,7 @@ def render_code(
         "target": plan.target,
         "target_crc": crc_constant(plan.target),
         "cores": plan.cores,
-        "model_hash": options.model_hash,
+        "golden_steps": options.golden_steps,
         "graph_hash": graph.hex(),
     }
     files = {path: _render(name, values) for name, path in CODE_TEMPLATES.items()}
@@ -112,7 +113,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # C, not HTML  # noqa: S701
+        autoescape=False,  # C, not HTML
     )
 
 

@@ -92,13 +92,15 @@ def with_channel_scales(program: Program) -> Program:
 
 def with_vocabulary(program: Program, vocab: int) -> Program:
     """The program with `vocab` tokens: rows of embedding and head, their scales, the logits."""
-    old = program.shape.vocab
-    ends = {name for op in program.ops if op.layer < 0 for name in (*op.inputs, *op.outputs)}
+    rows = set()
+    for op in program.ops:
+        if op.kind is OpKind.EMBED:
+            rows |= set(op.inputs)
+        elif op.kind is OpKind.LINEAR and op.layer < 0:
+            rows |= {program.weight_of(op).name, *op.outputs}
 
     def change(spec: TensorSpec) -> TensorSpec:
-        if spec.name not in ends or not spec.shape or spec.shape[0] != old:
-            return spec
-        if spec.kind is not Kind.WEIGHT and len(spec.shape) != 1:
+        if spec.name not in rows:
             return spec
         layout = replace(spec.layout, rows=vocab) if spec.layout else None
         return replace(spec, shape=(vocab, *spec.shape[1:]), layout=layout)

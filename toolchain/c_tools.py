@@ -141,7 +141,7 @@ def run_make(build: Build) -> None:
     command = [make, "--silent", "-C", str(build.bundle), f"-j{os.cpu_count() or 1}"]
     command += build.targets
     command += [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         command, env=_environment(), capture_output=True, text=True, errors="replace", check=False
     )
     if result.returncode != 0:
@@ -170,7 +170,7 @@ class ProgramRun:
 def run_program(command: Sequence[str]) -> ProgramRun:
     """Run a program that was just built; ToolError when it does not end."""
     try:
-        result = subprocess.run(  # noqa: S603
+        result = subprocess.run(
             list(command), capture_output=True, timeout=RUN_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:

@@ -6,7 +6,6 @@ takes `--json`; progress goes to stderr. Exit codes are those of toolchain/model
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,11 @@ Command = Callable[..., None]
 class EdgecGroup(click.Group):
     """Turns an EdgecError into its text (or JSON) and exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember whether errors are to be JSON too: they may come before the option is parsed."""
+        ctx.meta["edgec.json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error that edgec foresees ends here."""
         from toolchain.model.errors import EdgecError
@@ -35,7 +39,7 @@ class EdgecGroup(click.Group):
         try:
             return super().invoke(ctx)
         except EdgecError as error:
-            if "--json" in sys.argv[1:]:
+            if ctx.meta["edgec.json"]:
                 print_json(error.to_dict())
             else:
                 click.echo(f"edgec: {error}", err=True)
@@ -207,3 +211,7 @@ def read_model_options(values: dict[str, Any]) -> ModelOptions:
     from toolchain.options import parse_model_options
 
     return parse_model_options(**values)
+
+
+if __name__ == "__main__":
+    main()

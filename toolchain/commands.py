@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -11,7 +12,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toolchain import tables
 from toolchain.cli import print_json
-from toolchain.model.errors import ConfigError, MismatchError, Problem
+from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
@@ -71,14 +72,17 @@ def run_fit(model: Path | None, options: ModelOptions, as_json: bool) -> None:
     """Plan a program without weights and print where its bytes go."""
     from memory_planner.planner import plan_memory
     from memory_planner.target_file import load_target
+    from sim.latency import estimate
     from toolchain.model.config import read_config
     from toolchain.model.outline import LowerConfig, outline_program
     from toolchain.report import fit_report
 
     config = read_config(model or bundled_model())
-    context = options.context or config.max_position_embeddings
+    target = load_target(options.target)
+    context = config.max_position_embeddings if options.context is None else options.context
     program = outline_program(config, options.quant, LowerConfig(context, options.modes))
-    report = fit_report(program, plan_memory(program, load_target(options.target)))
+    plan = plan_memory(program, target)
+    report = fit_report(program, plan, estimate(program, plan, target, context // 2))
     if as_json:
         print_json(report)
     else:
@@ -111,30 +115,37 @@ def run_verify(build: Path, runners: tuple[str, ...], as_json: bool) -> None:
 
     with progress_bar() as bar:
         task = bar.add_task("verifying", total=None)
-        reports = verify_bundle(build, runners, lambda step: bar.update(task, description=step))
+        report = verify_bundle(
+            build, runners, progress=lambda step: bar.update(task, description=step)
+        )
     if as_json:
-        print_json({"runners": [report.to_dict() for report in reports]})
+        print_json(report.to_dict())
     else:
-        tables.print_verified([report.to_dict() for report in reports])
-    if any(report.first_divergence for report in reports):
+        tables.print_verified(report.to_dict())
+    if not report.passed:
         raise SystemExit(MismatchError.exit_code)
 
 
 def run_compare(dump: Path, golden: Path, as_json: bool) -> None:
     """Print the first divergence; exit code 6 when there is one."""
     from sim.compare import compare_dump
+    from sim.dump import read_dump
+    from sim.golden import read_golden
 
-    divergence = compare_dump(dump, golden)
+    comparison = asdict(compare_dump(read_dump(_read(dump), str(dump)), read_golden(golden)))
     if as_json:
-        print_json({"equal": divergence is None, "first_divergence": _dict(divergence)})
+        print_json(comparison)
     else:
-        tables.print_divergence(_dict(divergence))
-    if divergence is not None:
+        tables.print_comparison(comparison)
+    if comparison["first_divergence"]:
         raise SystemExit(MismatchError.exit_code)
 
 
-def _dict(divergence: Any) -> Json | None:
-    return None if divergence is None else divergence.to_dict()
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def run_targets(as_json: bool) -> None:

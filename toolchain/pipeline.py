@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from sim.machine import run_steps
 from toolchain.calibrate import fit_residual_bits, golden_tokens
 from toolchain.model.checkpoint import load_model
 from toolchain.model.lower import lower_model
-from toolchain.model.outline import LowerConfig
+from toolchain.model.outline import LowerConfig, check_lower_config
 from toolchain.model.program import ActMode
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.tokenizer import load_tokenizer
-from toolchain.provenance import code_options, extra_files, settings_of, weight_bits
+from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
 from toolchain.report import build_reports
 
 Progress = Callable[[str], None]
@@ -62,8 +63,10 @@ def compile_model(
     progress("reading the checkpoint")
     model = load_model(model_dir)
     tokenizer = load_tokenizer(model_dir)
-    context = options.context or model.config.max_position_embeddings
+    trained = model.config.max_position_embeddings
+    context = trained if options.context is None else options.context
     config = LowerConfig(context, options.modes)
+    check_lower_config(model.config, config)
     quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
     tokens = golden_tokens(tokenizer, model.config, min(options.golden_steps, context))
@@ -85,7 +88,9 @@ def compile_model(
         target=target,
         blobs=blobs,
         golden=golden,
-        options=code_options(model_dir, options.prefix),
+        prefix=options.prefix,
+        version=version("edgec"),
+        model_hash=checkpoint_hash(model_dir),
         settings=settings_of(quant, config),
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports),

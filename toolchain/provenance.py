@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from codegen.bundle import TOKENIZER
 from codegen.json_text import pretty
-from codegen.render import CodeOptions
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import TOKENIZER_FILE
@@ -30,11 +28,6 @@ def checkpoint_hash(model_dir: Path) -> str:
                 content.update(chunk)
         digest.update(f"{path.name}\0".encode() + content.digest())
     return digest.hexdigest()
-
-
-def code_options(model_dir: Path, prefix: str) -> CodeOptions:
-    """What the generated code says of itself."""
-    return CodeOptions(prefix, version("edgec"), checkpoint_hash(model_dir))
 
 
 def settings_of(quant: QuantModel, lower: LowerConfig) -> dict[str, Any]:

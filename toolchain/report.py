@@ -21,13 +21,13 @@ def build_reports(
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
     return {
-        "fit.json": fit_report(program, plan),
+        "fit.json": fit_report(program, plan, latency),
         "quantization.json": quantization_report(quant, program),
         "latency.json": latency.to_dict(),
     }
 
 
-def fit_report(program: Program, plan: Plan) -> Json:
+def fit_report(program: Program, plan: Plan, latency: LatencyReport) -> Json:
     """Use of every region, the rows that sum to it, and what the KV cache costs per position."""
     shape = program.shape
     parameters = _parameters(program)
@@ -55,6 +55,12 @@ def fit_report(program: Program, plan: Plan) -> Json:
         "rows": [
             {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
         ],
+        "estimate": {
+            "position": latency.position,
+            "cycles_per_token": latency.cycles_per_token,
+            "tokens_per_second": round(latency.tokens_per_second, 1),
+            "bound_tokens_per_second": round(latency.bound_tokens_per_second, 1),
+        },
     }
 
 

@@ -58,6 +58,12 @@ def print_fit(report: Json) -> None:
     console.print(
         f"KV cache: {size_text(report['kv_cache_bytes_per_position'])} bytes per position"
     )
+    estimate = report["estimate"]
+    console.print(
+        f"estimate at position {estimate['position']}: {estimate['cycles_per_token']:,} cycles per "
+        f"token, {estimate['tokens_per_second']:,} tokens/s "
+        f"(bandwidth bound {estimate['bound_tokens_per_second']:,})"
+    )
 
 
 def print_latency(report: Json) -> None:
@@ -101,35 +107,50 @@ def print_simulation(report: Json) -> None:
     console.print(f"simulated at {report['simulated_tokens_per_second']:,.1f} tokens/s here")
 
 
-def print_verified(reports: list[Json]) -> None:
-    """One line per runner, then the first divergence of each that has one."""
+def print_verified(report: Json) -> None:
+    """One line per run, then the first divergence of each run that has one."""
     console = stdout()
-    table = Table("runner")
-    for title in ("ops compared", "ops equal", "instructions per token"):
-        table.add_column(title, justify="right")
-    for report in reports:
-        instructions = report["instructions_per_token"]
+    title = f"{report['tokens']} tokens, every tensor of every op against the simulator"
+    table = Table("runner", title=title)
+    columns = ("cores", "ops compared", "ops equal", "instructions per token")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for run in report["runs"]:
+        instructions = run["instructions_per_token"]
         table.add_row(
-            report["runner"],
-            f"{report['ops_compared']:,}",
-            f"{report['ops_equal']:,}",
-            "" if instructions is None else f"{instructions:,}",
+            f"{run['runner']} ({run['simulator'] or run['compiler']})",
+            str(run["cores"]),
+            f"{run['ops_compared']:,}",
+            f"{run['ops_equal']:,}",
+            "not counted" if instructions is None else f"{instructions:,.0f}",
         )
     console.print(table)
-    for report in reports:
-        if report["first_divergence"]:
-            console.print(f"{report['runner']}: {report['first_divergence']}", soft_wrap=True)
+    for run in report["runs"]:
+        if run["first_divergence"]:
+            print_divergence(f"{run['runner']}, {run['cores']} cores", run["first_divergence"])
+    console.print("all equal" if report["passed"] else "NOT equal")
 
 
-def print_divergence(comparison: Json) -> None:
+def print_comparison(comparison: Json) -> None:
     """Result of `edgec compare`."""
-    console = stdout()
-    console.print(
+    stdout().print(
         f"{comparison['ops_equal']:,} of {comparison['ops_compared']:,} ops equal, "
-        f"{comparison['missing']:,} expected tensors not in the dump"
+        f"{comparison['missing']:,} expected tensors not in the dump, "
+        f"{comparison['unexpected']:,} unexpected"
     )
     if comparison["first_divergence"]:
-        console.print(f"first divergence: {comparison['first_divergence']}", soft_wrap=True)
+        print_divergence("dump", comparison["first_divergence"])
+
+
+def print_divergence(where: str, first: Json) -> None:
+    """The first tensor that differs."""
+    never = " (never written: it holds the fill pattern)" if first["never_written"] else ""
+    stdout().print(
+        f"{where}: first divergence in step {first['step']}, op {first['op']}, "
+        f"tensor {first['tensor']}: {first['reason']}{never}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def print_targets(targets: list[Json]) -> None:

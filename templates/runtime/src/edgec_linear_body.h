@@ -28,31 +28,41 @@
 #define EDGEC_TOP_LANE 3
 #endif
 
-/* The accumulators are scalars and not an array because they must stay in registers. */
+/* The accumulators are scalars and not an array because they must stay in registers. Compilers
+ * like to interleave columns, run out of registers and spill; the empty asm statements hold the
+ * accumulators in place after every column and emit nothing. */
+#if defined(__GNUC__)
+#define EDGEC_LANE_PIN(j, next) __asm__ volatile("" : "+r"(t##j) : : "memory");
+#define EDGEC_ALWAYS_INLINE static inline __attribute__((__always_inline__))
+#else
+#define EDGEC_LANE_PIN(j, next)
+#define EDGEC_ALWAYS_INLINE static inline
+#endif
+
 #define EDGEC_LANE_ZERO(j, next) uint32_t t##j = 0U;
 #define EDGEC_LANE_ADD(j, next) t##j += (word >> (EDGEC_FIELD_BITS * j)) * value;
 #define EDGEC_LANE_SUM(j, next) sums[j] = t##j - (t##next << EDGEC_FIELD_BITS) - correction;
-#define EDGEC_AT_TOP_(M, j) M(j, j)
-#define EDGEC_AT_TOP(M, j) EDGEC_AT_TOP_(M, j)
 #define EDGEC_TOP_SUM(j, next) sums[j] = t##j - correction;
+#define EDGEC_AT_(M, j) M(j, j)
+#define EDGEC_AT(M, j) EDGEC_AT_(M, j)
+#define EDGEC_EACH_LANE(M) EDGEC_EACH_PAIR(M) EDGEC_AT(M, EDGEC_TOP_LANE)
 
 #define EDGEC_COLUMN(i)                                                                            \
     {                                                                                              \
         const uint32_t word = words[i];                                                            \
         const uint32_t value = (uint32_t)(int32_t)x[i];                                            \
         total += value;                                                                            \
-        EDGEC_EACH_PAIR(EDGEC_LANE_ADD)                                                            \
-        EDGEC_AT_TOP(EDGEC_LANE_ADD, EDGEC_TOP_LANE)                                               \
+        EDGEC_EACH_LANE(EDGEC_LANE_ADD)                                                            \
+        EDGEC_EACH_LANE(EDGEC_LANE_PIN)                                                            \
     }
 
 /* sums[j] = sum of w[j][i] * x[i] over n columns, modulo 2^32 and exact within a segment. */
-static inline void edgec_segment(const edgec_word *words, const EDGEC_ACTIVATION *x, uint32_t n,
+EDGEC_ALWAYS_INLINE void edgec_segment(const edgec_word *words, const EDGEC_ACTIVATION *x, uint32_t n,
                                  uint32_t *sums) {
     const edgec_word *const end = words + n;
     const edgec_word *const end_of_fours = words + (n & ~3U);
     uint32_t total = 0U;
-    EDGEC_EACH_PAIR(EDGEC_LANE_ZERO)
-    EDGEC_AT_TOP(EDGEC_LANE_ZERO, EDGEC_TOP_LANE)
+    EDGEC_EACH_LANE(EDGEC_LANE_ZERO)
     while (words != end_of_fours) {
         EDGEC_COLUMN(0)
         EDGEC_COLUMN(1)
@@ -68,7 +78,7 @@ static inline void edgec_segment(const edgec_word *words, const EDGEC_ACTIVATION
     }
     const uint32_t correction = total << (EDGEC_FIELD_BITS - 1);
     EDGEC_EACH_PAIR(EDGEC_LANE_SUM)
-    EDGEC_AT_TOP(EDGEC_TOP_SUM, EDGEC_TOP_LANE)
+    EDGEC_AT(EDGEC_TOP_SUM, EDGEC_TOP_LANE)
 }
 
 /* Walks over the segments of a record: where the next one begins and what multiplies it. */
@@ -89,7 +99,7 @@ static inline edgec_cursor edgec_cursor_at(const edgec_matrix *matrix, const uin
 }
 
 /* Enters the next segment and returns its words. */
-static inline const edgec_word *edgec_cursor_next(edgec_cursor *cursor,
+EDGEC_ALWAYS_INLINE const edgec_word *edgec_cursor_next(edgec_cursor *cursor,
                                                   const edgec_matrix *matrix) {
     const uint32_t group_size = matrix->group_size;
     if (cursor->group_columns == 0U) {

@@ -1,0 +1,48 @@
+"""Compiles tiny random models to bundles, for tests of code generation and verification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from codegen.bundle import LoadedBundle, load_bundle, write_bundle
+from memory_planner.target_file import load_target
+from tests.model.tiny import write_model
+from toolchain.model.outline import SITES
+from toolchain.model.program import ActMode
+from toolchain.model.quantize import QuantConfig
+from toolchain.pipeline import CompileOptions, compile_model
+
+# 3 heads of 6 on one KV head, FFN 100, vocabulary 97, context 5: nothing divides anything.
+ODD_SHAPE: dict[str, Any] = {
+    "hidden_size": 18,
+    "intermediate_size": 100,
+    "num_layers": 2,
+    "num_heads": 3,
+    "num_kv_heads": 1,
+    "head_dim": 6,
+    "vocab_size": 97,
+    "context": 5,
+    "tied": False,
+}
+
+
+def compile_tiny(
+    directory: Path,
+    *,
+    prefix: str = "tiny",
+    target: str = "siracusa",
+    mode: ActMode = ActMode.A16,
+    quant: QuantConfig | None = None,
+    **shape: Any,
+) -> LoadedBundle:
+    """Bundle `directory`/bundle of a random model; `shape` overrides ODD_SHAPE."""
+    write_model(directory / "model", **ODD_SHAPE | shape)
+    options = CompileOptions(
+        quant=quant or QuantConfig(bits=4, group_size=16),
+        modes=dict.fromkeys(SITES, mode),
+        prefix=prefix,
+    )
+    compiled = compile_model(directory / "model", load_target(target), options, lambda _: None)
+    write_bundle(compiled.bundle, directory / "bundle")
+    return load_bundle(directory / "bundle")
