@@ -1,8 +1,8 @@
 """Weight blobs: one file per memory region with header, table of contents and tensors.
 
 `build_blobs` writes them where the plan says, `read_blob` reads one back and refuses anything that
-is not exactly such a blob. The layout is docs/blob.md and templates/runtime/include/edgec_blob.h;
-fields are written one by one in little-endian order, never as a struct of the host.
+is not exactly such a blob. The layout is docs/packing.md 4 and edgec_blob.h; fields are written
+one by one in little-endian order, never as a struct of the host.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from zlib import crc32
 import numpy as np
 
 from codegen.serialize import graph_hash
+from memory_planner.footprint import BLOB_ENTRY_SIZE as ENTRY_SIZE
+from memory_planner.footprint import BLOB_HEADER_SIZE as HEADER_SIZE
 from memory_planner.plan import Placement, Plan, RegionPlan
 from toolchain.model.errors import BundleError, InternalError, Problem
 from toolchain.model.packing import WeightInts, pack_weights
@@ -21,8 +23,6 @@ from toolchain.model.program import Kind, Program, TensorSpec
 
 MAGIC = b"EDGECBLB"
 VERSION = 1
-HEADER_SIZE = 96
-ENTRY_SIZE = 16
 BYTE_ORDER_MARK = 0x01020304
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from codegen.blob import check_blob, read_blob
 from codegen.golden import golden_files
-from codegen.json_text import pretty
+from codegen.json_text import canonical, pretty
 from codegen.render import CodeOptions, render_code
 from codegen.serialize import FORMAT_VERSION, document, from_document, graph_hash
 from memory_planner.plan import Plan
@@ -92,7 +92,7 @@ def emit_bundle(parts: BundleParts) -> Bundle:
 
 
 def _manifest(parts: BundleParts, files: Mapping[str, bytes]) -> dict[str, Any]:
-    return {
+    manifest = {
         "format": FORMAT_VERSION,
         "edgec": parts.version,
         "prefix": parts.prefix,
@@ -103,6 +103,13 @@ def _manifest(parts: BundleParts, files: Mapping[str, bytes]) -> dict[str, Any]:
         "weights": _weight_rows(parts),
         "files": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()},
     }
+    return manifest | {"digest": manifest_digest(manifest)}
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of all other members of a manifest, so that it can be checked itself."""
+    members = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(canonical(members)).hexdigest()
 
 
 def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
@@ -220,6 +227,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         )
     if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("prefix"), str):
         raise BundleError(f"{MANIFEST} lists no files or names no prefix", fix=REBUILD)
+    if manifest.get("digest") != manifest_digest(manifest):
+        raise BundleError(f"{MANIFEST} is damaged: its digest does not fit it", fix=REBUILD)
     return manifest
 
 

@@ -85,7 +85,7 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Cycles of one core per unit of work; see docs/planning.md for what an op counts as work."""
+    """Cycles of one core per unit of work; sim/cycle_model.py counts the units."""
 
     mac: Mapping[str, float]  # per multiply-accumulate of a linear, by packing
     linear_row: float  # requantization of one output

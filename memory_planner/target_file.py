@@ -44,7 +44,7 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
 
     Raises ConfigError when there is no such target or file, or with every defect of the file.
     """
-    text = _read(name_or_path)
+    text = read_target_text(name_or_path)
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -59,7 +59,8 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
     return spec
 
 
-def _read(name_or_path: str | Path) -> str:
+def read_target_text(name_or_path: str | Path) -> str:
+    """The TOML of a target, as a bundle keeps it; raises ConfigError when there is none."""
     if str(name_or_path) in list_targets():
         packaged = resources.files("memory_planner") / "targets" / f"{name_or_path}.toml"
         return packaged.read_text(encoding="utf-8")

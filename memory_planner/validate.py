@@ -255,12 +255,13 @@ def _check_overlaps(
 ) -> list[Problem]:
     """Buffers that share bytes while both are live, by declared lifetime or by need."""
     problems = []
-    for one, two in _pairs_in_space(places):
-        need = expected[one.name].times & expected[two.name].times
+    for name, other in _pairs_in_space(places):
+        one, two = places[name], places[other]
+        need = expected[name].times & expected[other].times
         if need or (one.first < two.last and two.first < one.last):
             problems.append(
                 Problem(
-                    f"{one.name} and {two.name}",
+                    f"{name} and {other}",
                     f"both live in {one.region} at {_range(one)} and {_range(two)}",
                     "buffers that do not overlap",
                 )
@@ -268,14 +269,15 @@ def _check_overlaps(
     return problems
 
 
-def _pairs_in_space(places: Mapping[str, Placement]) -> Iterator[tuple[Placement, Placement]]:
+def _pairs_in_space(places: Mapping[str, Placement]) -> Iterator[tuple[str, str]]:
+    """Names of the buffers that share bytes at any time."""
     ordered = sorted(places.items(), key=lambda item: (item[1].region, item[1].offset, item[0]))
-    for index, (_, one) in enumerate(ordered):
-        for _, two in ordered[index + 1 :]:
+    for index, (name, one) in enumerate(ordered):
+        for other, two in ordered[index + 1 :]:
             if two.region != one.region or two.offset >= one.offset + one.size:
                 break
             if one.size and two.size:
-                yield one, two
+                yield name, other
 
 
 def _range(place: Placement) -> str:

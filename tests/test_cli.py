@@ -252,3 +252,15 @@ def test_help_shows_an_example_and_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_target_of_the_users_own(model: Path, tmp_path: Path) -> None:
+    """The bundle carries the description, so that it can be simulated where the file is not."""
+    packaged = Path(__file__).parent.parent / "memory_planner" / "targets" / "rv32.toml"
+    own = tmp_path / "board.toml"
+    own.write_text(packaged.read_text().replace('name = "rv32"', 'name = "board"', 1))
+    output = tmp_path / "out"
+    value = edgec_json("compile", str(model), "--target", str(own), "-o", str(output))
+    assert value["fit"]["target"] == "board"
+    own.unlink()
+    assert edgec_json("simulate", str(output), "--prompt", "the")["target"] == "board"

@@ -33,14 +33,12 @@ def progress_bar() -> Bar:
 def run_compile(request: CompileRequest, as_json: bool) -> None:
     """Compile and write the bundle; an existing bundle is replaced only when all went well."""
     from codegen.bundle import check_destination, write_bundle
-    from memory_planner.target_file import load_target
     from toolchain.pipeline import CompileOptions, compile_model
 
     check_destination(request.output)
     if request.golden_steps < 1:
         problem = Problem("--golden-steps", str(request.golden_steps), "at least 1")
         raise ConfigError("some options cannot be used", [problem])
-    target = load_target(request.model.target)
     options = CompileOptions(
         request.model.quant,
         request.model.context,
@@ -52,7 +50,10 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
     with progress_bar() as bar:
         task = bar.add_task("compiling", total=None)
         compiled = compile_model(
-            model_dir, target, options, lambda step: bar.update(task, description=step)
+            model_dir,
+            request.model.target,
+            options,
+            lambda step: bar.update(task, description=step),
         )
         write_bundle(compiled.bundle, request.output)
     summary: Json = {

@@ -17,7 +17,7 @@ from codegen.bundle import Bundle, BundleParts, emit_bundle
 from codegen.golden import build_golden
 from codegen.serialize import graph_hash
 from memory_planner.planner import plan_memory
-from memory_planner.target import TargetSpec
+from memory_planner.target_file import load_target, read_target_text
 from sim.latency import estimate
 from sim.machine import run_steps
 from toolchain.calibrate import fit_residual_bits, golden_tokens
@@ -53,13 +53,14 @@ class Compiled:
 
 
 def compile_model(
-    model_dir: Path, target: TargetSpec, options: CompileOptions, progress: Progress
+    model_dir: Path, target_name: str, options: CompileOptions, progress: Progress
 ) -> Compiled:
     """Checkpoint -> integers -> program -> plan -> blobs -> golden vectors -> bundle.
 
     Raises an EdgecError of the stage that refuses: unsupported model, broken checkpoint, option
     without effect, overflow bound, or a model that does not fit.
     """
+    target = load_target(target_name)
     progress("reading the checkpoint")
     model = load_model(model_dir)
     tokenizer = load_tokenizer(model_dir)
@@ -93,6 +94,6 @@ def compile_model(
         model_hash=checkpoint_hash(model_dir),
         settings=settings_of(quant, config),
         weight_bits=weight_bits(quant),
-        extra_files=extra_files(model_dir, reports),
+        extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )
     return Compiled(emit_bundle(parts), reports)

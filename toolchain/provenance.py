@@ -15,6 +15,7 @@ from toolchain.model.tokenizer import TOKENIZER_FILE
 
 HASHED = ("config.json", TOKENIZER_FILE, "*.safetensors", "*.safetensors.index.json")
 CHUNK = 1 << 20
+TARGET = "target.toml"  # the target need not be known where the bundle is read
 
 
 def checkpoint_hash(model_dir: Path) -> str:
@@ -52,7 +53,8 @@ def weight_bits(quant: QuantModel) -> dict[str, int]:
     return {f"{name}.weight": tensor.bits for name, tensor in matrices.items()}
 
 
-def extra_files(model_dir: Path, reports: Mapping[str, Any]) -> dict[str, bytes]:
-    """Tokenizer and reports, by bundle path."""
+def extra_files(model_dir: Path, reports: Mapping[str, Any], target_text: str) -> dict[str, bytes]:
+    """Tokenizer, target description and reports, by bundle path."""
     files = {f"report/{name}": pretty(report) for name, report in reports.items()}
+    files[TARGET] = target_text.encode()
     return {TOKENIZER: (model_dir / TOKENIZER_FILE).read_bytes(), **files}

@@ -16,6 +16,7 @@ from sim.session import Session, read_constants
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.tokenizer import StreamDecoder, Tokenizer, read_tokenizer
 from toolchain.options import SimulateRequest
+from toolchain.provenance import TARGET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +37,7 @@ class Simulation:
             vocab_size=settings["vocab_size"],
             bos_token_id=settings["bos_token_id"],
         )
-        return cls(bundle, tokenizer, load_target(bundle.plan.target))
+        return cls(bundle, tokenizer, load_target(build / TARGET))
 
     def generate(self, request: SimulateRequest) -> Iterator[tuple[int, str]]:
         """(token, newly completed text), until a stop token, the count or the context ends."""

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memory_planner import planner
 from memory_planner.plan import Plan, Row, Transfer
@@ -235,6 +238,29 @@ def test_overlap_names_both_buffers_and_both_ranges() -> None:
     (problem,) = [p for p in validate_plan(PROGRAM, TARGET, plan) if p.where.endswith("mlp.up")]
     assert problem.where == "mlp.gate and mlp.up"
     assert f"{ranges}[12, 15) and {ranges}[13, 15)" in problem.found
+
+
+L1_BUFFERS = sorted(
+    n for n, p in plan_memory(PROGRAM, TARGET).placements.items() if p.region == "l1"
+)
+
+
+@settings(max_examples=150)
+@given(name=st.sampled_from(L1_BUFFERS), step=st.integers(0, 277))
+def test_finds_exactly_the_moves_that_collide(name: str, step: int) -> None:
+    """A buffer anywhere in the arena, against a map of who owns which byte at which time."""
+    plan = plan_memory(PROGRAM, TARGET)
+    moved = place(name, offset=plan.region("l1").arena_base + 8 * step)(plan)
+    arena = plan.region("l1")
+    owners = np.zeros((len(plan.roles), arena.capacity), np.int64)
+    for buffer in moved.placements.values():
+        if buffer.region == "l1":
+            owners[buffer.first : buffer.last, buffer.offset : buffer.offset + buffer.size] += 1
+    one = moved.placements[name]
+    outside = one.offset + one.size > arena.arena_base + arena.arena_size
+    text = "\n".join(str(problem) for problem in validate_plan(PROGRAM, TARGET, moved))
+    assert ("found both live in l1" in text) == (owners.max() > 1)
+    assert ("allowed the arena of l1" in text) == outside
 
 
 def test_transfer_beyond_the_dma_limit() -> None:

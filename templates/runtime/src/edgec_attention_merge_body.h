@@ -27,8 +27,7 @@ static inline edgec_merge_state edgec_attention_merge_reduce(const edgec_worker 
         for (uint32_t i = head * head_dim; i < (head + 1U) * head_dim; i++) {
             const int32_t value = edgec_requantize(acc[i], reciprocal, n < 1 ? 1 : n);
             scratch[i] = value;
-            range.max = value > range.max ? value : range.max;
-            range.min = value < range.min ? value : range.min;
+            edgec_range_add(&range, value);
         }
     }
     edgec_put_range(worker, 0U, range);

@@ -14,54 +14,65 @@
 /* Columns whose exact sum fits in int32 for any field width: 512 * 2^7 * 2^14 = 2^30. */
 #define EDGEC_SEGMENT_COLUMNS 512U
 
+/* Rows that share one pass over x. */
+#define EDGEC_BLOCK_ROWS 64U
+
+/* M(j, next) for every lane, from the lowest; the highest has no next one. */
 #if EDGEC_FIELD_BITS == 2
 #define EDGEC_EACH_PAIR(M)                                                                         \
-    M(0, 1)                                                                                        \
-    M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8) M(8, 9) M(9, 10) M(10, 11) M(11, 12)   \
-        M(12, 13) M(13, 14) M(14, 15)
-#define EDGEC_TOP_LANE 15
+    M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8) M(8, 9) M(9, 10) M(10, 11)     \
+    M(11, 12) M(12, 13) M(13, 14) M(14, 15)
+#define EDGEC_TOP_LANE(M) M(15, 15)
 #elif EDGEC_FIELD_BITS == 4
 #define EDGEC_EACH_PAIR(M) M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7)
-#define EDGEC_TOP_LANE 7
+#define EDGEC_TOP_LANE(M) M(7, 7)
 #else
 #define EDGEC_EACH_PAIR(M) M(0, 1) M(1, 2) M(2, 3)
-#define EDGEC_TOP_LANE 3
+#define EDGEC_TOP_LANE(M) M(3, 3)
 #endif
+#define EDGEC_EACH_LANE(M) EDGEC_EACH_PAIR(M) EDGEC_TOP_LANE(M)
 
 /* The accumulators are scalars and not an array because they must stay in registers. Compilers
  * like to interleave columns, run out of registers and spill; the empty asm statements hold the
  * accumulators in place after every column and emit nothing. */
 #if defined(__GNUC__)
 #define EDGEC_LANE_PIN(j, next) __asm__ volatile("" : "+r"(t##j) : : "memory");
-#define EDGEC_ALWAYS_INLINE static inline __attribute__((__always_inline__))
+#define EDGEC_INLINE static inline __attribute__((__always_inline__))
+#define EDGEC_OUTLINE static __attribute__((__noinline__))
 #else
 #define EDGEC_LANE_PIN(j, next)
-#define EDGEC_ALWAYS_INLINE static inline
+#define EDGEC_INLINE static inline
+#define EDGEC_OUTLINE static
 #endif
 
+#define EDGEC_LANE_ONE(j, next) 1U,
 #define EDGEC_LANE_ZERO(j, next) uint32_t t##j = 0U;
 #define EDGEC_LANE_ADD(j, next) t##j += (word >> (EDGEC_FIELD_BITS * j)) * value;
-#define EDGEC_LANE_SUM(j, next) sums[j] = t##j - (t##next << EDGEC_FIELD_BITS) - correction;
-#define EDGEC_TOP_SUM(j, next) sums[j] = t##j - correction;
-#define EDGEC_AT_(M, j) M(j, j)
-#define EDGEC_AT(M, j) EDGEC_AT_(M, j)
-#define EDGEC_EACH_LANE(M) EDGEC_EACH_PAIR(M) EDGEC_AT(M, EDGEC_TOP_LANE)
+#define EDGEC_PAIR_SUM(j, next) sums[j] = t##j - (t##next << EDGEC_FIELD_BITS) - offset;
+#define EDGEC_TOP_SUM(j, next) sums[j] = t##j - offset;
 
 #define EDGEC_COLUMN(i)                                                                            \
     {                                                                                              \
         const uint32_t word = words[i];                                                            \
         const uint32_t value = (uint32_t)(int32_t)x[i];                                            \
-        total += value;                                                                            \
         EDGEC_EACH_LANE(EDGEC_LANE_ADD)                                                            \
         EDGEC_EACH_LANE(EDGEC_LANE_PIN)                                                            \
     }
 
-/* sums[j] = sum of w[j][i] * x[i] over n columns, modulo 2^32 and exact within a segment. */
-EDGEC_ALWAYS_INLINE void edgec_segment(const edgec_word *words, const EDGEC_ACTIVATION *x, uint32_t n,
-                                 uint32_t *sums) {
-    const edgec_word *const end = words + n;
-    const edgec_word *const end_of_fours = words + (n & ~3U);
-    uint32_t total = 0U;
+/* A run of columns of one group, which lies at the same offset in every record. */
+typedef struct edgec_segment {
+    const EDGEC_ACTIVATION *x;
+    uint32_t columns;
+    uint32_t offset; /* 2^(bits-1) * sum x */
+} edgec_segment;
+
+/* sums[j] = sum of w[j][k] * x[k] over the segment, modulo 2^32. */
+EDGEC_INLINE void edgec_segment_sums(const edgec_segment *segment, const edgec_word *words,
+                                     uint32_t *sums) {
+    const EDGEC_ACTIVATION *x = segment->x;
+    const edgec_word *const end = words + segment->columns;
+    const edgec_word *const end_of_fours = words + (segment->columns & ~3U);
+    const uint32_t offset = segment->offset;
     EDGEC_EACH_LANE(EDGEC_LANE_ZERO)
     while (words != end_of_fours) {
         EDGEC_COLUMN(0)
@@ -76,108 +87,128 @@ EDGEC_ALWAYS_INLINE void edgec_segment(const edgec_word *words, const EDGEC_ACTI
         words++;
         x++;
     }
-    const uint32_t correction = total << (EDGEC_FIELD_BITS - 1);
-    EDGEC_EACH_PAIR(EDGEC_LANE_SUM)
-    EDGEC_AT(EDGEC_TOP_SUM, EDGEC_TOP_LANE)
+    EDGEC_EACH_PAIR(EDGEC_PAIR_SUM)
+    EDGEC_TOP_LANE(EDGEC_TOP_SUM)
 }
 
-/* Walks over the segments of a record: where the next one begins and what multiplies it. */
-typedef struct edgec_cursor {
-    const uint8_t *next;        /* first byte not used yet */
-    const uint8_t *multipliers; /* of the group, or null in a matrix with one group */
-    uint32_t columns;           /* left in the record */
-    uint32_t group_columns;     /* left in the group */
-    uint32_t segment;           /* columns of the segment */
-} edgec_cursor;
-
-static inline edgec_cursor edgec_cursor_at(const edgec_matrix *matrix, const uint8_t *record) {
-    edgec_cursor cursor = {record, NULL, matrix->columns, 0U, 0U};
-    if (matrix->has_requant != 0U) {
-        cursor.next += 4U * EDGEC_LANES;
+EDGEC_INLINE edgec_segment edgec_segment_of(const EDGEC_ACTIVATION *x, uint32_t columns) {
+    uint32_t total = 0U;
+    for (uint32_t k = 0U; k < columns; k++) {
+        const int32_t value = x[k];
+        total += (uint32_t)value;
     }
-    return cursor;
+    const edgec_segment segment = {x, columns, total << (EDGEC_FIELD_BITS - 1)};
+    return segment;
 }
 
-/* Enters the next segment and returns its words. */
-EDGEC_ALWAYS_INLINE const edgec_word *edgec_cursor_next(edgec_cursor *cursor,
-                                                  const edgec_matrix *matrix) {
-    const uint32_t group_size = matrix->group_size;
-    if (cursor->group_columns == 0U) {
-        cursor->group_columns = cursor->columns < group_size ? cursor->columns : group_size;
-        if (matrix->columns > group_size) {
-            cursor->multipliers = cursor->next;
-            cursor->next += EDGEC_LANES;
-        }
-    }
-    const void *const words = cursor->next;
-    cursor->segment = cursor->group_columns < EDGEC_SEGMENT_COLUMNS ? cursor->group_columns
-                                                                    : EDGEC_SEGMENT_COLUMNS;
-    cursor->next += 4U * cursor->segment;
-    cursor->group_columns -= cursor->segment;
-    cursor->columns -= cursor->segment;
-    return (const edgec_word *)words;
-}
-
-/* Accumulators of a record's rows, when every one fits in int32: sums may wrap on the way. */
-static void edgec_record_narrow(const edgec_matrix *matrix, const uint8_t *record,
-                                const EDGEC_ACTIVATION *x, uint32_t *acc) {
-    edgec_cursor cursor = edgec_cursor_at(matrix, record);
-    for (uint32_t j = 0; j < EDGEC_LANES; j++) {
-        acc[j] = 0U;
-    }
-    while (cursor.columns != 0U) {
+/* Adds a segment's share to the accumulators of `records` records: to `narrow`, modulo 2^32, or
+ * to `wide`, whichever is not null. The caller passes a constant null, hence no test remains. */
+EDGEC_INLINE void edgec_accumulate_segment(const edgec_segment *segment, const uint8_t *words,
+                                           const uint8_t *multipliers, uint32_t record_size,
+                                           uint32_t records, uint32_t *narrow, int64_t *wide) {
+    static const uint8_t ones[EDGEC_LANES] = {EDGEC_EACH_LANE(EDGEC_LANE_ONE)};
+    const uint32_t multiplier_step = multipliers != NULL ? record_size : 0U;
+    const uint8_t *m = multipliers != NULL ? multipliers : ones;
+    for (uint32_t record = 0U; record < records; record++) {
         uint32_t sums[EDGEC_LANES];
-        const edgec_word *const words = edgec_cursor_next(&cursor, matrix);
-        edgec_segment(words, x, cursor.segment, sums);
-        x += cursor.segment;
-        for (uint32_t j = 0; j < EDGEC_LANES; j++) {
-            acc[j] += cursor.multipliers == NULL ? sums[j] : sums[j] * cursor.multipliers[j];
+        const void *const first_word = words;
+        edgec_segment_sums(segment, (const edgec_word *)first_word, sums);
+        for (uint32_t j = 0U; j < EDGEC_LANES; j++) {
+            if (narrow != NULL) {
+                narrow[record * EDGEC_LANES + j] += sums[j] * m[j];
+            } else {
+                wide[record * EDGEC_LANES + j] += (int64_t)edgec_signed(sums[j]) * m[j];
+            }
+        }
+        words += record_size;
+        m += multiplier_step;
+    }
+}
+
+/* Adds all columns of `records` records, the first of which lies at `record`. */
+EDGEC_INLINE void edgec_accumulate(const edgec_matrix *matrix, const uint8_t *record,
+                                   uint32_t records, const EDGEC_ACTIVATION *x, uint32_t *narrow,
+                                   int64_t *wide) {
+    const int is_grouped = matrix->columns > matrix->group_size;
+    const uint8_t *next = record + (matrix->has_requant != 0U ? 4U * EDGEC_LANES : 0U);
+    uint32_t columns = matrix->columns;
+    while (columns != 0U) {
+        const uint8_t *const multipliers = is_grouped ? next : NULL;
+        uint32_t group = columns < matrix->group_size ? columns : matrix->group_size;
+        next += is_grouped ? EDGEC_LANES : 0U;
+        columns -= group;
+        while (group != 0U) {
+            const uint32_t n = group < EDGEC_SEGMENT_COLUMNS ? group : EDGEC_SEGMENT_COLUMNS;
+            const edgec_segment segment = edgec_segment_of(x, n);
+            edgec_accumulate_segment(&segment, next, multipliers, matrix->record_size, records,
+                                     narrow, wide);
+            next += 4U * n;
+            x += n;
+            group -= n;
         }
     }
 }
 
-/* Accumulators of a record's rows, shifted right with rounding so that they fit in int32. */
-static void edgec_record_wide(const edgec_matrix *matrix, const uint8_t *record,
-                              const EDGEC_ACTIVATION *x, uint32_t shift, uint32_t *acc) {
-    edgec_cursor cursor = edgec_cursor_at(matrix, record);
-    int64_t wide[EDGEC_LANES] = {0};
-    while (cursor.columns != 0U) {
-        uint32_t sums[EDGEC_LANES];
-        const edgec_word *const words = edgec_cursor_next(&cursor, matrix);
-        edgec_segment(words, x, cursor.segment, sums);
-        x += cursor.segment;
-        for (uint32_t j = 0; j < EDGEC_LANES; j++) {
-            const int32_t multiplier = cursor.multipliers == NULL ? 1 : cursor.multipliers[j];
-            wide[j] += (int64_t)edgec_signed(sums[j]) * multiplier;
-        }
+/* For accumulators that fit in int32, whatever the sums do on the way. */
+EDGEC_OUTLINE void edgec_accumulate_narrow(const edgec_matrix *matrix, const uint8_t *record,
+                                           uint32_t records, const EDGEC_ACTIVATION *x,
+                                           uint32_t *acc) {
+    for (uint32_t row = 0U; row < records * EDGEC_LANES; row++) {
+        acc[row] = 0U;
     }
-    for (uint32_t j = 0; j < EDGEC_LANES; j++) {
-        acc[j] = (uint32_t)edgec_rs64(wide[j], shift);
+    edgec_accumulate(matrix, record, records, x, acc, NULL);
+}
+
+/* For accumulators that fit in int32 after a right shift, which is done here. */
+EDGEC_OUTLINE void edgec_accumulate_wide(const edgec_matrix *matrix, const uint8_t *record,
+                                         uint32_t records, const EDGEC_ACTIVATION *x,
+                                         uint32_t shift, uint32_t *acc) {
+    int64_t wide[EDGEC_BLOCK_ROWS];
+    for (uint32_t row = 0U; row < records * EDGEC_LANES; row++) {
+        wide[row] = 0;
+    }
+    edgec_accumulate(matrix, record, records, x, NULL, wide);
+    for (uint32_t row = 0U; row < records * EDGEC_LANES; row++) {
+        acc[row] = (uint32_t)edgec_rs64(wide[row], shift);
+    }
+}
+
+/* Requantizes `rows` rows, whose words begin every record. */
+EDGEC_OUTLINE void edgec_requantize_rows(const uint8_t *record, uint32_t record_size,
+                                         const uint32_t *acc, uint32_t rows,
+                                         const int32_t *scale, int32_t *y) {
+    const int32_t a = scale[0];
+    const int32_t e = scale[1];
+    const int32_t *const end = y + rows;
+    while (y != end) {
+        const uint32_t left = (uint32_t)(end - y);
+        const int32_t *const end_of_record = left < EDGEC_LANES ? end : y + EDGEC_LANES;
+        const void *const requant = record;
+        const edgec_word *words = (const edgec_word *)requant;
+        for (; y != end_of_record; y++) {
+            const uint32_t word = *words++;
+            *y = edgec_requantize(edgec_signed(*acc++), edgec_word_multiplier(word) * a,
+                                  edgec_word_exponent(word) - e);
+        }
+        record += record_size;
     }
 }
 
 void EDGEC_LINEAR_KERNEL(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
                          const void *x, const int32_t *scale, uint32_t shift, int32_t *y) {
     const EDGEC_ACTIVATION *const activations = (const EDGEC_ACTIVATION *)x;
-    const int32_t a = scale[0];
-    const int32_t e = scale[1];
+    uint32_t acc[EDGEC_BLOCK_ROWS];
     while (rows != 0U) {
-        uint32_t acc[EDGEC_LANES];
+        const uint32_t block = rows < EDGEC_BLOCK_ROWS ? rows : EDGEC_BLOCK_ROWS;
+        const uint32_t records = (block + EDGEC_LANES - 1U) / EDGEC_LANES;
         if (shift == 0U) {
-            edgec_record_narrow(matrix, record, activations, acc);
+            edgec_accumulate_narrow(matrix, record, records, activations, acc);
         } else {
-            edgec_record_wide(matrix, record, activations, shift, acc);
+            edgec_accumulate_wide(matrix, record, records, activations, shift, acc);
         }
-        const void *const requant = record;
-        const edgec_word *const words = (const edgec_word *)requant;
-        const uint32_t lanes = rows < EDGEC_LANES ? rows : EDGEC_LANES;
-        for (uint32_t j = 0; j < lanes; j++) {
-            const uint32_t word = words[j];
-            y[j] = edgec_requantize(edgec_signed(acc[j]), edgec_word_multiplier(word) * a,
-                                    edgec_word_exponent(word) - e);
-        }
-        record += matrix->record_size;
-        y += lanes;
-        rows -= lanes;
+        edgec_requantize_rows(record, matrix->record_size, acc, block, scale, y);
+        record += records * matrix->record_size;
+        y += block;
+        rows -= block;
     }
 }

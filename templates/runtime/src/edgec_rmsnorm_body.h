@@ -49,8 +49,7 @@ static inline edgec_rmsnorm_state edgec_rmsnorm_reduce(const edgec_worker *worke
         const int32_t scaled = x * gamma[i];
         sum += (uint32_t)(x * x);
         scratch[i] = scaled;
-        range.max = scaled > range.max ? scaled : range.max;
-        range.min = scaled < range.min ? scaled : range.min;
+        edgec_range_add(&range, scaled);
     }
     edgec_put_range(worker, 1U, range);
     worker->partials[worker->id].sum = sum;

@@ -33,8 +33,7 @@ static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
     for (uint32_t i = first; i < state.share.last; i++) {
         const int32_t silu = edgec_silu(gate[i], sigmoid);
         scratch[i] = silu;
-        range.max = silu > range.max ? silu : range.max;
-        range.min = silu < range.min ? silu : range.min;
+        edgec_range_add(&range, silu);
     }
     edgec_put_range(worker, 0U, range);
     edgec_put_range(worker, 1U, edgec_range_of(up + first, state.share.last - first));
@@ -48,8 +47,7 @@ static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
     for (uint32_t i = first; i < state.share.last; i++) {
         const int32_t h = edgec_normalize(scratch[i], silu_by) * edgec_normalize(up[i], up_by);
         scratch[i] = h;
-        range.max = h > range.max ? h : range.max;
-        range.min = h < range.min ? h : range.min;
+        edgec_range_add(&range, h);
     }
     edgec_put_range(worker, 2U, range);
     edgec_barrier(worker);

@@ -33,12 +33,19 @@ typedef struct edgec_range {
     int32_t min;
 } edgec_range;
 
+static inline void edgec_range_add(edgec_range *range, int32_t value) {
+    if (value > range->max) {
+        range->max = value;
+    }
+    if (value < range->min) {
+        range->min = value;
+    }
+}
+
 static inline edgec_range edgec_range_of(const int32_t *x, uint32_t n) {
     edgec_range range = {0, 0};
-    for (uint32_t i = 0; i < n; i++) {
-        const int32_t value = x[i];
-        range.max = value > range.max ? value : range.max;
-        range.min = value < range.min ? value : range.min;
+    for (const int32_t *const end = x + n; x != end; x++) {
+        edgec_range_add(&range, *x);
     }
     return range;
 }
@@ -53,8 +60,8 @@ static inline edgec_range edgec_get_range(const edgec_worker *worker, uint32_t s
     edgec_range range = {0, 0};
     for (uint32_t core = 0; core < worker->count; core++) {
         const edgec_partial *partial = &worker->partials[core];
-        range.max = partial->max[stage] > range.max ? partial->max[stage] : range.max;
-        range.min = partial->min[stage] < range.min ? partial->min[stage] : range.min;
+        edgec_range_add(&range, partial->max[stage]);
+        edgec_range_add(&range, partial->min[stage]);
     }
     return range;
 }

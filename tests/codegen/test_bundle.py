@@ -1,0 +1,225 @@
+"""Bundles on disk: complete or refused, and replaced in one move or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codegen.bundle import (
+    MANIFEST,
+    Bundle,
+    LoadedBundle,
+    check_destination,
+    load_bundle,
+    manifest_digest,
+    write_bundle,
+)
+from codegen.json_text import pretty
+from tests.bundles import compile_tiny
+from tests.paths import REPOSITORY
+from toolchain.model.errors import BundleError, ConfigError
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def copy(tiny_bundle: LoadedBundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle.directory, tmp_path / "bundle"))
+
+
+def test_manifest_tells_settings_and_every_file(tiny_bundle: LoadedBundle) -> None:
+    manifest = tiny_bundle.manifest
+    assert manifest["prefix"] == tiny_bundle.prefix == "tiny"
+    assert manifest["target"] == "siracusa"
+    files = set(tree(tiny_bundle.directory)) - {MANIFEST}
+    assert set(manifest["files"]) == files
+    rows = {row["name"]: row for row in manifest["weights"]}
+    assert rows["l01.mlp.down_proj.weight"] == {
+        "name": "l01.mlp.down_proj.weight",
+        "shape": [18, 100],
+        "bits": 4,
+        "group_size": 16,
+        "packing": "nibble",
+        "region": "mram",
+        "size": 3 * (32 + 7 * 8 + 4 * 100),
+    }
+    assert rows["lm_head.weight"]["packing"] == "byte"
+    assert tiny_bundle.tokenizer_path.is_file()
+
+
+def test_no_host_path_and_no_time_is_in_a_bundle(tiny_bundle: LoadedBundle) -> None:
+    for path, data in tree(tiny_bundle.directory).items():
+        for text in (str(tiny_bundle.directory.parent), str(REPOSITORY), "202"):
+            if text == "202" and not path.endswith((".c", ".h", ".ld", ".S", "Makefile")):
+                continue
+            assert text.encode() not in data, (path, text)
+
+
+def flip_byte(path: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        data = bytearray((root / path).read_bytes())
+        data[len(data) // 2] ^= 1
+        (root / path).write_bytes(data)
+
+    return spoil
+
+
+def edit_manifest(key: str, value: Any) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        manifest = json.loads((root / MANIFEST).read_text())
+        (root / MANIFEST).write_bytes(pretty(manifest | {key: value}))
+
+    return spoil
+
+
+def stale_plan(root: Path) -> None:
+    """A plan.json that is whole, listed in the manifest, and not the blobs' own."""
+    import hashlib
+
+    plan = json.loads((root / "plan.json").read_text())
+    plan["program"]["residual_bits"] += 1
+    (root / "plan.json").write_bytes(pretty(plan))
+    manifest = json.loads((root / MANIFEST).read_text())
+    digest = hashlib.sha256((root / "plan.json").read_bytes()).hexdigest()
+    manifest["files"]["plan.json"] = digest
+    del manifest["digest"]
+    (root / MANIFEST).write_bytes(pretty(manifest | {"digest": manifest_digest(manifest)}))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "blob": (flip_byte("weights/mram.bin"), r"weights/mram\.bin: found SHA-256"),
+    "plan": (flip_byte("plan.json"), r"plan\.json: found SHA-256"),
+    "golden": (flip_byte("golden/golden.bin"), r"golden/golden\.bin: found SHA-256"),
+    "code": (flip_byte("src/tiny_model.c"), r"src/tiny_model\.c: found SHA-256"),
+    "missing": (lambda root: (root / "weights.S").unlink(), r"weights\.S: found nothing"),
+    "unknown": (lambda root: (root / "x.c").touch(), r"x\.c: found a file, allowed nothing"),
+    "no manifest": (lambda root: (root / MANIFEST).unlink(), "not a bundle"),
+    "manifest text": (lambda root: (root / MANIFEST).write_text("{"), "cannot be read"),
+    "manifest list": (lambda root: (root / MANIFEST).write_text("[]"), "not a JSON object"),
+    "version": (edit_manifest("format", 2), "format 2, this edgec reads 1"),
+    "manifest value": (edit_manifest("target", "rv32"), "digest"),
+    "no files": (lambda root: (root / MANIFEST).write_text('{"format": 1}'), "lists no files"),
+    "stale plan": (stale_plan, "graph hash"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(copy: Path, damage: str) -> None:
+    spoil, message = DAMAGES[damage]
+    spoil(copy)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(copy)
+
+
+def test_all_damaged_files_are_named_at_once(copy: Path) -> None:
+    flip_byte("plan.json")(copy)
+    (copy / "weights.S").unlink()
+    with pytest.raises(BundleError) as error:
+        load_bundle(copy)
+    assert [problem.where for problem in error.value.problems] == ["weights.S", "plan.json"]
+
+
+def test_output_of_the_bundle_s_own_makefile_does_no_harm(copy: Path) -> None:
+    (copy / "build" / "host").mkdir(parents=True)
+    (copy / "build" / "host" / "libtiny.a").touch()
+    load_bundle(copy)
+
+
+def small(name: str = "a.txt") -> Bundle:
+    return Bundle({MANIFEST: b"{}\n", name: b"a"})
+
+
+def test_an_earlier_bundle_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "bundle"
+    write_bundle(small("old.txt"), target)
+    write_bundle(small("sub/new.txt"), target)
+    assert tree(target) == {MANIFEST: b"{}\n", "sub/new.txt": b"a"}
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
+    write_bundle(small(), tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    write_bundle(small(), tmp_path / "empty")
+    assert tree(tmp_path / "empty") == tree(tmp_path / "new")
+
+
+def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
+    write_bundle(small("old.txt"), tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    write_bundle(small("new.txt"), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert set(tree(tmp_path / "real")) == {MANIFEST, "new.txt"}
+
+
+def test_other_directories_and_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("mine", "file", "dangling"):
+        with pytest.raises(ConfigError, match="in use by something else"):
+            write_bundle(small(), tmp_path / name)
+        with pytest.raises(ConfigError, match=name):
+            check_destination(tmp_path / name)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("failing", ["write_bytes", "rename"])
+def test_a_failed_write_leaves_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    write_bundle(small("old.txt"), tmp_path / "bundle")
+    before = tree(tmp_path / "bundle")
+    original = getattr(Path, failing)
+
+    def full_disk(self: Path, argument: Any) -> Any:
+        if "new.txt" in self.name or self.name == "new":
+            raise OSError(28, "No space left on device")
+        return original(self, argument)
+
+    monkeypatch.setattr(Path, failing, full_disk)
+    with pytest.raises(BundleError, match="No space left"):
+        write_bundle(small("new.txt"), tmp_path / "bundle")
+    monkeypatch.undo()
+    assert tree(tmp_path / "bundle") == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
+
+
+COMPILE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.bundles import compile_tiny
+compile_tiny(Path(sys.argv[1]))
+"""
+
+
+def test_equal_input_gives_equal_bytes(tiny_bundle: LoadedBundle, tmp_path: Path) -> None:
+    """In other directories, with other hash seeds and another locale."""
+    for seed, locale in (("1", "C"), ("4242", "C.UTF-8")):
+        place = tmp_path / f"seed {seed}"
+        place.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", COMPILE, str(place), str(REPOSITORY)],
+            cwd=place,
+            env=os.environ | {"PYTHONHASHSEED": seed, "LC_ALL": locale, "TZ": "Asia/Tokyo"},
+            check=True,
+        )
+        assert tree(place / "bundle") == tree(tiny_bundle.directory)
+
+
+def test_another_model_makes_another_bundle(tiny_bundle: LoadedBundle, tmp_path: Path) -> None:
+    other = compile_tiny(tmp_path, num_layers=1)
+    assert other.manifest["graph_hash"] != tiny_bundle.manifest["graph_hash"]
