@@ -27,12 +27,18 @@ TABLE_LOADS = {OpKind.SWIGLU: 2}
 
 @dataclass(frozen=True, slots=True)
 class OpCycles:
-    """Cycles of one op; `moved` are bytes by link, `total` is what the step waits for."""
+    """Cycles of one op; `moved` are bytes by link, `total` is what the step waits for.
+
+    `transfers[i]` and `work[i]` are those of tile i, both empty when the op moves nothing. What
+    `compute` has beyond the sum of `work` comes after the last tile.
+    """
 
     compute: float
     dma: float
     total: float
     moved: tuple[tuple[str, int], ...] = ()
+    transfers: tuple[float, ...] = ()
+    work: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,13 @@ def overlapped_cycles(dma: Sequence[float], compute: Sequence[float]) -> float:
     """
     waits = [*dma[1:], 0.0]
     return dma[0] + sum(max(pair) for pair in zip(compute, waits, strict=True))
+
+
+def _pipelined(
+    dma: Sequence[float], work: Sequence[float], rest: float, moved: tuple[tuple[str, int], ...]
+) -> OpCycles:
+    total = overlapped_cycles(dma, work) + rest
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
 
 
 def op_cycles(context: Context, op: Op) -> OpCycles:
@@ -127,7 +140,7 @@ def _linear(context: Context, op: Op) -> OpCycles:
         return OpCycles(compute, 0.0, compute, moved)
     dma = [transfer_cycles(link, tile.size) for tile in how.transfers]
     work = [barrier + record * _share(context, tile.records) for tile in how.transfers]
-    return OpCycles(sum(work) + rest, sum(dma), overlapped_cycles(dma, work) + rest, moved)
+    return _pipelined(dma, work, rest, moved)
 
 
 def _record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
@@ -161,7 +174,7 @@ def _attention(context: Context, op: Op) -> OpCycles:
         dma.append(transfer_cycles(link, count * row) + transfer_cycles(link, count * scale))
     work = [costs.barrier + count * scan for count in scans]
     work += [costs.barrier + count * visit for count in visits]
-    return OpCycles(sum(work) + rest, sum(dma), overlapped_cycles(dma, work) + rest, moved)
+    return _pipelined(dma, work, rest, moved)
 
 
 def _chunks(length: int, most: int) -> list[int]:

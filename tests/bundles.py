@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import LoadedBundle, load_bundle, write_bundle
-from memory_planner.target_file import load_target
+from codegen.bundle import MANIFEST, LoadedBundle, load_bundle, manifest_digest, write_bundle
+from codegen.json_text import pretty
 from tests.model.tiny import write_model
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode
@@ -43,6 +45,23 @@ def compile_tiny(
         modes=dict.fromkeys(SITES, mode),
         prefix=prefix,
     )
-    compiled = compile_model(directory / "model", load_target(target), options, lambda _: None)
+    compiled = compile_model(directory / "model", target, options, lambda _: None)
     write_bundle(compiled.bundle, directory / "bundle")
     return load_bundle(directory / "bundle")
+
+
+def seal(directory: Path) -> None:
+    """Make the manifest fit the files again, so that only the planted change is left to find."""
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    for path in manifest["files"]:
+        digest = hashlib.sha256((directory / path).read_bytes()).hexdigest()
+        manifest["files"][path] = digest
+    manifest["digest"] = manifest_digest(manifest)
+    (directory / MANIFEST).write_bytes(pretty(manifest))
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace the one occurrence of `old` in a text file."""
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{file.name} has {text.count(old)} times {old!r}"
+    file.write_text(text.replace(old, new), encoding="utf-8")

@@ -19,11 +19,10 @@ from codegen.bundle import (
     LoadedBundle,
     check_destination,
     load_bundle,
-    manifest_digest,
     write_bundle,
 )
 from codegen.json_text import pretty
-from tests.bundles import compile_tiny
+from tests.bundles import compile_tiny, seal
 from tests.paths import REPOSITORY
 from toolchain.model.errors import BundleError, ConfigError
 
@@ -85,16 +84,10 @@ def edit_manifest(key: str, value: Any) -> Callable[[Path], None]:
 
 def stale_plan(root: Path) -> None:
     """A plan.json that is whole, listed in the manifest, and not the blobs' own."""
-    import hashlib
-
     plan = json.loads((root / "plan.json").read_text())
     plan["program"]["residual_bits"] += 1
     (root / "plan.json").write_bytes(pretty(plan))
-    manifest = json.loads((root / MANIFEST).read_text())
-    digest = hashlib.sha256((root / "plan.json").read_bytes()).hexdigest()
-    manifest["files"]["plan.json"] = digest
-    del manifest["digest"]
-    (root / MANIFEST).write_bytes(pretty(manifest | {"digest": manifest_digest(manifest)}))
+    seal(root)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -201,7 +194,7 @@ COMPILE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from tests.bundles import compile_tiny
+from tests.bundles import compile_tiny, seal
 compile_tiny(Path(sys.argv[1]))
 """
 

@@ -218,58 +218,56 @@ static demo_worker worker_of(const demo_context *context, const demo_core *core)
     return worker;
 }
 
-static step begin_step(const demo_context *context, const demo_worker *worker) {
-    step s;
-    s.context = context;
-    s.worker = *worker;
-    s.position = context->position;
-    s.embed_requant = weights_at(context, BLOB_L2, 256U);
-    s.linear_shift = weights_at(context, BLOB_L2, 320U);
-    s.rope_table = weights_at(context, BLOB_L2, 352U);
-    s.lut_exp2 = weights_at(context, BLOB_L2, 384U);
-    s.lut_sigmoid = weights_at(context, BLOB_L2, 896U);
-    s.final_norm_gamma = weights_at(context, BLOB_L2, 1568U);
-    s.resid = arena_at(context, ARENA_L1, 0U);
-    s.attn_q = arena_at(context, ARENA_L1, 32U);
-    s.attn_k = arena_at(context, ARENA_L1, 64U);
-    s.attn_v = arena_at(context, ARENA_L1, 96U);
-    s.attn_rope_q = arena_at(context, ARENA_L1, 128U);
-    s.attn_rope_scale = arena_at(context, ARENA_L1, 160U);
-    s.attn_acc = arena_at(context, ARENA_L1, 192U);
-    s.attn_stats = arena_at(context, ARENA_L1, 224U);
-    s.attn_o = arena_at(context, ARENA_L1, 256U);
-    s.mlp_gate = arena_at(context, ARENA_L1, 288U);
-    s.mlp_up = arena_at(context, ARENA_L1, 352U);
-    s.mlp_down = arena_at(context, ARENA_L1, 416U);
-    s.logits = arena_at(context, ARENA_L1, 448U);
-    s.next = arena_at(context, ARENA_L1, 512U);
-    s.attn_norm_q = arena_at(context, ARENA_L1, 544U);
-    s.attn_norm_scale = arena_at(context, ARENA_L1, 576U);
-    s.attn_merge_q = arena_at(context, ARENA_L1, 608U);
-    s.attn_merge_scale = arena_at(context, ARENA_L1, 640U);
-    s.mlp_norm_q = arena_at(context, ARENA_L1, 672U);
-    s.mlp_norm_scale = arena_at(context, ARENA_L1, 704U);
-    s.mlp_swiglu_q = arena_at(context, ARENA_L1, 736U);
-    s.mlp_swiglu_scale = arena_at(context, ARENA_L1, 768U);
-    s.final_norm_q = arena_at(context, ARENA_L1, 800U);
-    s.final_norm_scale = arena_at(context, ARENA_L1, 832U);
-    s.scratch_attn_norm = arena_at(context, ARENA_L1, 864U);
-    s.tile_attn_q_proj = arena_at(context, ARENA_L1, 896U);
-    s.tile_attn_v_proj = arena_at(context, ARENA_L1, 1056U);
-    s.scratch_attn_rope = arena_at(context, ARENA_L1, 1216U);
-    s.scratch_attn_kv_append = arena_at(context, ARENA_L1, 1248U);
-    s.scratch_attn_attention = arena_at(context, ARENA_L1, 1280U);
-    s.tile_attn_attention = arena_at(context, ARENA_L1, 1312U);
-    s.scratch_attn_merge = arena_at(context, ARENA_L1, 1440U);
-    s.tile_attn_o_proj = arena_at(context, ARENA_L1, 1472U);
-    s.scratch_mlp_norm = arena_at(context, ARENA_L1, 1632U);
-    s.tile_mlp_gate_proj = arena_at(context, ARENA_L1, 1664U);
-    s.tile_mlp_up_proj = arena_at(context, ARENA_L1, 1824U);
-    s.scratch_mlp_swiglu = arena_at(context, ARENA_L1, 1984U);
-    s.tile_mlp_down_proj = arena_at(context, ARENA_L1, 2048U);
-    s.scratch_final_norm = arena_at(context, ARENA_L1, 2272U);
-    s.tile_lm_head = arena_at(context, ARENA_L1, 2304U);
-    return s;
+static void begin_step(step *s, const demo_context *context, const demo_worker *worker) {
+    s->context = context;
+    s->worker = *worker;
+    s->position = context->position;
+    s->embed_requant = weights_at(context, BLOB_L2, 256U);
+    s->linear_shift = weights_at(context, BLOB_L2, 320U);
+    s->rope_table = weights_at(context, BLOB_L2, 352U);
+    s->lut_exp2 = weights_at(context, BLOB_L2, 384U);
+    s->lut_sigmoid = weights_at(context, BLOB_L2, 896U);
+    s->final_norm_gamma = weights_at(context, BLOB_L2, 1568U);
+    s->resid = arena_at(context, ARENA_L1, 0U);
+    s->attn_q = arena_at(context, ARENA_L1, 32U);
+    s->attn_k = arena_at(context, ARENA_L1, 64U);
+    s->attn_v = arena_at(context, ARENA_L1, 96U);
+    s->attn_rope_q = arena_at(context, ARENA_L1, 128U);
+    s->attn_rope_scale = arena_at(context, ARENA_L1, 160U);
+    s->attn_acc = arena_at(context, ARENA_L1, 192U);
+    s->attn_stats = arena_at(context, ARENA_L1, 224U);
+    s->attn_o = arena_at(context, ARENA_L1, 256U);
+    s->mlp_gate = arena_at(context, ARENA_L1, 288U);
+    s->mlp_up = arena_at(context, ARENA_L1, 352U);
+    s->mlp_down = arena_at(context, ARENA_L1, 416U);
+    s->logits = arena_at(context, ARENA_L1, 448U);
+    s->next = arena_at(context, ARENA_L1, 512U);
+    s->attn_norm_q = arena_at(context, ARENA_L1, 544U);
+    s->attn_norm_scale = arena_at(context, ARENA_L1, 576U);
+    s->attn_merge_q = arena_at(context, ARENA_L1, 608U);
+    s->attn_merge_scale = arena_at(context, ARENA_L1, 640U);
+    s->mlp_norm_q = arena_at(context, ARENA_L1, 672U);
+    s->mlp_norm_scale = arena_at(context, ARENA_L1, 704U);
+    s->mlp_swiglu_q = arena_at(context, ARENA_L1, 736U);
+    s->mlp_swiglu_scale = arena_at(context, ARENA_L1, 768U);
+    s->final_norm_q = arena_at(context, ARENA_L1, 800U);
+    s->final_norm_scale = arena_at(context, ARENA_L1, 832U);
+    s->scratch_attn_norm = arena_at(context, ARENA_L1, 864U);
+    s->tile_attn_q_proj = arena_at(context, ARENA_L1, 896U);
+    s->tile_attn_v_proj = arena_at(context, ARENA_L1, 1056U);
+    s->scratch_attn_rope = arena_at(context, ARENA_L1, 1216U);
+    s->scratch_attn_kv_append = arena_at(context, ARENA_L1, 1248U);
+    s->scratch_attn_attention = arena_at(context, ARENA_L1, 1280U);
+    s->tile_attn_attention = arena_at(context, ARENA_L1, 1312U);
+    s->scratch_attn_merge = arena_at(context, ARENA_L1, 1440U);
+    s->tile_attn_o_proj = arena_at(context, ARENA_L1, 1472U);
+    s->scratch_mlp_norm = arena_at(context, ARENA_L1, 1632U);
+    s->tile_mlp_gate_proj = arena_at(context, ARENA_L1, 1664U);
+    s->tile_mlp_up_proj = arena_at(context, ARENA_L1, 1824U);
+    s->scratch_mlp_swiglu = arena_at(context, ARENA_L1, 1984U);
+    s->tile_mlp_down_proj = arena_at(context, ARENA_L1, 2048U);
+    s->scratch_final_norm = arena_at(context, ARENA_L1, 2272U);
+    s->tile_lm_head = arena_at(context, ARENA_L1, 2304U);
 }
 
 static const int16_t *gamma_of(const step *s, const location *where) {
@@ -694,7 +692,8 @@ demo_status demo_step(demo_context *context, const demo_core *core, int32_t toke
     if (context->position >= CONTEXT) {
         return DEMO_CONTEXT_FULL;
     }
-    const step s = begin_step(context, &worker);
+    step s;
+    begin_step(&s, context, &worker);
     embed(&s, (uint32_t)token);
     for (uint32_t layer = 0U; layer < LAYERS; layer++) {
         block(&s, layer);

@@ -1,7 +1,7 @@
 /* Integer arithmetic that every kernel shares (docs/numerics.md 0 and 2).
  *
- * There is one rounding: rs(x, n) = floor((x + 2^(n-1)) / 2^n), half towards plus infinity.
- * Shifting before the carry is added keeps it free of overflow. */
+ * There is one rounding: rs(x, n) = floor((x + 2^(n-1)) / 2^n), half towards plus infinity. The
+ * carry is added after a shift, so that the sum cannot overflow. */
 #ifndef EDGEC_MATH_H
 #define EDGEC_MATH_H
 
@@ -28,15 +28,13 @@ static inline int32_t edgec_sat32(int64_t v) {
 
 /* rs(x, n) for 1 <= n; 0 when n > 31. */
 static inline int32_t edgec_rs32(int32_t x, uint32_t n) {
-    return n > 31U ? 0 : ((x >> (n - 1U)) + 1) >> 1;
+    return n > 31U ? 0 : (x >> n) + ((x >> (n - 1U)) & 1);
 }
 
 /* rs(x, n) for n >= 0; n counts as at most 62. */
 static inline int64_t edgec_rs64(int64_t x, uint32_t n) {
-    if (n == 0U) {
-        return x;
-    }
-    return ((x >> (n > 62U ? 61U : n - 1U)) + 1) >> 1;
+    const uint32_t shift = n > 62U ? 62U : n;
+    return shift == 0U ? x : (x >> shift) + ((x >> (shift - 1U)) & 1);
 }
 
 /* The upper 32 bits of a * b. */

@@ -1,0 +1,120 @@
+/* Every status code of the generated interface, provoked on purpose. */
+#include <stdio.h>
+#include <string.h>
+
+#include "tiny_linked.h"
+#include "tiny_selftest.h"
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            printf("line %d: %s\n", __LINE__, #condition);                                         \
+            return 1;                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static _Alignas(64) uint8_t mram[TINY_WEIGHTS_MRAM_SIZE + 8U];
+static _Alignas(64) uint8_t l1[TINY_ARENA_L1_SIZE + 4U];
+
+/* Status of init with byte `offset` of the first blob changed by `mask`. */
+static tiny_status init_spoiled(uint32_t offset, uint8_t mask, int check_payload) {
+    tiny_memory memory = tiny_linked_memory();
+    tiny_context context;
+    memcpy(mram, memory.weights_mram, TINY_WEIGHTS_MRAM_SIZE);
+    mram[offset] ^= mask;
+    memory.weights_mram = mram;
+    return tiny_init(&context, &memory, check_payload);
+}
+
+static int check_init(void) {
+    const tiny_memory memory = tiny_linked_memory();
+    tiny_context context;
+    tiny_memory wrong = memory;
+    CHECK(tiny_init(NULL, &memory, 0) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_init(&context, NULL, 0) == TINY_BAD_ARGUMENT);
+    wrong.weights_l2 = NULL;
+    CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_ARGUMENT);
+    wrong = memory;
+    wrong.arena_l1 = NULL;
+    CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_ARGUMENT);
+    wrong.arena_l1 = l1 + 4U;
+    CHECK(tiny_init(&context, &wrong, 0) == TINY_MISALIGNED);
+    wrong = memory;
+    memcpy(mram + 8U, memory.weights_mram, TINY_WEIGHTS_MRAM_SIZE);
+    wrong.weights_mram = mram + 8U;
+    CHECK(tiny_init(&context, &wrong, 0) == TINY_MISALIGNED);
+    wrong = memory;
+    wrong.weights_l2 = memory.weights_mram; /* a sound blob in the wrong place */
+    CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_TARGET);
+    CHECK(init_spoiled(0U, 1U, 0) == TINY_BAD_MAGIC);
+    CHECK(init_spoiled(8U, 2U, 0) == TINY_BAD_VERSION);
+    CHECK(init_spoiled(12U, 5U, 0) == TINY_BAD_BYTE_ORDER);
+    CHECK(init_spoiled(32U, 1U, 0) == TINY_BAD_HEADER_CRC);
+    CHECK(init_spoiled(40U, 1U, 0) == TINY_BAD_HEADER_CRC);
+    CHECK(init_spoiled(TINY_WEIGHTS_MRAM_SIZE - 64U, 1U, 0) == TINY_OK);
+    CHECK(init_spoiled(TINY_WEIGHTS_MRAM_SIZE - 64U, 1U, 1) == TINY_BAD_PAYLOAD_CRC);
+    CHECK(init_spoiled(96U, 1U, 1) == TINY_BAD_PAYLOAD_CRC);
+    return 0;
+}
+
+static int check_step(void) {
+    const tiny_memory memory = tiny_linked_memory();
+    const tiny_core core = {0U, 1U, NULL};
+    const tiny_core no_team = {0U, 0U, NULL};
+    const tiny_core too_many = {0U, TINY_MAX_CORES + 1U, NULL};
+    const tiny_core outside = {1U, 1U, NULL};
+    static int32_t logits[TINY_VOCABULARY_SIZE];
+    tiny_context context;
+    tiny_output out;
+    CHECK(tiny_init(&context, &memory, 1) == TINY_OK);
+    CHECK(tiny_step(NULL, &core, 0, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_step(&context, NULL, 0, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_step(&context, &no_team, 0, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_step(&context, &too_many, 0, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_step(&context, &outside, 0, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_step(&context, &core, -1, &out) == TINY_BAD_TOKEN);
+    CHECK(tiny_step(&context, &core, (int32_t)TINY_VOCABULARY_SIZE, &out) == TINY_BAD_TOKEN);
+    CHECK(tiny_position(&context) == 0U);
+    for (uint32_t i = 0U; i < TINY_CONTEXT_LENGTH; i++) {
+        CHECK(tiny_step(&context, &core, (int32_t)i, i == 0U ? NULL : &out) == TINY_OK);
+        CHECK(tiny_position(&context) == i + 1U);
+    }
+    memcpy(logits, out.logits, sizeof logits);
+    CHECK(tiny_step(&context, &core, 0, &out) == TINY_CONTEXT_FULL);
+    CHECK(tiny_position(&context) == TINY_CONTEXT_LENGTH);
+    CHECK(tiny_seek(&context, TINY_CONTEXT_LENGTH + 1U) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_seek(NULL, 0U) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_seek(&context, TINY_CONTEXT_LENGTH - 1U) == TINY_OK);
+    CHECK(tiny_step(&context, &core, 3, &out) == TINY_OK);
+    CHECK(memcmp(logits, out.logits, sizeof logits) != 0);
+    CHECK(tiny_seek(&context, TINY_CONTEXT_LENGTH - 1U) == TINY_OK);
+    CHECK(tiny_step(&context, &core, (int32_t)TINY_CONTEXT_LENGTH - 1, &out) == TINY_OK);
+    CHECK(memcmp(logits, out.logits, sizeof logits) == 0);
+    tiny_reset(&context);
+    CHECK(tiny_position(&context) == 0U);
+    CHECK(tiny_weights_mram_size == TINY_WEIGHTS_MRAM_SIZE);
+    CHECK(tiny_arena_l1_size == TINY_ARENA_L1_SIZE);
+    return 0;
+}
+
+/* A self-test that cannot fail proves nothing. */
+static int check_selftest(void) {
+    tiny_memory memory = tiny_linked_memory();
+    const tiny_core core = {0U, 1U, NULL};
+    tiny_context context;
+    uint32_t step = 99U;
+    CHECK(tiny_init(&context, &memory, 1) == TINY_OK);
+    CHECK(tiny_selftest(&context, &core, &step) == TINY_SELFTEST_OK);
+    CHECK(step == tiny_selftest_steps());
+    memcpy(mram, memory.weights_mram, TINY_WEIGHTS_MRAM_SIZE);
+    memset(mram + TINY_WEIGHTS_MRAM_SIZE / 2U, 0x5A, TINY_WEIGHTS_MRAM_SIZE / 4U);
+    memory.weights_mram = mram;
+    CHECK(tiny_init(&context, &memory, 0) == TINY_OK);
+    CHECK(tiny_selftest(&context, &core, &step) >= TINY_SELFTEST_WRONG_TOKEN);
+    CHECK(step == 0U);
+    return 0;
+}
+
+int main(void) {
+    return check_init() | check_step() | check_selftest();
+}

@@ -1,0 +1,59 @@
+"""Input vectors for the kernels: random ones, and those at the ends of the range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.c.runtime import Guarded, Runtime
+from toolchain.model.program import ActMode
+
+INT32_MAX = 2**31 - 1
+SIZES = (1, 2, 3, 6, 64, 97, 100)
+CORES = (1, 3, 8)
+
+Vector = npt.NDArray[np.int32]
+KINDS = ("zeros", "one", "outlier", "extremes", "minimum", "small", "medium", "large")
+
+
+def vector(kind: str, n: int, seed: int = 0) -> Vector:
+    """n int32 values in [-(2^31-1), 2^31-1]."""
+    rng = np.random.default_rng([seed, n, KINDS.index(kind)])
+    x = np.zeros(n, np.int64)
+    if kind == "one":
+        x[:] = -1
+    elif kind == "outlier":
+        x = rng.integers(-3, 4, n)
+        x[n // 2] = -INT32_MAX
+    elif kind == "extremes":
+        x = rng.choice([-INT32_MAX, INT32_MAX], n)
+    elif kind == "minimum":
+        x[:] = -INT32_MAX
+    elif kind != "zeros":
+        bits = {"small": 6, "medium": 17, "large": 31}[kind]
+        x = rng.integers(-(2**bits) + 1, 2**bits, n)
+    return x.astype(np.int32)
+
+
+def suffix(mode: ActMode) -> str:
+    """Element type in kernel names."""
+    return "s8" if mode is ActMode.A8 else "s16"
+
+
+def int_type(mode: ActMode) -> npt.DTypeLike:
+    """Element type of a quantized vector."""
+    return np.int8 if mode is ActMode.A8 else np.int16
+
+
+def quantized(
+    runtime: Runtime, cores: int, kernel: str, mode: ActMode, n: int, *inputs: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """(q, scale) of a kernel that ends in `scratch[n], q, scale`."""
+    guarded = Guarded()
+    scratch = guarded.array(n, np.int32)
+    q, scale = guarded.array(n, int_type(mode)), guarded.array(2, np.int32)
+    runtime.run(cores, f"edgec_{kernel}_{suffix(mode)}", *inputs, scratch, q, scale)
+    guarded.check()
+    return q, scale

@@ -1,0 +1,95 @@
+"""The vector kernels against sim/ops.py, on teams of 1, 3 and 8 cores."""
+
+from __future__ import annotations
+
+from ctypes import c_uint64
+
+import numpy as np
+import pytest
+
+from sim import ops
+from tests.c.data import CORES, KINDS, SIZES, quantized, vector
+from tests.c.runtime import Guarded, Runtime
+from toolchain.model.lower import sigmoid_table
+from toolchain.model.program import ActMode
+
+MODES = pytest.mark.parametrize("mode", list(ActMode))
+TEAMS = pytest.mark.parametrize("cores", CORES)
+
+
+@MODES
+@TEAMS
+@pytest.mark.parametrize("eps", [0, 10737, 2**33 - 1])
+def test_rmsnorm(runtime: Runtime, cores: int, mode: ActMode, eps: int) -> None:
+    for n in SIZES:
+        gamma = np.random.default_rng(n).integers(-(2**15), 2**15, n).astype(np.int16)
+        for kind in KINDS:
+            r = vector(kind, n)
+            q, scale = quantized(runtime, cores, "rmsnorm", mode, n, r, gamma, n, c_uint64(eps))
+            want_q, want_scale = ops.rms_norm(
+                r[None].astype(np.int64), gamma.astype(np.int64), eps, mode
+            )
+            assert q.tolist() == want_q[0].tolist(), (n, kind)
+            assert scale.tolist() == want_scale[0].tolist(), (n, kind)
+
+
+@MODES
+@TEAMS
+def test_swiglu(runtime: Runtime, cores: int, mode: ActMode) -> None:
+    table = sigmoid_table()
+    for n in SIZES:
+        for gate_kind, up_kind in zip(KINDS * 2, (*KINDS[3:], *KINDS, *KINDS[:3]), strict=True):
+            gate, up = vector(gate_kind, n, 1), vector(up_kind, n, 2)
+            q, scale = quantized(runtime, cores, "swiglu", mode, n, gate, up, table, n)
+            want_q, want_scale = ops.swiglu(
+                gate[None].astype(np.int64),
+                up[None].astype(np.int64),
+                table.astype(np.int64),
+                mode,
+            )
+            assert q.tolist() == want_q[0].tolist(), (n, gate_kind, up_kind)
+            assert scale.tolist() == want_scale[0].tolist(), (n, gate_kind, up_kind)
+
+
+def test_swiglu_around_every_table_step(runtime: Runtime) -> None:
+    steps = (np.arange(-260, 261) << 12)[:, None] + np.array([-1, 0, 1, 2047, 2048])
+    gate = steps.reshape(-1).astype(np.int32)
+    up = np.full(gate.size, 1 << 16, np.int32)
+    table = sigmoid_table()
+    q, scale = quantized(
+        runtime, 1, "swiglu", ActMode.A16, gate.size, gate, up, table, int(gate.size)
+    )
+    want_q, want_scale = ops.swiglu(
+        gate[None].astype(np.int64),
+        up[None].astype(np.int64),
+        table.astype(np.int64),
+        ActMode.A16,
+    )
+    assert q.tolist() == want_q[0].tolist()
+    assert scale.tolist() == want_scale[0].tolist()
+
+
+@TEAMS
+def test_residual_add_saturates(runtime: Runtime, cores: int) -> None:
+    for n in SIZES:
+        for kind, other in zip(KINDS, reversed(KINDS), strict=True):
+            guarded = Guarded()
+            r, y = guarded.array(n, np.int32), vector(other, n, 3)
+            r[:] = vector(kind, n, 4)
+            want = ops.residual_add(r.astype(np.int64), y.astype(np.int64))
+            runtime.run(cores, "edgec_residual_add", y, n, r)
+            guarded.check()
+            assert r.tolist() == want.tolist()
+
+
+@TEAMS
+def test_argmax_takes_the_lowest_of_equals(runtime: Runtime, cores: int) -> None:
+    for n in SIZES:
+        for kind in KINDS:
+            logits, best = vector(kind, n, 5), np.full(1, -1, np.int32)
+            runtime.run(cores, "edgec_argmax", logits, n, best)
+            assert best[0] == ops.argmax(logits[None].astype(np.int64))[0], (n, kind)
+    tied = np.array([1, 7, 3, 7, 7, 0, 7], np.int32)
+    best = np.full(1, -1, np.int32)
+    runtime.run(cores, "edgec_argmax", tied, 7, best)
+    assert best[0] == 1

@@ -1,0 +1,5 @@
+"""Reports: the figures as JSON values (data.py) and the page that draws them (page.py)."""
+
+from toolchain.report.data import build_reports, fit_report
+
+__all__ = ["build_reports", "fit_report"]
