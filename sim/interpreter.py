@@ -70,12 +70,12 @@ class _Step:
     def input(self, index: int) -> Ints:
         return self.store.read(self.op.inputs[index])
 
-    def heads(self, name: str) -> Ints:
-        x = self.store.read(name)
+    def heads(self, index: int) -> Ints:
+        x = self.input(index)
         return x.reshape(x.shape[0], -1, self.program.shape.head_dim)
 
     def rope_rows(self) -> Ints:
-        table = self.store.constant("rope.table")
+        table = self.store.constant(self.op.inputs[-1])
         return table[self.position : self.position + len(self.tokens)]
 
     def output(self, *values: Ints) -> None:
@@ -90,7 +90,7 @@ def run_op(op: Op, program: Program, store: Store, tokens: Ints, position: int) 
 
 
 def _embed(step: _Step) -> None:
-    requant = step.store.constant("embed.requant")[step.tokens]
+    requant = step.store.constant(step.op.inputs[1])[step.tokens]
     step.output(ops.embed(step.store.embedding_rows(step.op, step.tokens), requant))
 
 
@@ -100,17 +100,17 @@ def _rms_norm(step: _Step) -> None:
 
 
 def _linear(step: _Step) -> None:
-    shift = int(step.store.constant("linear.shift")[step.op.attrs["shift_index"]])
+    shift = int(step.store.constant(step.op.inputs[3])[step.op.attrs["shift_index"]])
     step.output(step.store.linear(step.op, step.input(0), step.input(1), shift))
 
 
 def _rope(step: _Step) -> None:
-    step.output(*ops.rope(step.heads("attn.q"), step.rope_rows()))
+    step.output(*ops.rope(step.heads(0), step.rope_rows()))
 
 
 def _kv_append(step: _Step) -> None:
-    k, k_scale = ops.rope(step.heads("attn.k"), step.rope_rows())
-    v, v_scale = ops.quantize_heads(step.heads("attn.v"))
+    k, k_scale = ops.rope(step.heads(0), step.rope_rows())
+    v, v_scale = ops.quantize_heads(step.heads(1))
     rows = KVCache(k, ops.pack_scale(k_scale), v, ops.pack_scale(v_scale))
     step.store.append_rows(step.op, rows)
 
@@ -118,7 +118,7 @@ def _kv_append(step: _Step) -> None:
 def _attention(step: _Step) -> None:
     constants = AttentionConstants(**step.op.attrs)
     cache = step.store.cache_rows(step.op, step.position + len(step.tokens))
-    exp2 = step.store.constant("lut.exp2")
+    exp2 = step.store.constant(step.op.inputs[-1])
     step.output(*ops.attention(step.input(0), step.input(1), cache, exp2, constants))
 
 
@@ -131,7 +131,7 @@ def _residual(step: _Step) -> None:
 
 
 def _swiglu(step: _Step) -> None:
-    table = step.store.constant("lut.sigmoid")
+    table = step.store.constant(step.op.inputs[-1])
     step.output(*ops.swiglu(step.input(0), step.input(1), table, step.mode))
 
 

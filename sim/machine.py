@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -171,38 +172,42 @@ class Machine:
             self._written.append((name, typed))
 
     def cache_rows(self, op: Op, length: int) -> KVCache:
-        """See `Store`: chunk by chunk through the attention tile, as the kernel does it."""
-        shape, how = self.program.shape, self.plan.attention
-        names = op.inputs[2:6]
-        chunks: list[list[Ints]] = [[], [], [], []]
-        for start in range(0, length, how.positions_per_chunk):
-            count = min(how.positions_per_chunk, length - start)
-            slot = start // how.positions_per_chunk % 2
-            # pass 1 moves k and both scales, pass 2 v and its scale into the same slot
-            for group in ((0, 1, 3), (2, 3)):
-                offset = slot * how.slot_size
-                for index in group:
-                    chunks[index].append(self._cache_chunk(op, names[index], start, count, offset))
-                    width = (
-                        4 * shape.kv_heads if index in (1, 3) else shape.kv_heads * shape.head_dim
-                    )
-                    offset += -(-width * count // 4) * 4
-        del chunks[3][1::2]  # v_scale crossed twice
-        k, k_scale, v, v_scale = (np.concatenate(parts) for parts in chunks)
-        heads = (length, shape.kv_heads, shape.head_dim)
-        return KVCache(k.reshape(heads), k_scale, v.reshape(heads), v_scale)
+        """See `Store`: two passes of chunks through alternating slots, as edgec_kv_stream.h does.
 
-    def _cache_chunk(self, op: Op, name: str, start: int, count: int, slot_offset: int) -> Ints:
+        Pass 1 moves rows of k and both scales, pass 2 rows of v and its scales.
+        """
+        shape, how = self.program.shape, self.plan.attention
+        k, k_scale, v, v_scale = op.inputs[2:6]
+        rows = -(-how.positions_per_chunk * shape.kv_heads * shape.head_dim // 4) * 4
+        scales = 4 * how.positions_per_chunk * shape.kv_heads
+        passes = ({k: 0, k_scale: rows, v_scale: rows + scales}, {v: 0, v_scale: rows})
+        starts = range(0, length, how.positions_per_chunk)
+        parts: dict[str, list[Ints]] = {}
+        for index, (targets, start) in enumerate(product(passes, starts)):
+            count = min(how.positions_per_chunk, length - start)
+            for name, offset in targets.items():
+                slot = index % 2 * how.slot_size
+                parts[name] = parts.get(name, []) if start else []
+                parts[name].append(self._cache_chunk(op, name, (start, count), slot + offset))
+        heads = (length, shape.kv_heads, shape.head_dim)
+        joined = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+        return KVCache(
+            joined[k].reshape(heads), joined[k_scale], joined[v].reshape(heads), joined[v_scale]
+        )
+
+    def _cache_chunk(self, op: Op, name: str, positions: tuple[int, int], tile_offset: int) -> Ints:
+        """`positions` = (start, count) of one cache array, by way of the tile if there is one."""
         spec, place = self.program.tensors[name], self.plan.placements[name]
-        width = spec.shape[2] * spec.dtype.itemsize
+        start, count = positions
+        width = spec.shape[2]
         offset = self._row(op, spec, start)
-        data = self._get(place, offset, count * width)
+        data = self._get(place, offset, count * width * spec.dtype.itemsize)
         if self.plan.attention.tile_buffer:
             tile = self.plan.placements[self.plan.attention.tile_buffer]
-            self._put(tile, slot_offset, data)
-            data = self._get(tile, slot_offset, data.size)
+            self._put(tile, tile_offset, data)
+            data = self._get(tile, tile_offset, data.size)
         values = np.frombuffer(data.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
-        return values.astype(np.int64).reshape(count, spec.shape[2])
+        return values.astype(np.int64).reshape(count, width)
 
     def _row(self, op: Op, spec: TensorSpec, position: int) -> int:
         _, context, width = spec.shape

@@ -47,8 +47,8 @@ def requantize(acc: Ints, multiplier: Ints, shift: Ints) -> Ints:
     if shift.min(initial=1) >= 1:
         return saturate32(round_shift(product, np.minimum(shift, 62)))
     right = round_shift(product, np.clip(shift, 1, 62))
-    bound = np.int64(1 << 32)
-    left = np.clip(product, -bound, bound) << np.clip(-shift, 0, 30)
+    bound = np.int64(1 << 31)
+    left = np.clip(product, -bound, bound) << np.clip(-shift, 0, 31)
     return saturate32(np.where(shift >= 1, right, left))
 
 

@@ -29,9 +29,9 @@ class Tools:
         self.found: set[str] = set()
         self.zig = False
         patch.delenv("CC", raising=False)
-        patch.setattr(c_tools.shutil, "which", lambda name: name if name in self.found else None)
-        patch.setattr(c_tools.importlib.util, "find_spec", lambda _: self.zig or None)
-        patch.setattr(c_tools.sys, "executable", str(tmp_path / "python"))
+        patch.setattr("shutil.which", lambda name: name if name in self.found else None)
+        patch.setattr("importlib.util.find_spec", lambda _: self.zig or None)
+        patch.setattr("sys.executable", str(tmp_path / "python"))
 
 
 @pytest.fixture

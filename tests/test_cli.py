@@ -116,7 +116,8 @@ def test_every_compile_option_changes_the_bundle(
         (["--activations", "a12"], 2, ["a12", "attn_in"]),
         (["--target", "pdp11"], 2, ["pdp11", "siracusa"]),
         (["--prefix", "9x"], 2, ["9x", "identifier"]),
-        (["--golden-steps", "0"], 2, ["--golden-steps"]),
+        (["--golden-steps", "0"], 2, ["--golden-steps", "1..24"]),
+        (["--golden-steps", "25"], 2, ["--golden-steps", "25", "1..24"]),
     ],
 )
 def test_bad_options_are_refused(

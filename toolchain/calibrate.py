@@ -10,23 +10,35 @@ import numpy as np
 from sim.ops import Ints
 from sim.session import Session
 from toolchain.model.config import ModelConfig
-from toolchain.model.errors import Problem, QuantizationError
+from toolchain.model.errors import ConfigError, Problem, QuantizationError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig
 from toolchain.model.program import Op
 from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import Tokenizer
 
-GOLDEN_TEXT = "Once upon a time, there was a house by the sea. She said that it was very"
+TEXT = "Once upon a time, there was a house by the sea. She said that it was very"
+GOLDEN_STEPS = 16
+CALIBRATION_TOKENS = 64
 RESIDUAL_LIMIT = 1 << 28  # a quarter of 2^30: numerics 3 leaves that much room for other text
 
 
-def golden_tokens(tokenizer: Tokenizer, config: ModelConfig, count: int) -> tuple[int, ...]:
-    """`count` token ids: half of them from text, the rest spread over the vocabulary.
+def golden_steps(asked: int | None, context: int) -> int:
+    """Number of golden tokens; raises ConfigError when the context does not hold those asked for."""
+    if asked is None:
+        return min(GOLDEN_STEPS, context)
+    if not 1 <= asked <= context:
+        problem = Problem("--golden-steps", str(asked), f"1..{context}, the context")
+        raise ConfigError("the golden vectors cannot be made", [problem])
+    return asked
 
-    The second half reaches rows of the embedding that no ordinary text would.
+
+def sample_tokens(tokenizer: Tokenizer, config: ModelConfig, count: int) -> tuple[int, ...]:
+    """`count` token ids: up to half of them from text, the rest spread over the vocabulary.
+
+    The second part reaches rows of the embedding that no ordinary text would.
     """
-    text = tokenizer.encode(GOLDEN_TEXT)[: (count + 1) // 2]
+    text = tokenizer.encode(TEXT)[: (count + 1) // 2]
     rng = np.random.default_rng(count)
     spread = rng.integers(0, config.vocab_size, count - len(text))
     return (*text, *spread.tolist())

@@ -102,14 +102,14 @@ def main() -> None:
 @click.argument("model_dir", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
 @click.option("--prefix", default="edgec", show_default=True, help="Of every external C symbol.")
-@click.option("--golden-steps", type=int, default=16, show_default=True, help="Golden tokens.")
+@click.option("--golden-steps", type=int, help="Golden tokens.  [default: 16, or the context]")
 @model_options
 @json_option
 def compile(
     model_dir: Path | None,
     output: Path,
     prefix: str,
-    golden_steps: int,
+    golden_steps: int | None,
     as_json: bool,
     **model: Any,
 ) -> None:

@@ -12,7 +12,7 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toolchain import tables
 from toolchain.cli import print_json
-from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
+from toolchain.model.errors import BundleError, MismatchError
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
@@ -36,9 +36,6 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
     from toolchain.pipeline import CompileOptions, compile_model
 
     check_destination(request.output)
-    if request.golden_steps < 1:
-        problem = Problem("--golden-steps", str(request.golden_steps), "at least 1")
-        raise ConfigError("some options cannot be used", [problem])
     options = CompileOptions(
         request.model.quant,
         request.model.context,

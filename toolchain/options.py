@@ -32,7 +32,7 @@ class CompileRequest:
     model_dir: Path | None
     output: Path
     prefix: str
-    golden_steps: int
+    golden_steps: int | None
     model: ModelOptions
 
 

@@ -20,7 +20,12 @@ from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target, read_target_text
 from sim.latency import estimate
 from sim.machine import run_steps
-from toolchain.calibrate import fit_residual_bits, golden_tokens
+from toolchain.calibrate import (
+    CALIBRATION_TOKENS,
+    fit_residual_bits,
+    golden_steps,
+    sample_tokens,
+)
 from toolchain.model.checkpoint import load_model
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config
@@ -41,7 +46,7 @@ class CompileOptions:
     context: int | None = None  # None: what the model was trained with
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     prefix: str = "edgec"
-    golden_steps: int = 16
+    golden_steps: int | None = None  # None: 16, or the context if that is shorter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,10 +73,11 @@ def compile_model(
     context = trained if options.context is None else options.context
     config = LowerConfig(context, options.modes)
     check_lower_config(model.config, config)
+    steps = golden_steps(options.golden_steps, context)
     quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
-    tokens = golden_tokens(tokenizer, model.config, min(options.golden_steps, context))
-    config = replace(config, residual_bits=fit_residual_bits(quant, config, tokens))
+    sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
+    config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
     program = lower_model(quant, config)
     progress("planning memory")
     plan = plan_memory(program, target)
@@ -79,6 +85,7 @@ def compile_model(
     progress("packing weights")
     blobs = build_blobs(program, plan)
     progress("running the golden vectors on the byte-true simulator")
+    tokens = sample_tokens(tokenizer, model.config, steps)
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")

@@ -124,11 +124,15 @@ def test_linear_at_the_accumulator_bound(
         assert run_linear(runtime, 1, case, scale) == expected(case, scale)
 
 
-def test_wide_accumulators_are_tried(runtime: Runtime) -> None:
-    layout = WeightLayout(Packing.BYTE, 4, 700, 350)
+@pytest.mark.parametrize(("columns", "shift"), [(64, 5), (200, 7), (700, 8)])
+def test_accumulators_beyond_32_bits(runtime: Runtime, columns: int, shift: int) -> None:
+    layout = WeightLayout(Packing.BYTE, 4, columns, columns // 2)
     case = make_case(layout, ActMode.A16, 1, extreme=True)
-    assert case.shift == 8 - 0 or case.shift > 5
-    assert run_linear(runtime, 3, case, (1 << 14, -30)) == expected(case, (1 << 14, -30))
+    assert case.shift == shift
+    matrix = ops.matrix_of(case.weights, layout.group_size)
+    assert np.abs(case.q @ matrix.transposed).max() > INT32_MAX
+    for scale in ((1 << 14, -30), (1 << 15, -50)):
+        assert run_linear(runtime, 3, case, scale) == expected(case, scale)
 
 
 @TEAMS

@@ -92,7 +92,7 @@ def test_overlapping_buffers_fault(tmp_path: Path, victim: str) -> None:
     program = odd_program(tmp_path / "model")
     plan = plan_memory(program, load_target("siracusa"))
     broken = moved(plan, victim, offset=plan.placements["resid"].offset)
-    with pytest.raises(MemoryFaultError, match="resid|outside the region"):
+    with pytest.raises(MemoryFaultError, match=r"resid|outside the region"):
         list(run_steps(program, broken, build_blobs(program, plan), TOKENS))
 
 

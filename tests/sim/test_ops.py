@@ -8,7 +8,7 @@ from math import floor, isqrt
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sim import ops
@@ -43,6 +43,9 @@ def test_round_shift_equals_exact_rounding(x: int, n: int) -> None:
     assert ops.round_shift(array(x), array(n))[0] == expected
 
 
+@example(1, 1, -31)
+@example(-1, 1, -40)
+@example(2**31 - 1, 2**31 - 1, 0)
 @given(INT32, st.integers(0, 2**31 - 1), st.integers(-40, 80))
 def test_requantize_is_exact_then_saturates(acc: int, multiplier: int, shift: int) -> None:
     n = min(shift, 62)

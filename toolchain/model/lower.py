@@ -80,10 +80,11 @@ def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int)
     widths = np.diff([*range(0, columns, layout.group_size), columns])
     l1 = int((magnitude * np.repeat(tensor.multipliers, widths, axis=1)).sum(axis=1).max())
     bits = high_bits(l1) if mode is ActMode.A16 else 8
-    if bits < 0 or (mode is ActMode.A8 and 127 * l1 > INT32_MAX):
+    limit = INT32_MAX * 2 // 129 if mode is ActMode.A16 else INT32_MAX // 127
+    if bits < 0 or l1 > limit:
         raise QuantizationError(
             "an accumulator could overflow 32 bits",
-            [Problem(tensor.name, f"largest row sum of |weight| {l1}", "2^31 / 129 for a16")],
+            [Problem(tensor.name, f"largest row sum of |weight| {l1}", f"at most {limit}")],
             fix="use per-channel scales (group size -1) or fewer bits for this layer",
         )
     scale = tensor.scale * c_in * 2.0**out_bits

@@ -1,0 +1,107 @@
+"""Events of one decode step on the lanes of the target: what runs when, by the cycle model.
+
+A tiled op is a pipeline over two slots: a transfer starts when the link is free and the work on
+the tile that held its slot is done; work starts when the work before it is done and its tile has
+arrived. Ops follow each other without overlap, as the generated code runs them, so that an op
+starts where the totals of the latency report say. Cycles are whole: every edge is rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memory_planner.plan import Plan
+from memory_planner.target import TargetSpec
+from sim.cycle_model import Context, OpCycles, op_cycles
+from toolchain.model.program import Op, Program
+
+SLOTS = 2  # of a tile buffer
+
+
+class Lane(StrEnum):
+    """What is busy."""
+
+    CORES = "cores"
+    DMA = "dma"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`lane` is busy for `op` during the cycles [start, end) of the step."""
+
+    lane: Lane
+    op: str  # id
+    tile: int  # number of the tile within the op; -1 for work that belongs to no tile
+    start: int
+    end: int
+    label: str
+
+    @property
+    def cycles(self) -> int:
+        """Duration."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class TileTimes:
+    """When one tile travels and when it is worked on, in cycles from the start of the op."""
+
+    arrives_from: float
+    arrives_to: float
+    works_from: float
+    works_to: float
+
+
+def tile_times(
+    transfers: Sequence[float], work: Sequence[float], slots: int = SLOTS
+) -> list[TileTimes]:
+    """Schedule of a pipeline over `slots` buffers, from the cycles of each tile."""
+    times: list[TileTimes] = []
+    for index, (travel, effort) in enumerate(zip(transfers, work, strict=True)):
+        link_free = times[-1].arrives_to if times else 0.0
+        cores_free = times[-1].works_to if times else 0.0
+        slot_free = times[index - slots].works_to if index >= slots else 0.0
+        departs = max(link_free, slot_free)
+        begins = max(cores_free, departs + travel)
+        times.append(TileTimes(departs, departs + travel, begins, begins + effort))
+    return times
+
+
+def decode_timeline(
+    program: Program, plan: Plan, target: TargetSpec, position: int
+) -> tuple[Event, ...]:
+    """Events of the token at `position`, by op, then by start; the last one ends the step."""
+    context = Context(program, plan, target, position)
+    events: list[Event] = []
+    start = 0
+    for op in program.ops:
+        cycles = op_cycles(context, op)
+        events += sorted(
+            _op_events(plan, op, cycles, start), key=lambda event: (event.start, event.lane)
+        )
+        start += round(cycles.total)
+    return tuple(events)
+
+
+def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Event]:
+    times = tile_times(cycles.transfers, cycles.work)
+    count = len(times)
+    for index, tile in enumerate(times):
+        span = (start + round(tile.arrives_from), start + round(tile.arrives_to))
+        yield Event(Lane.DMA, op.id, index, *span, _transfer_label(plan, op, index, count))
+        span = (start + round(tile.works_from), start + round(tile.works_to))
+        yield Event(Lane.CORES, op.id, index, *span, f"work on tile {index + 1} of {count}")
+    begin = start + round(times[-1].works_to) if times else start
+    label = "operands outside the tiles, barrier" if times else op.kind.value
+    yield Event(Lane.CORES, op.id, -1, begin, start + round(cycles.total), label)
+
+
+def _transfer_label(plan: Plan, op: Op, index: int, count: int) -> str:
+    label = f"tile {index + 1} of {count}"
+    how = plan.linears.get(op.id)
+    if how is None:
+        return label
+    tile = how.transfers[index]
+    return f"{label}: {tile.records} records, {tile.size:,} bytes into slot {tile.slot}"
