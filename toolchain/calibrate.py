@@ -24,7 +24,7 @@ RESIDUAL_LIMIT = 1 << 28  # a quarter of 2^30: numerics 3 leaves that much room 
 
 
 def golden_steps(asked: int | None, context: int) -> int:
-    """Number of golden tokens; raises ConfigError when the context does not hold those asked for."""
+    """Number of golden tokens; raises ConfigError when the context does not hold them."""
     if asked is None:
         return min(GOLDEN_STEPS, context)
     if not 1 <= asked <= context:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from tests.c.data import SANITIZED
 from tests.c.runtime import Runtime, build_library
 
-SANITIZED = "EDGEC_TEST_SANITIZED"  # environment variable
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from toolchain.model.program import ActMode
 
 INT32_MAX = 2**31 - 1
 SIZES = (1, 2, 3, 6, 64, 97, 100)
-CORES = (1, 3, 8)
+SANITIZED = "EDGEC_TEST_SANITIZED"  # environment variable: test with sanitizers, which are slow
+CORES = (3,) if os.environ.get(SANITIZED) else (1, 3, 8)
 
 Vector = npt.NDArray[np.int32]
 KINDS = ("zeros", "one", "outlier", "extremes", "minimum", "small", "medium", "large")
@@ -21,7 +23,7 @@ KINDS = ("zeros", "one", "outlier", "extremes", "minimum", "small", "medium", "l
 def vector(kind: str, n: int, seed: int = 0) -> Vector:
     """n int32 values in [-(2^31-1), 2^31-1]."""
     rng = np.random.default_rng([seed, n, KINDS.index(kind)])
-    x = np.zeros(n, np.int64)
+    x: npt.NDArray[np.int64] = np.zeros(n, np.int64)
     if kind == "one":
         x[:] = -1
     elif kind == "outlier":

@@ -40,7 +40,10 @@ SHAPES = (
 
 def rope_table(head_dim: int, position: int) -> npt.NDArray[np.int16]:
     angle = position * 0.7 ** np.arange(head_dim // 2)
-    return np.rint(np.concatenate([np.cos(angle), np.sin(angle)]) * 16384).astype(np.int16)
+    table: npt.NDArray[np.int16] = np.rint(
+        np.concatenate([np.cos(angle), np.sin(angle)]) * 16384
+    ).astype(np.int16)
+    return table
 
 
 def heads_of(kind: str, heads: int, head_dim: int, seed: int = 0) -> npt.NDArray[np.int32]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.conftest import SANITIZED
+from tests.c.data import SANITIZED
 from tests.paths import REPOSITORY
 
 MODULES = ("test_math", "test_vectors", "test_linear", "test_attention", "test_blob_check")
