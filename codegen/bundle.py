@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,32 +129,50 @@ def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
 
 
 def check_destination(directory: Path) -> None:
-    """Raise ConfigError when `directory` holds something that a bundle must not replace."""
+    """Raise ConfigError when `directory` holds anything that edgec did not write itself."""
     if not directory.exists() and not directory.is_symlink():
         return
-    found = "a file"
+    found = "not a directory"
     if directory.is_dir():
-        if (directory / MANIFEST).is_file() or not any(directory.iterdir()):
+        strange = _foreign_files(directory)
+        if not strange:
             return
-        found = "files and no manifest.json"
+        found = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
     raise ConfigError(
-        "the output directory is in use by something else",
+        "the output directory holds something that edgec did not write",
         [Problem(str(directory), found, "a new or empty directory, or an earlier bundle")],
-        fix="choose another directory with -o",
+        fix="choose another directory with -o, or remove it",
     )
+
+
+def _foreign_files(directory: Path) -> list[str]:
+    """Paths that no manifest of ours lists: everything when there is none."""
+    try:
+        manifest = _read_json(directory / MANIFEST)
+    except BundleError:
+        manifest = {}
+    listed = manifest.get("files")
+    ours = {MANIFEST, *listed} if "edgec" in manifest and isinstance(listed, dict) else set()
+    present = (path.relative_to(directory).as_posix() for path in _files(directory))
+    return sorted(path for path in present if path not in ours and not _is_build_output(path))
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file() or path.is_symlink()]
 
 
 def write_bundle(bundle: Bundle, directory: Path) -> None:
     """Write the bundle next to `directory` and swap it in; a failure leaves the old one whole.
 
-    Raises ConfigError when `directory` is neither new, nor empty, nor an earlier bundle, and
-    BundleError when the files cannot be written.
+    Raises ConfigError as `check_destination`, and BundleError when files cannot be written.
     """
     check_destination(directory)
     parent = directory.resolve().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".edgec-", dir=parent) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=".edgec-", dir=parent, ignore_cleanup_errors=True
+        ) as scratch:
             fresh, stale = Path(scratch) / "new", Path(scratch) / "old"
             _write_files(bundle, fresh)
             _swap(fresh, directory.resolve(), stale)
@@ -182,7 +199,6 @@ def _swap(fresh: Path, directory: Path, stale: Path) -> None:
     except OSError:
         stale.rename(directory)
         raise
-    shutil.rmtree(stale)
 
 
 def load_bundle(directory: Path) -> LoadedBundle:
@@ -233,11 +249,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _check_files(directory: Path, manifest: Mapping[str, Any]) -> None:
-    present = {
-        path.relative_to(directory).as_posix()
-        for path in directory.rglob("*")
-        if path.is_file() or path.is_symlink()
-    } - {MANIFEST}
+    present = {path.relative_to(directory).as_posix() for path in _files(directory)} - {MANIFEST}
     expected: Mapping[str, str] = manifest["files"]
     problems = [Problem(path, "nothing", "a file") for path in sorted(expected.keys() - present)]
     problems += [

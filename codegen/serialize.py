@@ -179,7 +179,7 @@ def from_document(value: Mapping[str, Any]) -> tuple[Program, Plan]:
         )
     try:
         return program_from_json(value["program"]), plan_from_json(value["plan"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"plan.json is not a plan: {error!r}") from error
 
 

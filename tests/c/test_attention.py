@@ -217,6 +217,20 @@ def test_attention_with_shorter_weights(runtime: Runtime, exp_bits: int) -> None
         assert got[1].tolist() == stats.tolist()
 
 
+def test_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
+    shape = Shape(2, 1, 8, 31)
+    constants = attention_constants(8, 31)
+    cache = empty_cache(shape)
+    for position in range(31):
+        kv = [vector(kind, 8, position)[None] for kind in ("small", "large")]
+        append(runtime, 1, shape, cache, position, (kv[0], kv[1] >> position))
+    query = queries(shape, 1, -14)
+    acc, stats = expected_attention(cache, 31, query, constants)
+    got = run_attention(runtime, 1, shape, cache, 31, query, constants)
+    assert got[0].tolist() == acc.tolist()
+    assert got[1].tolist() == stats.tolist()
+
+
 @TEAMS
 @pytest.mark.parametrize("mode", list(ActMode))
 def test_attention_merge(runtime: Runtime, cores: int, mode: ActMode) -> None:

@@ -27,16 +27,11 @@ ALLOWED = {"memcpy", "memset", "__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3"
 
 
 def compile_each(command: Sequence[str], files: Sequence[Path], directory: Path) -> list[Path]:
-    """Object files of `files`, made by one call of the compiler in `directory`."""
-    result = subprocess.run(
-        [*command, *INCLUDES, "-c", *map(str, files)],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return [directory / f"{file.stem}.o" for file in files]
+    """Object files of `files`, one call each: zig joins what one call compiles."""
+    objects = [directory / f"{file.name}.o" for file in files]
+    for source, target in zip(files, objects, strict=True):
+        compile_c([*command, *INCLUDES, "-c", str(source), "-o", str(target)])
+    return objects
 
 
 def symbols(path: Path) -> tuple[set[str], set[str]]:

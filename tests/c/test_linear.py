@@ -112,7 +112,7 @@ def test_linear(
 
 @MODES
 @PACKINGS
-@pytest.mark.parametrize(("columns", "group"), [(31, 31), (1025, 1025), (256, 128)])
+@pytest.mark.parametrize(("columns", "group"), [(31, 31), (1500, 1500), (256, 128)])
 def test_linear_at_the_accumulator_bound(
     runtime: Runtime, packing: Packing, mode: ActMode, columns: int, group: int
 ) -> None:

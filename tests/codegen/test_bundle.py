@@ -130,14 +130,18 @@ def test_output_of_the_bundle_s_own_makefile_does_no_harm(copy: Path) -> None:
 
 
 def small(name: str = "a.txt") -> Bundle:
-    return Bundle({MANIFEST: b"{}\n", name: b"a"})
+    return Bundle({MANIFEST: manifest_of(name), name: b"a"})
+
+
+def manifest_of(name: str) -> bytes:
+    return json.dumps({"edgec": "0", "files": {name: ""}}).encode()
 
 
 def test_an_earlier_bundle_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "bundle"
     write_bundle(small("old.txt"), target)
     write_bundle(small("sub/new.txt"), target)
-    assert tree(target) == {MANIFEST: b"{}\n", "sub/new.txt": b"a"}
+    assert tree(target) == {MANIFEST: manifest_of("sub/new.txt"), "sub/new.txt": b"a"}
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -159,10 +163,20 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
 def test_other_directories_and_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / MANIFEST).write_text('{"name": "a browser extension"}')
+    write_bundle(small(), tmp_path / "extended")
+    (tmp_path / "extended" / "notes.txt").touch()
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for name in ("mine", "file", "dangling"):
-        with pytest.raises(ConfigError, match="in use by something else"):
+    for name, found in {
+        "mine": r"thesis\.tex",
+        "extension": r"manifest\.json",
+        "extended": r"notes\.txt",
+        "file": "not a directory",
+        "dangling": "not a directory",
+    }.items():
+        with pytest.raises(ConfigError, match=found):
             write_bundle(small(), tmp_path / name)
         with pytest.raises(ConfigError, match=name):
             check_destination(tmp_path / name)

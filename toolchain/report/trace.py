@@ -1,7 +1,7 @@
 """The timeline in the Chrome trace format, which Perfetto and other viewers open.
 
-Times are microseconds at the target's clock, whole cycles are in `args`. One line per event, so
-that two traces can be compared as text.
+Times are microseconds at the target's clock, to the nanosecond, which is what viewers keep; whole
+cycles are in `args`. One line per event, so that two traces can be compared as text.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def trace_json(latency: LatencyReport, timeline: Sequence[Event]) -> bytes:
         "clock_hz": latency.clock_hz,
         "cycles_per_token": latency.cycles_per_token,
     }
-    text = f'{{"displayTimeUnit":"ns",\n"otherData":{json.dumps(head)},\n"traceEvents":[\n{lines}\n]}}\n'
-    return text.encode()
+    opening = f'{{"displayTimeUnit":"ns","otherData":{json.dumps(head)},"traceEvents":['
+    return f"{opening}\n{lines}\n]}}\n".encode()
 
 
 def _names(latency: LatencyReport) -> list[Record]:
@@ -79,16 +79,15 @@ def _complete(
     args: Record,
 ) -> tuple[tuple[int, int], Record]:
     """Sort key and a complete ("X") event."""
-    start, end = span
-    microsecond = latency.clock_hz / 1_000_000
+    start, end = (round(cycle * 1e9 / latency.clock_hz) for cycle in span)  # ns
     record: Record = {
         "ph": "X",
         "pid": PROCESS,
         "tid": THREADS[lane],
         "name": names[0],
         "cat": names[1],
-        "ts": round(start / microsecond, 6),
-        "dur": round((end - start) / microsecond, 6),
-        "args": {**args, "start_cycle": start, "cycles": end - start},
+        "ts": start / 1000,
+        "dur": (end - start) / 1000,
+        "args": {**args, "start_cycle": span[0], "cycles": span[1] - span[0]},
     }
-    return (start, THREADS[lane]), record
+    return (span[0], THREADS[lane]), record

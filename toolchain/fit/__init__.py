@@ -1,0 +1,1 @@
+"""`edgec fit`: what a model needs on a target, from its shape alone; docs/fit.md explains it."""

@@ -1,0 +1,217 @@
+"""A design: a shape, how it is quantized, and every what-if; the program that follows from it.
+
+Without what-ifs, or with those that only mean another config.json (depth, vocabulary), the program
+is the one that `edgec compile` plans. The others are estimates: `WhatIf.estimates` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+
+from toolchain.fit.adapters import with_adapters
+from toolchain.fit.pattern import Pattern, SparseLayout
+from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
+from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
+from toolchain.model.outline import (
+    LowerConfig,
+    assemble_program,
+    check_lower_config,
+    weight_layouts,
+)
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import ActMode, DType, Program, TensorSpec
+from toolchain.model.quant_settings import QuantConfig, effective_settings
+
+KV_BITS = (4, 8, 16)
+RUNTIME_KV_BITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """Changes to a model that was not trained yet; the defaults change nothing."""
+
+    depth: int = 0  # blocks removed
+    attn_width: Pattern | None = None  # of q, k, v and o
+    mlp_width: Pattern | None = None  # of gate, up and down
+    vocab: int | None = None
+    kv_bits: int = RUNTIME_KV_BITS
+    eora_rank: int | None = None
+    layer_order: tuple[int, ...] | None = None  # blocks in order of execution
+
+    def to_dict(self) -> dict[str, object]:
+        """What differs from the model as given, as JSON values."""
+        values: dict[str, object] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value != entry.default:
+                values[entry.name] = str(value) if isinstance(value, Pattern) else value
+        return values
+
+    def estimates(self) -> list[str]:
+        """Why the figures are not those of a compile; empty when they are."""
+        reasons = []
+        if self.attn_width or self.mlp_width:
+            reasons.append("N:M width: its packed format has no kernel, cycles are those of dense")
+        if self.eora_rank:
+            reasons.append("EoRA adapters: the compiler adds none")
+        if self.kv_bits != RUNTIME_KV_BITS:
+            what = f"{RUNTIME_KV_BITS} bits are what the runtime stores and what cycles assume"
+            reasons.append(f"{self.kv_bits}-bit KV cache: {what}")
+        if self.layer_order is not None:
+            reasons.append("layer order: the compiler runs every block once, in order")
+        return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Everything that decides about bytes, except the target."""
+
+    config: ModelConfig  # as given
+    quant: QuantConfig
+    context: int
+    modes: Mapping[str, ActMode] = field(default_factory=dict)
+    what_if: WhatIf = WhatIf()
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model after the changes that only mean another config.json."""
+        vocab = self.config.vocab_size if self.what_if.vocab is None else self.what_if.vocab
+        layers = self.config.num_layers - self.what_if.depth
+        return replace(self.config, num_layers=layers, vocab_size=vocab)
+
+
+def check_design(design: Design) -> None:
+    """Raise ConfigError with every option out of range, all at once."""
+    problems = [*_check_what_if(design)]
+    shape = design.config if problems else design.shape
+    checks = (
+        partial(effective_settings, shape, design.quant),
+        partial(check_lower_config, shape, LowerConfig(design.context, design.modes)),
+    )
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError("some options cannot be used", problems)
+
+
+def build_program(design: Design) -> Program:
+    """The program of a design that `check_design` accepts; `constants` is empty."""
+    shape, order = design.shape, design.what_if.layer_order
+    layouts = {
+        name: _pruned(layout, _pattern_of(name, design.what_if))
+        for name, layout in weight_layouts(shape, design.quant).items()
+    }
+    lower = LowerConfig(design.context, design.modes)
+    if order is None:
+        program = assemble_program(shape, layouts, lower, constants={})
+    else:
+        program = _in_order(shape, layouts, lower, order)
+    if design.what_if.eora_rank:
+        program = with_adapters(program, design.what_if.eora_rank)
+    return _with_kv_bits(program, design.what_if.kv_bits)
+
+
+def _check_what_if(design: Design) -> Iterator[Problem]:
+    config, what_if = design.config, design.what_if
+    last = config.num_layers - 1
+    if not 0 <= what_if.depth <= last:
+        allowed = f"0..{last} removed blocks of {config.num_layers}"
+        yield Problem("--depth", str(what_if.depth), allowed)
+    if what_if.vocab is not None and not 1 <= what_if.vocab <= MAX_VOCAB:
+        yield Problem("--vocab", str(what_if.vocab), f"1..{MAX_VOCAB} tokens")
+    if what_if.kv_bits not in KV_BITS:
+        allowed = f"{', '.join(map(str, KV_BITS))} ({RUNTIME_KV_BITS} is what the runtime stores)"
+        yield Problem("--kv-bits", str(what_if.kv_bits), allowed)
+    inputs = _block_shapes(config)
+    if what_if.eora_rank is not None:
+        most = min(min(rows, columns) for rows, columns in inputs.values())
+        if not 1 <= what_if.eora_rank <= most:
+            allowed = f"1..{most}, the smallest side of a projection"
+            yield Problem("--eora-rank", str(what_if.eora_rank), allowed)
+    for name, (_, columns) in inputs.items():
+        pattern = _pattern_of(name, what_if)
+        if pattern and pattern.group > columns:
+            option = "--attn-width" if name.startswith("attn.") else "--mlp-width"
+            yield Problem(f"{option} of {name}", str(pattern), f"M of at most {columns} inputs")
+    yield from _check_order(config.num_layers - what_if.depth, what_if.layer_order)
+
+
+def _check_order(layers: int, order: tuple[int, ...] | None) -> Iterator[Problem]:
+    if order is None:
+        return
+    if not 1 <= len(order) <= MAX_LAYERS:
+        yield Problem("--layer-order", f"{len(order)} blocks", f"1..{MAX_LAYERS} blocks")
+    for block in dict.fromkeys(order):
+        if not 0 <= block < layers:
+            yield Problem("--layer-order", f"block {block}", f"0..{layers - 1}")
+
+
+def _block_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """(n_out, n_in) of the projections of one block, by suffix."""
+    shapes = expected_shapes(replace(config, num_layers=1))
+    return {suffix: shapes[hf_name_of(f"l00.{suffix}")] for suffix in LINEAR_SUFFIXES}
+
+
+def _pattern_of(name: str, what_if: WhatIf) -> Pattern | None:
+    if "attn." in name:
+        return what_if.attn_width
+    return what_if.mlp_width if "mlp." in name else None
+
+
+def _pruned(layout: WeightLayout, pattern: Pattern | None) -> WeightLayout:
+    if pattern is None:
+        return layout
+    return SparseLayout(
+        layout.packing, layout.rows, layout.columns, layout.group_size, layout.requant, pattern
+    )
+
+
+def _in_order(
+    shape: ModelConfig,
+    layouts: Mapping[str, WeightLayout],
+    lower: LowerConfig,
+    order: tuple[int, ...],
+) -> Program:
+    """The blocks of `order` one after the other: each has its own cache, repeats share weights."""
+    prefixes = {f"l{step:02d}.": f"l{block:02d}." for step, block in enumerate(order)}
+    executed = {
+        step + name.removeprefix(block): layout
+        for step, block in prefixes.items()
+        for name, layout in layouts.items()
+        if name.startswith(block)
+    }
+    outside = {name: layout for name, layout in layouts.items() if "." not in name}
+    unrolled = replace(shape, num_layers=len(order))
+    program = assemble_program(unrolled, {**executed, **outside}, lower, constants={})
+
+    def stored(name: str) -> str:
+        prefix, dot, rest = name.partition(".")
+        return prefixes.get(prefix + dot, prefix + dot) + rest
+
+    tensors: dict[str, TensorSpec] = {}
+    for spec in program.tensors.values():
+        tensors[stored(spec.name)] = replace(spec, name=stored(spec.name))
+    ops = tuple(replace(op, inputs=tuple(map(stored, op.inputs))) for op in program.ops)
+    return replace(program, tensors=tensors, ops=ops)
+
+
+def _with_kv_bits(program: Program, bits: int) -> Program:
+    """The program with cache rows of `bits`; their scales stay as they are."""
+    if bits == RUNTIME_KV_BITS:
+        return program
+
+    def change(spec: TensorSpec) -> TensorSpec:
+        if spec.name not in ("kv.k", "kv.v"):
+            return spec
+        if bits == 16:
+            return replace(spec, dtype=DType.I16)
+        return replace(spec, shape=(*spec.shape[:2], spec.shape[2] // 2))  # head_dim is even
+
+    tensors = {name: change(spec) for name, spec in program.tensors.items()}
+    return replace(program, tensors=tensors)

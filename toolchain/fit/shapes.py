@@ -1,0 +1,65 @@
+"""Which model is meant: a directory, a config.json, or a shape that comes with edgec.
+
+Built-in shapes are `builtin/*.json` in the layout of a Hugging Face config.json, with one more key,
+`source`. A path that exists is taken before a built-in name; the report says which it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from toolchain.model.config import ModelConfig, read_config
+from toolchain.model.errors import ConfigError, Problem
+
+BUNDLED = "bundled"
+BUNDLED_SOURCE = "trained by this project, comes with edgec"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model without weights: its name, where its shape is from, and the shape."""
+
+    name: str
+    source: str
+    config: ModelConfig
+
+
+def list_shapes() -> tuple[str, ...]:
+    """Names of the built-in shapes, the bundled model first."""
+    found = (entry.name for entry in _folder().iterdir() if entry.suffix == ".json")
+    return (BUNDLED, *sorted(name.removesuffix(".json") for name in found))
+
+
+def load_shape(name: str) -> Subject:
+    """The built-in shape `name`; ConfigError with the names that there are."""
+    if name not in list_shapes():
+        allowed = f"a directory, a config.json, or a shape: {', '.join(list_shapes())}"
+        raise ConfigError("unknown model", [Problem("MODEL", repr(name), allowed)])
+    if name == BUNDLED:
+        bundled = Path(str(files("toolchain.model") / "bundled"))
+        return Subject(BUNDLED, BUNDLED_SOURCE, read_config(bundled))
+    path = _folder() / f"{name}.json"
+    source = json.loads(path.read_text(encoding="utf-8"))["source"]
+    return Subject(name, f"built-in shape; {source}", read_config(path))
+
+
+def find_model(text: str | None) -> Subject:
+    """The model that the command line names; the bundled one when it names none.
+
+    Raises ConfigError for an unknown name, CheckpointError for a path without a readable
+    config.json, UnsupportedModelError for a shape that edgec cannot compile.
+    """
+    if text is None:
+        return load_shape(BUNDLED)
+    path = Path(text)
+    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+        name = path.resolve().parent.name if path.name == "config.json" else path.stem
+        return Subject(name, str(path), read_config(path))
+    return load_shape(text.lower())
+
+
+def _folder() -> Path:
+    return Path(str(files("toolchain.fit") / "builtin"))

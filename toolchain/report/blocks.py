@@ -1,0 +1,247 @@
+"""Tables of matrices, blocks and ops: bytes, packing, bits, SNR and cycles side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sim.latency import LatencyReport, OpLatency
+from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.report.figure import Box, Frame, Tick, box
+from toolchain.report.scale import count, decimal, percent
+from toolchain.report.source import PageSource
+
+DEAREST = 10
+HEAT_LEFT, HEAT_TOP, HEAT_WIDTH, CELL = 110, 4, 1040, 22
+HEAT_COLUMN = 64  # units, unless there are too many blocks
+SHADES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """One stored matrix."""
+
+    op: str
+    layer: int  # -1 outside the blocks
+    shape: str
+    bits: int | None
+    group: str
+    packing: str
+    size: int
+    scales: int
+    snr: float | None
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """A `Matrix` as text."""
+
+    op: str
+    shape: str
+    bits: str
+    group: str
+    packing: str
+    size: str
+    scales: str
+    snr: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """A block, or what comes before or after the blocks."""
+
+    name: str
+    size: str
+    packing: str
+    bits: str
+    snr: str
+    cycles: str
+    percent: str
+    bar: str  # width of the bar of cycles, percent of the longest
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """One op with what bounds it."""
+
+    id: str
+    kind: str
+    cycles: str
+    percent: str
+    bar: str
+    cores: str
+    dma: str
+    bound_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """SNR of every matrix, block by block."""
+
+    boxes: list[Box]
+    rows: list[Tick]
+    columns: list[Tick]
+    height: str
+    columns_y: str
+    scale: list[str]  # the range of each shade, weakest first
+
+
+def matrices(source: PageSource) -> list[Matrix]:
+    """Every stored matrix in the order of the schedule; a tied head is the embedding."""
+    program, facts = source.program, source.quantization
+    snr = {each["op"]: float(each["snr_db"]) for each in facts["tensors"]} if facts else {}
+    found: dict[str, Matrix] = {}
+    for op in program.ops:
+        if op.kind not in (OpKind.EMBED, OpKind.LINEAR):
+            continue
+        spec, layout = program.weight_of(op), program.layout_of(op)
+        name = spec.name.removesuffix(".weight")
+        found.setdefault(
+            name,
+            Matrix(
+                op=name,
+                layer=op.layer,
+                shape=f"{layout.rows} × {layout.columns}",
+                bits=source.bits.get(spec.name),
+                group="per row" if layout.groups == 1 else str(layout.group_size),
+                packing=layout.packing.value,
+                size=spec.size,
+                scales=layout.scale_size,
+                snr=snr.get(name),
+                region=source.plan.placements[spec.name].region,
+            ),
+        )
+    return list(found.values())
+
+
+def matrix_rows(found: Iterable[Matrix]) -> list[MatrixRow]:
+    """Matrices as text."""
+    return [
+        MatrixRow(
+            each.op,
+            each.shape,
+            "" if each.bits is None else str(each.bits),
+            each.group,
+            each.packing,
+            count(each.size),
+            count(each.scales),
+            "" if each.snr is None else f"{each.snr:.2f}",
+            each.region,
+        )
+        for each in found
+    ]
+
+
+def block_rows(source: PageSource, found: list[Matrix]) -> list[BlockRow]:
+    """What comes before the blocks, each block, what comes after; sums are those of the token."""
+    cycles = _cycles_by_part(source.program, source.latency)
+    longest = max(cycles.values())
+    rows = []
+    for part, spent in cycles.items():
+        own = [each for each in found if _part_of_matrix(each) == part]
+        rows.append(
+            BlockRow(
+                name=part,
+                size=count(sum(each.size for each in own)),
+                packing=", ".join(dict.fromkeys(each.packing for each in own)),
+                bits=", ".join(str(bits) for bits in sorted({b for m in own if (b := m.bits)})),
+                snr=_snr_range(own),
+                cycles=count(spent),
+                percent=percent(spent, source.latency.cycles_per_token),
+                bar=decimal(100 * spent / longest),
+            )
+        )
+    return rows
+
+
+def _part(op: Op) -> str:
+    if op.layer >= 0:
+        return f"block {op.layer}"
+    return "embedding" if op.kind is OpKind.EMBED else "final norm, head, argmax"
+
+
+def _part_of_matrix(matrix: Matrix) -> str:
+    if matrix.layer >= 0:
+        return f"block {matrix.layer}"
+    return "embedding" if matrix.op == "embed" else "final norm, head, argmax"
+
+
+def _cycles_by_part(program: Program, latency: LatencyReport) -> dict[str, int]:
+    cycles: dict[str, int] = {}
+    for op, estimate in zip(program.ops, latency.ops, strict=True):
+        cycles[_part(op)] = cycles.get(_part(op), 0) + estimate.total_cycles
+    return cycles
+
+
+def _snr_range(own: list[Matrix]) -> str:
+    values = [each.snr for each in own if each.snr is not None]
+    if not values:
+        return ""
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def dearest_ops(latency: LatencyReport) -> list[OpRow]:
+    """The ops that take most cycles, largest first."""
+    ordered = sorted(latency.ops, key=lambda op: -op.total_cycles)[:DEAREST]
+    return [_op_row(op, latency, ordered[0].total_cycles) for op in ordered]
+
+
+def _op_row(op: OpLatency, latency: LatencyReport, longest: int) -> OpRow:
+    return OpRow(
+        id=op.id,
+        kind=op.kind,
+        cycles=count(op.total_cycles),
+        percent=percent(op.total_cycles, latency.cycles_per_token),
+        bar=decimal(100 * op.total_cycles / longest),
+        cores=count(op.compute_cycles),
+        dma=count(op.dma_cycles),
+        bound_by=op.bound_by,
+    )
+
+
+def snr_heat(program: Program, found: list[Matrix]) -> Heat | None:
+    """Roles down, blocks across, darker is weaker; None when no weights were read."""
+    roles = list(dict.fromkeys(op.role for op in program.ops if op.kind is OpKind.LINEAR))
+    values = {each.op: each.snr for each in found if each.snr is not None and each.layer >= 0}
+    if not values:
+        return None
+    low, high = min(values.values()), max(values.values())
+    width = min(HEAT_COLUMN, (HEAT_WIDTH - HEAT_LEFT) / program.shape.layers)
+    boxes = []
+    for op in program.ops:
+        if op.id not in values:
+            continue
+        value, row = values[op.id], roles.index(op.role)
+        area = Frame(HEAT_LEFT + op.layer * width, HEAT_TOP + row * CELL, width, CELL)
+        boxes.append(box(area, _shade(value, low, high), f"{op.id}: {value:.2f} dB", f"{value:.1f}"))
+    used = [role for role in roles if any(op.role == role and op.id in values for op in program.ops)]
+    bottom = HEAT_TOP + len(used) * CELL
+    return Heat(
+        boxes=boxes,
+        rows=[Tick(decimal(HEAT_TOP + (i + 0.68) * CELL), role) for i, role in enumerate(used)],
+        columns=[
+            Tick(decimal(HEAT_LEFT + (layer + 0.5) * width), str(layer))
+            for layer in range(program.shape.layers)
+        ],
+        height=decimal(bottom + 22),
+        columns_y=decimal(bottom + 15),
+        scale=_shade_texts(low, high),
+    )
+
+
+def _shade(value: float, low: float, high: float) -> str:
+    step = int((value - low) / (high - low) * SHADES) if high > low else 0
+    return f"shade{min(step, SHADES - 1)}"
+
+
+def _shade_texts(low: float, high: float) -> list[str]:
+    step = (high - low) / SHADES
+    return [f"{low + i * step:.1f} to {low + (i + 1) * step:.1f} dB" for i in range(SHADES)]
+
+
+def weights_size(program: Program) -> int:
+    """Bytes of all packed matrices."""
+    return sum(spec.size for spec in program.tensors.values() if spec.kind is Kind.WEIGHT)

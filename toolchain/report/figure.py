@@ -1,0 +1,108 @@
+"""Parts of the SVG figures: rectangles with a name, tick marks, and the frame of a plot.
+
+Coordinates are text with at most two decimals, ready to print. The templates only print.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolchain.report.scale import Axis, count, decimal, text_width, ticks
+
+WIDTH = 1040  # of a figure over the whole page, in its own units (about a pixel on a laptop)
+FONT = 11  # of labels inside figures
+PLAIN_LABEL = 4  # units between a label and the edge of its rectangle
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle. `title` is shown on hover: the name, a colon, the facts."""
+
+    x: str
+    y: str
+    width: str
+    height: str
+    css: str
+    title: str
+    label: str  # empty when it would not fit
+    label_x: str
+    label_y: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The plot area of a figure: left, top, width, height."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        """Right edge."""
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> float:
+        """Lower edge."""
+        return self.top + self.height
+
+    def x_axis(self, low: float, high: float) -> Axis:
+        """Values from left to right."""
+        return Axis(low, high, self.left, self.width)
+
+    def y_axis(self, low: float, high: float) -> Axis:
+        """Values from bottom to top."""
+        return Axis(low, high, self.bottom, -self.height)
+
+    def text(self) -> dict[str, str]:
+        """Edges as text for a template."""
+        return {
+            "left": decimal(self.left),
+            "top": decimal(self.top),
+            "right": decimal(self.right),
+            "bottom": decimal(self.bottom),
+            "width": decimal(self.width),
+            "height": decimal(self.height),
+        }
+
+
+def box(area: Frame, css: str, title: str, label: str = "") -> Box:
+    """A rectangle over `area`; the label is dropped when the rectangle is too small for it."""
+    fits = (
+        text_width(label, FONT) + PLAIN_LABEL <= area.width and area.height >= FONT + PLAIN_LABEL
+    )
+    return Box(
+        x=decimal(area.left),
+        y=decimal(area.top),
+        width=decimal(area.width),
+        height=decimal(area.height),
+        css=css,
+        title=title,
+        label=label if fits else "",
+        label_x=decimal(area.left + area.width / 2),
+        label_y=decimal(area.top + area.height / 2 + FONT * 0.35),
+    )
+
+
+def axis_ticks(axis: Axis, most: int, base: int = 10) -> list[Tick]:
+    """Round values along an axis."""
+    return [
+        Tick(decimal(axis.at(value)), count(value))
+        for value in ticks(int(axis.low), int(axis.high), most, base)
+    ]
+
+
+def zoom_range(axis: Axis) -> str:
+    """What the zoom script needs of the axis: start, signed length, low, high."""
+    values = (axis.start, axis.length, axis.low, axis.high)
+    return " ".join(decimal(value) for value in values)

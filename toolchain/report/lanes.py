@@ -1,0 +1,152 @@
+"""The decode step as lanes over cycles: the whole token op by op, and one block tile by tile.
+
+In the overview a bar is as high as the share of its op during which the lane is busy, so that two
+full lanes mean overlap. In the detail every tile is drawn where it travels and where it is worked
+on; neighbouring tiles share a bar when there are too many to be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+from sim.latency import LatencyReport, OpLatency
+from sim.timeline import Event, Lane
+from toolchain.model.program import Op, Program
+from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zoom_range
+from toolchain.report.scale import Axis, count, decimal
+
+LEFT, RIGHT = 56, 4
+NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
+LANES = (Lane.CORES, Lane.DMA)
+MAX_BARS = 500  # of one lane in the detail
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFigure:
+    """Lanes over cycles."""
+
+    frame: dict[str, str]
+    height: str
+    zoom: str
+    boxes: list[Box]
+    labels: list[Tick]  # lane names with the y of their middle
+    ticks: list[Tick]
+    mark: str  # x of the bandwidth bound; empty without one
+    mark_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One block, tile by tile."""
+
+    figure: LaneFigure
+    title: str
+
+
+def overview(latency: LatencyReport) -> LaneFigure:
+    """Every op of the token."""
+    frame = _frame()
+    axis = frame.x_axis(0, latency.cycles_per_token)
+    starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
+    boxes: list[Box] = []
+    for op, start in zip(latency.ops, starts, strict=False):
+        boxes += _op_boxes(axis, frame.top, op, start)
+    mark = decimal(axis.at(latency.bound_cycles))
+    text = f"bandwidth bound {count(latency.bound_cycles)}"
+    return _figure(frame, axis, boxes, (mark, text))
+
+
+def _op_boxes(axis: Axis, top: float, op: OpLatency, start: int) -> Iterator[Box]:
+    left, width = axis.at(start), axis.span(op.total_cycles)
+    facts = (
+        f"{op.id}: {op.kind}, {count(op.total_cycles)} cycles from {count(start)}, "
+        f"cores {count(op.compute_cycles)}, DMA {count(op.dma_cycles)}, bound by {op.bound_by}"
+    )
+    yield box(Frame(left, top, width, NAMES), op.kind, facts, op.id)
+    busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
+    for lane in LANES:
+        height = BARS * min(1.0, busy[lane] / op.total_cycles) if op.total_cycles else 0.0
+        if height:
+            area = Frame(left, _lane_top(top, lane) + BARS - height, width, height)
+            yield box(area, op.kind, f"{op.id}: {lane.value} {count(busy[lane])} cycles")
+
+
+def block_detail(
+    program: Program, latency: LatencyReport, timeline: Sequence[Event]
+) -> Detail | None:
+    """The first block; None when the program has none."""
+    inside = {op.id: op for op in program.ops if op.layer == 0}
+    events = [event for event in timeline if event.op in inside]
+    if not events:
+        return None
+    first, last = events[0].start, max(event.end for event in events)
+    frame = _frame()
+    axis = frame.x_axis(first, last)
+    boxes: list[Box] = []
+    for op_id, group in groupby(events, key=lambda event: event.op):
+        own, op = list(group), inside[op_id]
+        start, end = min(e.start for e in own), max(e.end for e in own)
+        title = f"{op.role}: {op.kind.value}, {count(end - start)} cycles from {count(start)}"
+        area = Frame(axis.at(start), frame.top, axis.span(end - start), NAMES)
+        boxes.append(box(area, op.kind.value, title, op.role))
+    for lane in LANES:
+        boxes += _tile_boxes(axis, frame.top, [e for e in events if e.lane is lane], inside)
+    figure = _figure(frame, axis, boxes)
+    title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
+    return Detail(figure, title)
+
+
+def _tile_boxes(
+    axis: Axis, top: float, events: Sequence[Event], ops: dict[str, Op]
+) -> Iterator[Box]:
+    """Bars of one lane; both slots of a tile buffer take turns, which the shade shows."""
+    together = -(-len(events) // MAX_BARS)
+    for op_id, group in groupby(events, key=lambda event: event.op):
+        own = list(group)
+        for index in range(0, len(own), together):
+            part = own[index : index + together]
+            start, end = part[0].start, part[-1].end
+            if end == start:
+                continue
+            busy = sum(event.cycles for event in part)
+            height = BARS * busy / (end - start)
+            lane_top = _lane_top(top, part[0].lane)
+            area = Frame(axis.at(start), lane_top + BARS - height, axis.span(end - start), height)
+            slot = f" slot{part[0].tile % 2}" if part[0].tile >= 0 else ""
+            yield box(area, ops[op_id].kind.value + slot, _tile_title(part, busy))
+
+
+def _tile_title(part: Sequence[Event], busy: int) -> str:
+    first, last = part[0], part[-1]
+    label = first.label if len(part) == 1 else f"{first.label} to {last.label}"
+    return (
+        f"{first.op}: {first.lane.value}, {label}, {count(busy)} cycles, "
+        f"{count(first.start)} to {count(last.end)}"
+    )
+
+
+def _frame() -> Frame:
+    return Frame(LEFT, 18, WIDTH - LEFT - RIGHT, NAMES + len(LANES) * (BARS + GAP))
+
+
+def _lane_top(top: float, lane: Lane) -> float:
+    return top + NAMES + GAP + LANES.index(lane) * (BARS + GAP)
+
+
+def _figure(
+    frame: Frame, axis: Axis, boxes: list[Box], mark: tuple[str, str] = ("", "")
+) -> LaneFigure:
+    labels = [Tick(decimal(frame.top + NAMES / 2 + 4), "op")]
+    labels += [Tick(decimal(_lane_top(frame.top, e) + BARS / 2 + 4), e.value) for e in LANES]
+    return LaneFigure(
+        frame=frame.text(),
+        height=decimal(frame.bottom + 24),
+        zoom=zoom_range(axis),
+        boxes=boxes,
+        labels=labels,
+        ticks=axis_ticks(axis, 9),
+        mark=mark[0],
+        mark_text=mark[1],
+    )
