@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +25,7 @@ from toolchain.model.program import Kind, Program, TensorSpec
 MAGIC = b"EDGECBLB"
 VERSION = 1
 BYTE_ORDER_MARK = 0x01020304
+BUILD_ID_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Blob:
     target_crc: int  # CRC-32 of the target's name
     region_crc: int  # CRC-32 of the region's name
     graph_hash: bytes  # 32 bytes
+    build_id: bytes  # 16 bytes, the same in all blobs of one build
     first_offset: int  # of the first tensor
     entries: tuple[Entry, ...]
     data: bytes  # the whole file
@@ -58,15 +61,21 @@ class Blob:
 
 def build_blobs(program: Program, plan: Plan) -> dict[str, bytes]:
     """The blob of every region that holds constants, in the order of the plan's regions."""
-    hash_bytes = graph_hash(program, plan)
-    return {
-        region.name: _build_blob(program, plan, region, hash_bytes)
+    payloads = {
+        region.name: _build_payload(program, plan, region)
         for region in plan.regions
         if region.blob_size
     }
+    digest = sha256(b"".join(sha256(payload).digest() for payload in payloads.values()))
+    identity = graph_hash(program, plan) + digest.digest()[:BUILD_ID_SIZE]
+    return {
+        name: _header(plan, plan.region(name), identity, payload) + payload[HEADER_SIZE:]
+        for name, payload in payloads.items()
+    }
 
 
-def _build_blob(program: Program, plan: Plan, region: RegionPlan, hash_bytes: bytes) -> bytes:
+def _build_payload(program: Program, plan: Plan, region: RegionPlan) -> bytes:
+    """A blob whose header is still zero."""
     placed = stored_tensors(program, plan, region)
     first = plan.blob_headers[region.name]
     if HEADER_SIZE + ENTRY_SIZE * len(placed) > first:
@@ -85,7 +94,6 @@ def _build_blob(program: Program, plan: Plan, region: RegionPlan, hash_bytes: by
         entry = _words(crc32(tensor.name.encode()), offset, len(content), code)
         data[position : position + ENTRY_SIZE] = entry
         position += ENTRY_SIZE
-    data[:HEADER_SIZE] = _header(plan, region, hash_bytes, len(placed), data)
     return bytes(data)
 
 
@@ -118,9 +126,11 @@ def _words(*values: int) -> bytes:
     return b"".join(value.to_bytes(4, "little") for value in values)
 
 
-def _header(
-    plan: Plan, region: RegionPlan, hash_bytes: bytes, entries: int, data: bytearray
-) -> bytes:
+def _header(plan: Plan, region: RegionPlan, identity: bytes, data: bytes) -> bytes:
+    entries = sum(
+        place.region == region.name and place.offset < region.arena_base
+        for place in plan.placements.values()
+    )
     head = (
         MAGIC
         + VERSION.to_bytes(2, "little")
@@ -134,8 +144,8 @@ def _header(
             len(data),
             crc32(memoryview(data)[HEADER_SIZE:]),
         )
-        + hash_bytes
-        + bytes(20)
+        + identity
+        + bytes(92 - 40 - len(identity))
     )
     return head + _words(crc32(head))
 
@@ -177,7 +187,7 @@ def _header_problems(data: bytes) -> list[Problem]:
         ("length in the header", _u32(data, 32), len(data)),
         ("CRC-32 of the header", _u32(data, 92), crc32(data[:92])),
         ("CRC-32 of the payload", _u32(data, 36), crc32(memoryview(data)[HEADER_SIZE:])),
-        ("reserved bytes", int.from_bytes(data[72:92], "little"), 0),
+        ("reserved bytes", int.from_bytes(data[88:92], "little"), 0),
     ]
     problems = [Problem(what, hex(got), hex(want)) for what, got, want in checks if got != want]
     entries, first = _u32(data, 24), _u32(data, 28)
@@ -190,7 +200,7 @@ def _header_problems(data: bytes) -> list[Problem]:
 def _decode(data: bytes) -> Blob:
     starts = range(HEADER_SIZE, HEADER_SIZE + ENTRY_SIZE * _u32(data, 24), ENTRY_SIZE)
     entries = tuple(Entry(*(_u32(data, start + 4 * i) for i in range(4))) for start in starts)
-    return Blob(_u32(data, 16), _u32(data, 20), data[40:72], _u32(data, 28), entries, data)
+    return Blob(_u32(data, 16), _u32(data, 20), data[40:72], data[72:88], _u32(data, 28), entries, data)
 
 
 def _content_problems(blob: Blob) -> list[Problem]:

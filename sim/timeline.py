@@ -92,7 +92,7 @@ def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Eve
         span = (start + round(tile.arrives_from), start + round(tile.arrives_to))
         yield Event(Lane.DMA, op.id, index, *span, _transfer_label(plan, op, index, count))
         span = (start + round(tile.works_from), start + round(tile.works_to))
-        yield Event(Lane.CORES, op.id, index, *span, f"work on tile {index + 1} of {count}")
+        yield Event(Lane.CORES, op.id, index, *span, f"tile {index + 1} of {count}")
     begin = start + round(times[-1].works_to) if times else start
     label = "operands outside the tiles, barrier" if times else op.kind.value
     yield Event(Lane.CORES, op.id, -1, begin, start + round(cycles.total), label)

@@ -27,7 +27,7 @@ def make_blob() -> bytearray:
     payload = bytes(i * 37 % 256 for i in range(LENGTH - 96))
     head = b"EDGECBLB" + b"\x01\x00" + b"\x60\x00" + b"\x04\x03\x02\x01"
     head += word(TARGET) + word(REGION) + word(1) + word(128) + word(LENGTH) + word(crc32(payload))
-    head += GRAPH + bytes(20)
+    head += GRAPH + bytes(range(100, 116)) + bytes(4)
     assert len(head) == 92
     return bytearray(head + word(crc32(head)) + payload)
 
@@ -130,6 +130,15 @@ def test_what_the_code_was_built_for(runtime: Runtime) -> None:
     assert check(runtime, blob, shift=4, alignment=4) == "OK"
     assert check(runtime, blob, length=95) == "BAD_ARGUMENT"
     assert check(runtime, blob, alignment=0) == "BAD_ARGUMENT"
+
+
+def test_blobs_of_one_build_carry_one_id(runtime: Runtime) -> None:
+    first = np.frombuffer(bytes(make_blob()), np.uint8).copy()
+    for byte in range(96):
+        second = first.copy()
+        second[byte] ^= 0x80
+        same = runtime.library.edgec_blob_same_build(pointer(first), pointer(second))
+        assert bool(same) == (not 72 <= byte < 88), byte
 
 
 def test_null_pointers(runtime: Runtime) -> None:

@@ -94,7 +94,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "header crc": (put(92, b"\x00"), "CRC-32 of the header"),
     "payload": (put(143, b"\x89"), "CRC-32 of the payload"),
     "contents": (put(100, b"\x81"), "CRC-32 of the payload"),
-    "reserved": (lambda d: with_crcs(put(72, b"\x01")(d)), "reserved bytes"),
+    "reserved": (lambda d: with_crcs(put(88, b"\x01")(d)), "reserved bytes"),
     "entries": (lambda d: with_crcs(put(24, b"\x03")(d)), "offset of the first tensor"),
     "first offset": (lambda d: with_crcs(put(28, b"\xff")(d)), "offset of the first tensor"),
     "overlap": (lambda d: with_crcs(put(116, b"\x84")(d)), "tensor 1: found 132..140"),

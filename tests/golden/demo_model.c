@@ -651,6 +651,9 @@ demo_status demo_init(demo_context *context, const demo_memory *memory, int chec
         if (status != DEMO_OK) {
             return status;
         }
+        if (!demo_blob_same_build(context->weights[i], context->weights[0])) {
+            return DEMO_MIXED_BLOBS;
+        }
     }
     demo_reset(context);
     return DEMO_OK;

@@ -56,9 +56,14 @@ def find_model(text: str | None) -> Subject:
         return load_shape(BUNDLED)
     path = Path(text)
     if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
-        name = path.resolve().parent.name if path.name == "config.json" else path.stem
-        return Subject(name, str(path), read_config(path))
+        return Subject(_name_of(path), str(path), read_config(path))
     return load_shape(text.lower())
+
+
+def _name_of(path: Path) -> str:
+    if path.suffix != ".json":
+        return path.resolve().name
+    return path.resolve().parent.name if path.name == "config.json" else path.stem
 
 
 def _folder() -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sim.latency import LatencyReport, OpLatency
-from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.program import Op, OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
 from toolchain.report.scale import count, decimal, percent
 from toolchain.report.source import PageSource
@@ -64,14 +64,16 @@ class BlockRow:
 
 @dataclass(frozen=True, slots=True)
 class OpRow:
-    """One op with what bounds it."""
+    """An op with what bounds it, once for all blocks in which it costs the same."""
 
-    id: str
+    name: str
     kind: str
-    cycles: str
+    times: str
+    cycles: str  # of one
+    total: str  # of all
     percent: str
     bar: str
-    cores: str
+    cores: str  # of one, as below
     dma: str
     bound_by: str
 
@@ -146,7 +148,7 @@ def block_rows(source: PageSource, found: list[Matrix]) -> list[BlockRow]:
                 name=part,
                 size=count(sum(each.size for each in own)),
                 packing=", ".join(dict.fromkeys(each.packing for each in own)),
-                bits=", ".join(str(bits) for bits in sorted({b for m in own if (b := m.bits)})),
+                bits=", ".join(map(str, sorted({each.bits for each in own if each.bits}))),
                 snr=_snr_range(own),
                 cycles=count(spent),
                 percent=percent(spent, source.latency.cycles_per_token),
@@ -183,19 +185,31 @@ def _snr_range(own: list[Matrix]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def dearest_ops(latency: LatencyReport) -> list[OpRow]:
-    """The ops that take most cycles, largest first."""
-    ordered = sorted(latency.ops, key=lambda op: -op.total_cycles)[:DEAREST]
-    return [_op_row(op, latency, ordered[0].total_cycles) for op in ordered]
+def dearest_ops(program: Program, latency: LatencyReport) -> list[OpRow]:
+    """The ops that take most cycles, largest first; equal ops of several blocks are one row."""
+    groups: dict[tuple[str, int, int], list[OpLatency]] = {}
+    for op, each in zip(program.ops, latency.ops, strict=True):
+        key = (op.role, each.compute_cycles, each.dma_cycles)
+        groups.setdefault(key, []).append(each)
+    named = [(role, same) for (role, *_), same in groups.items()]
+    named.sort(key=lambda pair: -_total(pair[1]))
+    return [_op_row(role, same, latency, _total(named[0][1])) for role, same in named[:DEAREST]]
 
 
-def _op_row(op: OpLatency, latency: LatencyReport, longest: int) -> OpRow:
+def _total(ops: list[OpLatency]) -> int:
+    return sum(op.total_cycles for op in ops)
+
+
+def _op_row(role: str, same: list[OpLatency], latency: LatencyReport, longest: int) -> OpRow:
+    op, total = same[0], _total(same)
     return OpRow(
-        id=op.id,
+        name=op.id if len(same) == 1 else role,
         kind=op.kind,
+        times=f"{len(same)} ×",
         cycles=count(op.total_cycles),
-        percent=percent(op.total_cycles, latency.cycles_per_token),
-        bar=decimal(100 * op.total_cycles / longest),
+        total=count(total),
+        percent=percent(total, latency.cycles_per_token),
+        bar=decimal(100 * total / longest),
         cores=count(op.compute_cycles),
         dma=count(op.dma_cycles),
         bound_by=op.bound_by,
@@ -216,8 +230,12 @@ def snr_heat(program: Program, found: list[Matrix]) -> Heat | None:
             continue
         value, row = values[op.id], roles.index(op.role)
         area = Frame(HEAT_LEFT + op.layer * width, HEAT_TOP + row * CELL, width, CELL)
-        boxes.append(box(area, _shade(value, low, high), f"{op.id}: {value:.2f} dB", f"{value:.1f}"))
-    used = [role for role in roles if any(op.role == role and op.id in values for op in program.ops)]
+        boxes.append(
+            box(area, _shade(value, low, high), f"{op.id}: {value:.2f} dB", f"{value:.1f}")
+        )
+    used = [
+        role for role in roles if any(op.role == role and op.id in values for op in program.ops)
+    ]
     bottom = HEAT_TOP + len(used) * CELL
     return Heat(
         boxes=boxes,
@@ -240,8 +258,3 @@ def _shade(value: float, low: float, high: float) -> str:
 def _shade_texts(low: float, high: float) -> list[str]:
     step = (high - low) / SHADES
     return [f"{low + i * step:.1f} to {low + (i + 1) * step:.1f} dB" for i in range(SHADES)]
-
-
-def weights_size(program: Program) -> int:
-    """Bytes of all packed matrices."""
-    return sum(spec.size for spec in program.tensors.values() if spec.kind is Kind.WEIGHT)

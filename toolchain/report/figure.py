@@ -11,7 +11,7 @@ from toolchain.report.scale import Axis, count, decimal, text_width, ticks
 
 WIDTH = 1040  # of a figure over the whole page, in its own units (about a pixel on a laptop)
 FONT = 11  # of labels inside figures
-PLAIN_LABEL = 4  # units between a label and the edge of its rectangle
+MARGIN = 6  # units between a label and the edges of its rectangle, both together
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class Box:
     css: str
     title: str
     label: str  # empty when it would not fit
-    label_x: str
-    label_y: str
+    label_place: str  # transform: its middle, and a quarter turn where only that fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +76,11 @@ class Frame:
 
 
 def box(area: Frame, css: str, title: str, label: str = "") -> Box:
-    """A rectangle over `area`; the label is dropped when the rectangle is too small for it."""
-    fits = (
-        text_width(label, FONT) + PLAIN_LABEL <= area.width and area.height >= FONT + PLAIN_LABEL
-    )
+    """A rectangle over `area`; the label is turned, or dropped, where there is no room for it."""
+    along, across = text_width(label, FONT) + MARGIN, FONT + MARGIN / 2
+    flat = along <= area.width and across <= area.height
+    turned = along <= area.height and across <= area.width
+    middle = f"{decimal(area.left + area.width / 2)} {decimal(area.top + area.height / 2)}"
     return Box(
         x=decimal(area.left),
         y=decimal(area.top),
@@ -88,9 +88,8 @@ def box(area: Frame, css: str, title: str, label: str = "") -> Box:
         height=decimal(area.height),
         css=css,
         title=title,
-        label=label if fits else "",
-        label_x=decimal(area.left + area.width / 2),
-        label_y=decimal(area.top + area.height / 2 + FONT * 0.35),
+        label=label if flat or turned else "",
+        label_place=f"translate({middle})" + ("" if flat else " rotate(-90)"),
     )
 
 

@@ -19,7 +19,7 @@ from toolchain.report.scale import Axis, count, decimal
 
 LEFT, RIGHT = 56, 4
 NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
-LANES = (Lane.CORES, Lane.DMA)
+LANES = {Lane.CORES: "cores", Lane.DMA: "DMA"}
 MAX_BARS = 500  # of one lane in the detail
 
 
@@ -35,6 +35,7 @@ class LaneFigure:
     ticks: list[Tick]
     mark: str  # x of the bandwidth bound; empty without one
     mark_text: str
+    mark_anchor: str  # start or end: the side on which there is room
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,7 @@ def overview(latency: LatencyReport) -> LaneFigure:
     boxes: list[Box] = []
     for op, start in zip(latency.ops, starts, strict=False):
         boxes += _op_boxes(axis, frame.top, op, start)
-    mark = decimal(axis.at(latency.bound_cycles))
-    text = f"bandwidth bound {count(latency.bound_cycles)}"
-    return _figure(frame, axis, boxes, (mark, text))
+    return _figure(frame, axis, boxes, latency.bound_cycles)
 
 
 def _op_boxes(axis: Axis, top: float, op: OpLatency, start: int) -> Iterator[Box]:
@@ -70,7 +69,7 @@ def _op_boxes(axis: Axis, top: float, op: OpLatency, start: int) -> Iterator[Box
         height = BARS * min(1.0, busy[lane] / op.total_cycles) if op.total_cycles else 0.0
         if height:
             area = Frame(left, _lane_top(top, lane) + BARS - height, width, height)
-            yield box(area, op.kind, f"{op.id}: {lane.value} {count(busy[lane])} cycles")
+            yield box(area, op.kind, f"{op.id}: {LANES[lane]} {count(busy[lane])} cycles")
 
 
 def block_detail(
@@ -84,18 +83,22 @@ def block_detail(
     first, last = events[0].start, max(event.end for event in events)
     frame = _frame()
     axis = frame.x_axis(first, last)
-    boxes: list[Box] = []
-    for op_id, group in groupby(events, key=lambda event: event.op):
-        own, op = list(group), inside[op_id]
-        start, end = min(e.start for e in own), max(e.end for e in own)
-        title = f"{op.role}: {op.kind.value}, {count(end - start)} cycles from {count(start)}"
-        area = Frame(axis.at(start), frame.top, axis.span(end - start), NAMES)
-        boxes.append(box(area, op.kind.value, title, op.role))
+    boxes = list(_name_boxes(axis, frame.top, events, inside))
     for lane in LANES:
         boxes += _tile_boxes(axis, frame.top, [e for e in events if e.lane is lane], inside)
-    figure = _figure(frame, axis, boxes)
     title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
-    return Detail(figure, title)
+    return Detail(_figure(frame, axis, boxes), title)
+
+
+def _name_boxes(
+    axis: Axis, top: float, events: Sequence[Event], ops: dict[str, Op]
+) -> Iterator[Box]:
+    for op_id, group in groupby(events, key=lambda event: event.op):
+        own, op = list(group), ops[op_id]
+        start, end = min(e.start for e in own), max(e.end for e in own)
+        title = f"{op.role}: {op.kind.value}, {count(end - start)} cycles from {count(start)}"
+        area = Frame(axis.at(start), top, axis.span(end - start), NAMES)
+        yield box(area, op.kind.value, title, op.role)
 
 
 def _tile_boxes(
@@ -120,11 +123,9 @@ def _tile_boxes(
 
 def _tile_title(part: Sequence[Event], busy: int) -> str:
     first, last = part[0], part[-1]
-    label = first.label if len(part) == 1 else f"{first.label} to {last.label}"
-    return (
-        f"{first.op}: {first.lane.value}, {label}, {count(busy)} cycles, "
-        f"{count(first.start)} to {count(last.end)}"
-    )
+    label = first.label if len(part) == 1 else f"tiles {first.tile + 1} to {last.tile + 1}"
+    facts = f"{first.op}, {LANES[first.lane]} {count(busy)} cycles"
+    return f"{label}: {facts}, {count(first.start)} to {count(last.end)}"
 
 
 def _frame() -> Frame:
@@ -132,14 +133,16 @@ def _frame() -> Frame:
 
 
 def _lane_top(top: float, lane: Lane) -> float:
-    return top + NAMES + GAP + LANES.index(lane) * (BARS + GAP)
+    return top + NAMES + GAP + list(LANES).index(lane) * (BARS + GAP)
 
 
-def _figure(
-    frame: Frame, axis: Axis, boxes: list[Box], mark: tuple[str, str] = ("", "")
-) -> LaneFigure:
+def _figure(frame: Frame, axis: Axis, boxes: list[Box], mark: int | None = None) -> LaneFigure:
+    """`mark` is the bandwidth bound in cycles."""
     labels = [Tick(decimal(frame.top + NAMES / 2 + 4), "op")]
-    labels += [Tick(decimal(_lane_top(frame.top, e) + BARS / 2 + 4), e.value) for e in LANES]
+    labels += [
+        Tick(decimal(_lane_top(frame.top, lane) + BARS / 2 + 4), name)
+        for lane, name in LANES.items()
+    ]
     return LaneFigure(
         frame=frame.text(),
         height=decimal(frame.bottom + 24),
@@ -147,6 +150,7 @@ def _figure(
         boxes=boxes,
         labels=labels,
         ticks=axis_ticks(axis, 9),
-        mark=mark[0],
-        mark_text=mark[1],
+        mark="" if mark is None else decimal(axis.at(mark)),
+        mark_text="" if mark is None else f"bandwidth bound {count(mark)}",
+        mark_anchor="start" if mark is None or axis.at(mark) < WIDTH / 2 else "end",
     )

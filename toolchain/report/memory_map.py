@@ -6,8 +6,9 @@ op to its last, so that what lies side by side shares bytes at different times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from memory_planner.explain import peak_of
 from memory_planner.plan import Placement, Plan, RegionPlan
@@ -19,7 +20,8 @@ from toolchain.report.scale import BINARY, Axis, count, decimal
 
 MAP_LEFT, MAP_TOP, MAP_BOTTOM = 84, 46, 92  # room for addresses, bracket and op names
 HIGH_MAP, LOW_MAP = 380, 110  # plot heights; low when nothing moves in or out of the region
-STRIP = Frame(0, 4, WIDTH, 34)
+STRIP = Frame(0, 22, WIDTH, 34)
+BLOCKS = Frame(0, 2, WIDTH, 18)  # lane of block names above the strip
 HEADROOM = 0.04  # of the plot, so that the bound is not its edge
 
 
@@ -80,9 +82,7 @@ def arena_maps(program: Program, plan: Plan, target: TargetSpec) -> list[ArenaMa
     ]
 
 
-def _arena_map(
-    program: Program, plan: Plan, target: TargetSpec, region: RegionPlan
-) -> ArenaMap:
+def _arena_map(program: Program, plan: Plan, target: TargetSpec, region: RegionPlan) -> ArenaMap:
     places = [
         place
         for place in plan.placements.values()
@@ -155,9 +155,7 @@ def _bracket(program: Program, plan: Plan, x: Axis) -> Box:
     return box(area, "bracket", text, text)
 
 
-def _fullest(
-    program: Program, plan: Plan, target: TargetSpec, region: str, frame: Frame
-) -> Box:
+def _fullest(program: Program, plan: Plan, target: TargetSpec, region: str, frame: Frame) -> Box:
     """The column of the fullest step; no column when all that is there is there always."""
     peak = peak_of(plan, program, target, region)
     role = next((op.role for op in program.ops if op.id == peak.op), None)
@@ -170,21 +168,45 @@ def _fullest(
 
 def blob_strips(program: Program, plan: Plan) -> list[BlobStrip]:
     """A strip for every region with read-only data."""
-    strips = []
-    for region in plan.regions:
-        if not region.blob_size:
-            continue
-        axis = STRIP.x_axis(region.blob_base, region.blob_base + region.blob_size)
-        places = _blob_places(program, plan, region.name)
-        summary = (
+    return [_blob_strip(program, plan, region) for region in plan.regions if region.blob_size]
+
+
+def _blob_strip(program: Program, plan: Plan, region: RegionPlan) -> BlobStrip:
+    axis = STRIP.x_axis(region.blob_base, region.blob_base + region.blob_size)
+    places = _blob_places(program, plan, region.name)
+    header = plan.blob_headers.get(region.name, 0)
+    area = Frame(axis.at(region.blob_base), STRIP.top, axis.span(header), STRIP.height)
+    title = f"header: {count(header)} bytes at {region.name} + {count(region.blob_base)}"
+    return BlobStrip(
+        region=region.name,
+        summary=(
             f"blob of {count(region.blob_size)} bytes from offset {count(region.blob_base)}, "
             f"{len(places)} tensors"
-        )
-        boxes = [_strip_box(program, plan, place, axis) for place in places]
-        strips.append(
-            BlobStrip(region.name, summary, zoom_range(axis), boxes, axis_ticks(axis, 8, BINARY))
-        )
-    return strips
+        ),
+        zoom=zoom_range(axis),
+        boxes=[
+            *_block_boxes(places, axis),
+            box(area, "headers", title, "header"),
+            *(_strip_box(program, plan, place, axis) for place in places),
+        ],
+        ticks=axis_ticks(axis, 8, BINARY),
+    )
+
+
+def _block_boxes(places: Sequence[Placement], axis: Axis) -> Iterator[Box]:
+    """Where the tensors of each block are, from the prefix of their names."""
+    for block, group in groupby(places, key=lambda place: _block(place.name)):
+        own = list(group)
+        start, end = own[0].offset, own[-1].offset + own[-1].size
+        if block:
+            area = Frame(axis.at(start), BLOCKS.top, axis.span(end - start), BLOCKS.height)
+            title = f"block {block}: {count(end - start)} bytes, {len(own)} tensors"
+            yield box(area, "bracket", title, f"block {block}")
+
+
+def _block(name: str) -> str:
+    prefix = name.partition(".")[0]
+    return str(int(prefix[1:])) if prefix[:1] == "l" and prefix[1:].isdigit() else ""
 
 
 def _blob_places(program: Program, plan: Plan, region: str) -> list[Placement]:

@@ -20,7 +20,8 @@ extern "C" {
  *     32    4 length of the whole blob
  *     36    4 CRC32 of bytes 96 .. length-1
  *     40   32 graph hash (SHA-256 of architecture and memory plan)
- *     72   20 zero
+ *     72   16 build id, the same in all blobs of one build
+ *     88    4 zero
  *     92    4 CRC32 of bytes 0 .. 91
  * then 16 bytes per tensor: CRC32 of its name, offset, size, packing code. */
 #define EDGEC_BLOB_HEADER_SIZE 96U
@@ -38,7 +39,11 @@ typedef struct edgec_blob_expect {
 edgec_status edgec_blob_check(const uint8_t *blob, const edgec_blob_expect *expect,
                               int check_payload);
 
-/* CRC-32 (IEEE 802.3, reflected, as zlib's crc32) of size bytes, continued from crc (0 to begin). */
+/* Not 0 when two blobs with checked headers belong to the same build. */
+int edgec_blob_same_build(const uint8_t *a, const uint8_t *b);
+
+/* CRC-32 (IEEE 802.3, reflected, as zlib's crc32) of size bytes, continued from crc (0 to begin).
+ */
 uint32_t edgec_crc32(uint32_t crc, const uint8_t *data, uint32_t size);
 
 #ifdef __cplusplus

@@ -48,15 +48,14 @@ void edgec_linear_s16_w8(const edgec_matrix *matrix, const uint8_t *record, uint
 /* y[rows] = W x. Moves tiles of records into tiles (two slots) when matrix->slot_size is not 0,
  * overlapping the transfer of one tile with the work on the other; else reads in place. */
 void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
-                  edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles,
-                  const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                  edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles, const void *x,
+                  const int32_t *scale, uint32_t shift, int32_t *y);
 
 /* Rotates and quantizes each head of x[heads][head_dim].
  * table: cos[head_dim/2] then sin[head_dim/2] of the position, Q14; pairs are (i, i + head_dim/2).
  * scratch: int32 [heads][head_dim]. scale: (amax, exponent) per head. */
 void edgec_rope_s8(const edgec_worker *worker, const int32_t *x, const int16_t *table,
-                   uint32_t heads, uint32_t head_dim, int32_t *scratch, int8_t *q,
-                   int32_t *scale);
+                   uint32_t heads, uint32_t head_dim, int32_t *scratch, int8_t *q, int32_t *scale);
 
 /* Rotates and quantizes k, quantizes v, and writes both as row `position` of the cache.
  * scratch: int32 [kv_heads][head_dim]. */
@@ -75,12 +74,12 @@ void edgec_attention(const edgec_worker *worker, const edgec_attention_params *p
 
 /* Normalises the heads' sums to a common exponent and quantizes them as one vector.
  * scratch: int32 [heads][head_dim]. */
-void edgec_attention_merge_s8(const edgec_worker *worker, const int32_t *acc,
-                              const int32_t *stats, uint32_t heads, uint32_t head_dim,
-                              int32_t *scratch, int8_t *q, int32_t *scale);
-void edgec_attention_merge_s16(const edgec_worker *worker, const int32_t *acc,
-                               const int32_t *stats, uint32_t heads, uint32_t head_dim,
-                               int32_t *scratch, int16_t *q, int32_t *scale);
+void edgec_attention_merge_s8(const edgec_worker *worker, const int32_t *acc, const int32_t *stats,
+                              uint32_t heads, uint32_t head_dim, int32_t *scratch, int8_t *q,
+                              int32_t *scale);
+void edgec_attention_merge_s16(const edgec_worker *worker, const int32_t *acc, const int32_t *stats,
+                               uint32_t heads, uint32_t head_dim, int32_t *scratch, int16_t *q,
+                               int32_t *scale);
 
 /* r[n] = saturate(r + y). */
 void edgec_residual_add(const edgec_worker *worker, const int32_t *y, uint32_t n, int32_t *r);

@@ -14,18 +14,19 @@ extern "C" {
 
 typedef enum edgec_status {
     EDGEC_OK = 0,
-    EDGEC_BAD_ARGUMENT = 1,    /* null pointer, or more than EDGEC_MAX_CORES cores */
-    EDGEC_MISALIGNED = 2,      /* a weight blob or an arena is not aligned as its region asks */
-    EDGEC_BAD_MAGIC = 3,       /* not a weight blob at all */
-    EDGEC_BAD_VERSION = 4,     /* blob of another format version */
-    EDGEC_BAD_BYTE_ORDER = 5,  /* blob and core disagree about endianness */
-    EDGEC_BAD_TARGET = 6,      /* blob made for another target or memory region */
-    EDGEC_BAD_GRAPH = 7,       /* blob of another architecture or memory plan than this code */
-    EDGEC_BAD_LENGTH = 8,      /* blob shorter or longer than this code expects */
-    EDGEC_BAD_HEADER_CRC = 9,  /* header damaged */
+    EDGEC_BAD_ARGUMENT = 1,     /* null pointer, or more than EDGEC_MAX_CORES cores */
+    EDGEC_MISALIGNED = 2,       /* a weight blob or an arena is not aligned as its region asks */
+    EDGEC_BAD_MAGIC = 3,        /* not a weight blob at all */
+    EDGEC_BAD_VERSION = 4,      /* blob of another format version */
+    EDGEC_BAD_BYTE_ORDER = 5,   /* blob and core disagree about endianness */
+    EDGEC_BAD_TARGET = 6,       /* blob made for another target or memory region */
+    EDGEC_BAD_GRAPH = 7,        /* blob of another architecture or memory plan than this code */
+    EDGEC_BAD_LENGTH = 8,       /* blob shorter or longer than this code expects */
+    EDGEC_BAD_HEADER_CRC = 9,   /* header damaged */
     EDGEC_BAD_PAYLOAD_CRC = 10, /* table of contents or weights damaged */
-    EDGEC_CONTEXT_FULL = 11,   /* position is at the end of the KV cache */
-    EDGEC_BAD_TOKEN = 12       /* token id outside the vocabulary */
+    EDGEC_CONTEXT_FULL = 11,    /* position is at the end of the KV cache */
+    EDGEC_BAD_TOKEN = 12,       /* token id outside the vocabulary */
+    EDGEC_MIXED_BLOBS = 13      /* blobs of different builds: weights of two models */
 } edgec_status;
 
 /* What one core leaves for the others during a reduction. */

@@ -20,8 +20,9 @@
 /* M(j, next) for every lane, from the lowest; the highest has no next one. */
 #if EDGEC_FIELD_BITS == 2
 #define EDGEC_EACH_PAIR(M)                                                                         \
-    M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8) M(8, 9) M(9, 10) M(10, 11)     \
-    M(11, 12) M(12, 13) M(13, 14) M(14, 15)
+    M(0, 1)                                                                                        \
+    M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8) M(8, 9) M(9, 10) M(10, 11) M(11, 12)   \
+        M(12, 13) M(13, 14) M(14, 15)
 #define EDGEC_TOP_LANE(M) M(15, 15)
 #elif EDGEC_FIELD_BITS == 4
 #define EDGEC_EACH_PAIR(M) M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7)
@@ -175,8 +176,8 @@ EDGEC_OUTLINE void edgec_accumulate_wide(const edgec_matrix *matrix, const uint8
 
 /* Requantizes `rows` rows, whose words begin every record. */
 EDGEC_OUTLINE void edgec_requantize_rows(const uint8_t *record, uint32_t record_size,
-                                         const uint32_t *acc, uint32_t rows,
-                                         const int32_t *scale, int32_t *y) {
+                                         const uint32_t *acc, uint32_t rows, const int32_t *scale,
+                                         int32_t *y) {
     const int32_t a = scale[0];
     const int32_t e = scale[1];
     const int32_t *const end = y + rows;

@@ -1,0 +1,147 @@
+"""The fit report as JSON values: one function for `edgec fit` and for report/fit.json of a bundle.
+
+Sizes are bytes, as the packer and the planner count them; the rows of a region sum to its `used`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from memory_planner.explain import Shortfall
+from toolchain.fit.pattern import SparseLayout
+from toolchain.fit.planning import Outcome, contributors
+from toolchain.fit.remedies import Remedy
+from toolchain.fit.sizes import count_parameters, gptq_checkpoint_size, packed_size
+from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND, Speed
+from toolchain.model.errors import Problem
+from toolchain.model.program import Program
+
+Json = dict[str, Any]
+
+
+def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
+    """Everything that is known about a planned design; docs/fit.md explains every key."""
+    design, program, plan = outcome.design, outcome.program, outcome.plan
+    parameters = count_parameters(design, program)
+    return {
+        "fits": outcome.fits,
+        "target": plan.target,
+        "context": design.context,
+        "shape": asdict(program.shape),
+        "what_if": design.what_if.to_dict(),
+        "estimates": design.what_if.estimates(),
+        "parameters": asdict(parameters),
+        "bytes": {
+            "fp16": 2 * parameters.dense,
+            "gptq_checkpoint": gptq_checkpoint_size(design, program),
+            "packed": packed_size(program),
+        },
+        "width": _width_report(program),
+        "kv_cache": _kv_cache(outcome),
+        "regions": [
+            {
+                "name": region.name,
+                "capacity": region.capacity,
+                "used": region.used,
+                "free": region.free,
+                "arena_lower_bound": region.peak,
+                "arena": region.arena_size,
+            }
+            for region in plan.regions
+        ],
+        "rows": [
+            {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
+        ],
+        "off_chip": _off_chip(outcome.speed),
+        "problems": _problems(outcome.problems, outcome.shortfalls),
+        "remedies": [remedy.to_dict() for remedy in remedies],
+        "estimate": {
+            "position": outcome.speed.position,
+            "cycles_per_token": outcome.speed.cycles_per_token,
+            "tokens_per_second": round(outcome.speed.tokens_per_second, 1),
+            "bound_tokens_per_second": round(outcome.speed.bound_tokens_per_second, 1),
+        },
+    }
+
+
+def _kv_cache(outcome: Outcome) -> Json:
+    """Bytes per position and the formula in the context."""
+    shape, bits = outcome.program.shape, outcome.design.what_if.kv_bits
+    per_position = shape.layers * 2 * shape.kv_heads * (shape.head_dim * bits // 8 + 4)
+    width = f"{shape.head_dim}" if bits == 8 else f"{shape.head_dim} * {bits} / 8"
+    return {
+        "bits": bits,
+        "bytes_per_position": per_position,
+        "formula": f"{shape.layers} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
+        "bytes": per_position * shape.context,
+    }
+
+
+def _off_chip(speed: Speed) -> Json:
+    return {
+        "bytes": speed.off_chip_size,
+        "bytes_per_second": OFF_CHIP_BYTES_PER_SECOND,
+        "status": "assumed",
+        "ms_per_token": round(1000 * speed.off_chip_seconds, 3),
+    }
+
+
+def _problems(problems: Sequence[Problem], shortfalls: Sequence[Shortfall]) -> list[Json]:
+    """Each problem as text; those of a region also with its numbers."""
+    facts: list[Json] = [
+        {
+            "region": shortfall.region,
+            "capacity": shortfall.capacity,
+            "need": shortfall.need,
+            "excess": shortfall.excess,
+            "contributors": [
+                {"name": name, "count": count, "bytes": size}
+                for name, count, size in contributors(shortfall)
+            ],
+        }
+        for shortfall in shortfalls
+    ]
+    numbers = facts or [{} for _ in problems]
+    return [asdict(problem) | more for problem, more in zip(problems, numbers, strict=True)]
+
+
+def _width_report(program: Program) -> list[Json]:
+    """What N:M storage saves, one entry per pattern, packing and role; empty without patterns."""
+    entries: dict[tuple[str, str, str], Json] = {}
+    for spec in program.tensors.values():
+        layout = spec.layout
+        if not isinstance(layout, SparseLayout):
+            continue
+        role = spec.name.partition(".")[2].removesuffix(".weight")
+        entry = entries.setdefault(
+            (role, str(layout.pattern), layout.packing.value), _empty_entry(role, layout)
+        )
+        entry["matrices"] += 1
+        entry["dense_bytes"] += layout.records * layout.dense_record_size
+        entry["sparse_bytes"] += layout.records * layout.sparse_record_size
+        entry["index_bytes"] += layout.records * layout.index_record_size
+        entry["stored_bytes"] += layout.size
+        entry["saved_bytes"] = entry["dense_bytes"] - entry["stored_bytes"]
+    return list(entries.values())
+
+
+def _empty_entry(role: str, layout: SparseLayout) -> Json:
+    pattern = layout.pattern
+    return {
+        "role": role,
+        "pattern": str(pattern),
+        "packing": layout.packing.value,
+        "index": pattern.index_form,
+        "index_bits_per_group": pattern.index_bits,
+        "saved_bits_per_group": pattern.saved_bits(layout.packing),
+        "dense_tail_inputs": layout.columns % pattern.group,
+        "pays": layout.pays,
+        "matrices": 0,
+        "dense_bytes": 0,
+        "sparse_bytes": 0,
+        "index_bytes": 0,
+        "stored_bytes": 0,
+        "saved_bytes": 0,
+    }

@@ -1,0 +1,79 @@
+"""How many parameters a design has, and what they take outside of edgec.
+
+Counted as the literature counts: tied tensors once, norms in full, a pruned projection by its kept
+weights. Tables that edgec adds (rotary embedding, look-up tables) are no parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from toolchain.fit.adapters import ADAPTER_MARK
+from toolchain.fit.design import Design
+from toolchain.fit.pattern import SparseLayout
+from toolchain.model.config import ModelConfig
+from toolchain.model.names import expected_shapes
+from toolchain.model.program import Program
+from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Counts of weights."""
+
+    given: int  # of the model before any what-if
+    dense: int  # of the shape that runs, zeros of N:M included; a repeated block counts once
+    kept: int  # without the zeros
+    adapters: int  # of EoRA, in none of the others
+
+
+def count_parameters(design: Design, program: Program) -> Parameters:
+    """Parameters of a design and its program."""
+    norms = dense = kept = adapters = 0
+    for spec in program.tensors.values():
+        layout = spec.layout
+        if spec.name.endswith(".gamma"):
+            norms += spec.shape[0]
+        elif layout is not None and ADAPTER_MARK in spec.name:
+            adapters += layout.rows * layout.columns
+        elif layout is not None:
+            dense += layout.rows * layout.columns
+            is_sparse = isinstance(layout, SparseLayout)
+            kept += layout.kept if is_sparse else layout.rows * layout.columns
+    return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
+
+
+def config_parameters(config: ModelConfig) -> int:
+    """Parameters of a config.json."""
+    return sum(prod(shape) for shape in expected_shapes(config).values())
+
+
+def packed_size(program: Program) -> int:
+    """Bytes of all packed matrices, scales and indices included."""
+    return sum(spec.size for spec in program.tensors.values() if spec.layout)
+
+
+def gptq_checkpoint_size(design: Design, program: Program) -> int:
+    """Bytes of a GPTQ checkpoint with the design's bits and groups, for comparison.
+
+    Projections as integers with their zeros, per group and output a 16-bit scale and a zero point
+    of the same bits, per input a 32-bit group index; embedding, head, norms and adapters in 16 bit.
+    """
+    bits = 0
+    settings = effective_settings(design.shape, design.quant)
+    for spec in program.tensors.values():
+        layout, setting = spec.layout, settings.get(spec.name.removesuffix(".weight"))
+        if spec.name.endswith(".gamma"):
+            bits += 16 * spec.shape[0]
+        elif layout is None:
+            continue
+        elif setting is None or "." not in spec.name.removesuffix(".weight"):
+            bits += 16 * layout.rows * layout.columns
+        else:
+            per_channel = setting.group_size == PER_CHANNEL
+            group = layout.columns if per_channel else setting.group_size
+            groups = layout.rows * -(-layout.columns // group)
+            bits += layout.rows * layout.columns * setting.bits + groups * (16 + setting.bits)
+            bits += 32 * layout.columns
+    return -(-bits // 8)

@@ -1,0 +1,158 @@
+"""Shapes that fill a target well, for a model that is yet to be trained.
+
+Dimensions follow the grain of Siracusa's engine: it takes inputs 252 at a time (28 channels of a
+3x3 window) and outputs 32 at a time, so every width is the largest multiple of 32 at or below a
+multiple of 252; narrower models are multiples of 32. Per width and FFN width one candidate is made,
+with as many blocks as fit; every candidate is planned, so what is suggested does fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from memory_planner.target import TargetSpec, align_up
+from toolchain.fit.design import Design, build_program
+from toolchain.fit.planning import capacity, fits, permanent_size, plan_design
+from toolchain.fit.sizes import config_parameters, packed_size
+from toolchain.model.config import ModelConfig, RopeConfig
+from toolchain.model.program import Program
+
+ENGINE_INPUTS, ENGINE_OUTPUTS = 252, 32
+NARROW = (64, 96, 128, 160, 192)
+LARGEST_MULTIPLE = 8  # of 252
+FFN_RATIO = (1.5, 4.5)  # FFN width over width
+ASPECT = (12, 128)  # width over blocks, from SmolLM2-135M (19) and Llama-3.2-1B (128) and beyond
+HEAD_DIMS = (64, 32)
+QUERIES_PER_KV_HEAD = 4
+LEAST_FILL = 0.75  # of the largest candidate
+FILL_STEPS = 20  # candidates within a 20th are equally good, then the faster one comes first
+SHOWN = 10
+DEFAULT_VOCAB, DEFAULT_CONTEXT = 4096, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A shape that was planned and fits."""
+
+    config: ModelConfig
+    parameters: int
+    packed: int  # bytes
+    used: int  # bytes of all regions
+    capacity: int  # bytes of all regions
+    grain: float  # part of the engine's inputs and outputs that hold weights, 0 to 1
+    tokens_per_second: float
+
+
+def grain_widths() -> tuple[int, ...]:
+    """Widths that waste least of the engine, narrow ones first."""
+    steps = range(1, LARGEST_MULTIPLE + 1)
+    wide = (ENGINE_INPUTS * n // ENGINE_OUTPUTS * ENGINE_OUTPUTS for n in steps)
+    return (*NARROW, *wide)
+
+
+def suggest_shapes(
+    base: Design, target: TargetSpec, parameters: int | None = None
+) -> list[Suggestion]:
+    """The best shapes with the vocabulary, context and quantization of `base`, best first.
+
+    `parameters` is the most that a shape may have; without it the memories are the only limit.
+    """
+    found = []
+    for config in _candidates(base.shape):
+        blocks = _most_blocks(base, config, target, parameters)
+        if blocks is not None:
+            found.append(_suggestion(_with(base, config, blocks), target))
+    best = max((s.parameters for s in found), default=0)
+    close = [s for s in found if s.parameters >= LEAST_FILL * best]
+
+    def rank(suggestion: Suggestion) -> tuple[float, ...]:
+        fill = round(FILL_STEPS * suggestion.parameters / best)
+        return -fill, -suggestion.tokens_per_second, suggestion.config.hidden_size
+
+    return sorted(close, key=rank)[:SHOWN]
+
+
+def grain_use(program: Program) -> float:
+    """Weights over the engine slots that they occupy, whole tiles of inputs and outputs."""
+    weights = slots = 0
+    for spec in program.tensors.values():
+        if spec.layout:
+            rows, columns = spec.layout.rows, spec.layout.columns
+            weights += rows * columns
+            slots += align_up(rows, ENGINE_OUTPUTS) * align_up(columns, ENGINE_INPUTS)
+    return weights / slots
+
+
+def base_config(vocab: int, context: int) -> ModelConfig:
+    """A Llama of which only the vocabulary and the context matter."""
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        hidden_size=ENGINE_OUTPUTS,
+        intermediate_size=ENGINE_OUTPUTS,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=ENGINE_OUTPUTS,
+        vocab_size=vocab,
+        max_position_embeddings=context,
+        rms_norm_eps=1e-5,
+        rope=RopeConfig(10000.0, "default"),
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_ids=(),
+    )
+
+
+def _candidates(base: ModelConfig) -> Iterator[ModelConfig]:
+    """Every width with every FFN width, one block each."""
+    widths = grain_widths()
+    for hidden in widths:
+        head_dim = next(n for n in HEAD_DIMS if hidden % n == 0 and (hidden >= 8 * n or n == 32))
+        heads = hidden // head_dim
+        divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+        kv_heads = min(divisors, key=lambda n: (abs(n - heads / QUERIES_PER_KV_HEAD), n))
+        for ffn in widths:
+            if FFN_RATIO[0] <= ffn / hidden <= FFN_RATIO[1]:
+                yield replace(
+                    base,
+                    hidden_size=hidden,
+                    intermediate_size=ffn,
+                    num_layers=1,
+                    num_heads=heads,
+                    num_kv_heads=kv_heads,
+                    head_dim=head_dim,
+                )
+
+
+def _with(base: Design, config: ModelConfig, blocks: int) -> Design:
+    what_if = replace(base.what_if, depth=0, vocab=None)
+    return replace(base, config=replace(config, num_layers=blocks), what_if=what_if)
+
+
+def _most_blocks(
+    base: Design, config: ModelConfig, target: TargetSpec, parameters: int | None
+) -> int | None:
+    """The most blocks within aspect, parameters and memory; None when too few are left."""
+    least = max(2, -(-config.hidden_size // ASPECT[1]))
+    most = config.hidden_size // ASPECT[0]
+    one, two = (permanent_size(build_program(_with(base, config, n))) for n in (1, 2))
+    most = min(most, (capacity(target) - one) // (two - one) + 1)
+    if parameters is not None:
+        first, second = (config_parameters(replace(config, num_layers=n)) for n in (1, 2))
+        most = min(most, (parameters - first) // (second - first) + 1)
+    descending = range(most, least - 1, -1)
+    return next((n for n in descending if fits(_with(base, config, n), target)), None)
+
+
+def _suggestion(design: Design, target: TargetSpec) -> Suggestion:
+    outcome = plan_design(design, target)
+    return Suggestion(
+        config=design.config,
+        parameters=config_parameters(design.config),
+        packed=packed_size(outcome.program),
+        used=sum(region.used for region in outcome.plan.regions),
+        capacity=sum(region.capacity for region in outcome.plan.regions),
+        grain=round(grain_use(outcome.program), 3),
+        tokens_per_second=round(outcome.speed.tokens_per_second, 1),
+    )
