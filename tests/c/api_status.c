@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tiny_blob.h"
 #include "tiny_linked.h"
 #include "tiny_selftest.h"
 
@@ -26,6 +27,20 @@ static tiny_status init_spoiled(uint32_t offset, uint8_t mask, int check_payload
     return tiny_init(&context, &memory, check_payload);
 }
 
+/* Status of init with a first blob that is sound and of another build. */
+static tiny_status init_mixed(void) {
+    tiny_memory memory = tiny_linked_memory();
+    tiny_context context;
+    memcpy(mram, memory.weights_mram, TINY_WEIGHTS_MRAM_SIZE);
+    mram[72] ^= 1U;
+    const uint32_t crc = tiny_crc32(0U, mram, 92U);
+    for (uint32_t i = 0U; i < 4U; i++) {
+        mram[92U + i] = (uint8_t)(crc >> (8U * i));
+    }
+    memory.weights_mram = mram;
+    return tiny_init(&context, &memory, 1);
+}
+
 static int check_init(void) {
     const tiny_memory memory = tiny_linked_memory();
     tiny_context context;
@@ -46,6 +61,7 @@ static int check_init(void) {
     wrong = memory;
     wrong.weights_l2 = memory.weights_mram; /* a sound blob in the wrong place */
     CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_TARGET);
+    CHECK(init_mixed() == TINY_MIXED_BLOBS);
     CHECK(init_spoiled(0U, 1U, 0) == TINY_BAD_MAGIC);
     CHECK(init_spoiled(8U, 2U, 0) == TINY_BAD_VERSION);
     CHECK(init_spoiled(12U, 5U, 0) == TINY_BAD_BYTE_ORDER);

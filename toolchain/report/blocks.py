@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sim.latency import LatencyReport, OpLatency
 from toolchain.model.program import Op, OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
-from toolchain.report.scale import count, decimal, percent
+from toolchain.report.scale import TIMES, count, decimal, percent
 from toolchain.report.source import PageSource
 
 DEAREST = 10
@@ -105,7 +105,7 @@ def matrices(source: PageSource) -> list[Matrix]:
             Matrix(
                 op=name,
                 layer=op.layer,
-                shape=f"{layout.rows} × {layout.columns}",
+                shape=f"{layout.rows} {TIMES} {layout.columns}",
                 bits=source.bits.get(spec.name),
                 group="per row" if layout.groups == 1 else str(layout.group_size),
                 packing=layout.packing.value,
@@ -205,7 +205,7 @@ def _op_row(role: str, same: list[OpLatency], latency: LatencyReport, longest: i
     return OpRow(
         name=op.id if len(same) == 1 else role,
         kind=op.kind,
-        times=f"{len(same)} ×",
+        times=f"{len(same)} {TIMES}",
         cycles=count(op.total_cycles),
         total=count(total),
         percent=percent(total, latency.cycles_per_token),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memory_planner.plan import Plan
 from toolchain.model.program import Kind, Program
 from toolchain.report.figure import Frame, Tick, axis_ticks
-from toolchain.report.scale import BINARY, Axis, count, decimal
+from toolchain.report.scale import BINARY, TIMES, Axis, count, decimal
 
 FRAME = Frame(84, 22, 600, 200)
 HEADROOM = 1.15
@@ -99,7 +99,7 @@ def _parts(program: Program, plan: Plan) -> list[Part]:
             region=plan.placements[spec.name].region,
             per_position=count(spec.size // context),
             total=count(spec.size),
-            shape=f"{spec.dtype.value}, {' × '.join(str(size) for size in spec.shape)}",
+            shape=f"{spec.dtype.value}, {f' {TIMES} '.join(str(size) for size in spec.shape)}",
         )
         for spec in program.tensors.values()
         if spec.kind is Kind.STATE

@@ -65,16 +65,14 @@ def _op_boxes(axis: Axis, top: float, op: OpLatency, start: int) -> Iterator[Box
     )
     yield box(Frame(left, top, width, NAMES), op.kind, facts, op.id)
     busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
-    for lane in LANES:
+    for lane, name in LANES.items():
         height = BARS * min(1.0, busy[lane] / op.total_cycles) if op.total_cycles else 0.0
         if height:
             area = Frame(left, _lane_top(top, lane) + BARS - height, width, height)
-            yield box(area, op.kind, f"{op.id}: {LANES[lane]} {count(busy[lane])} cycles")
+            yield box(area, op.kind, f"{op.id}: {name} {count(busy[lane])} cycles")
 
 
-def block_detail(
-    program: Program, latency: LatencyReport, timeline: Sequence[Event]
-) -> Detail | None:
+def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
     """The first block; None when the program has none."""
     inside = {op.id: op for op in program.ops if op.layer == 0}
     events = [event for event in timeline if event.op in inside]

@@ -66,7 +66,7 @@ def render_report(source: PageSource, timeline: Sequence[Event]) -> str:
         "strips": blob_strips(source.program, source.plan),
         "buffers": buffer_rows(source.program, source.plan),
         "overview": overview(source.latency),
-        "detail": block_detail(source.program, source.latency, timeline),
+        "detail": block_detail(source.program, timeline),
         "dearest": dearest_ops(source.program, source.latency),
         "kinds": _kinds(source),
         "links": [

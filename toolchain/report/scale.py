@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DECIMAL, BINARY = 10, 2
+TIMES = "\u00d7"  # multiplication sign
 STEPS = {DECIMAL: (1, 2, 5), BINARY: (1, 2, 4, 8)}  # of a power of ten, of sixteen
 
 
