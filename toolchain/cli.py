@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolchain.fit.options import FIT_OPTIONS, fit_options
+
 if TYPE_CHECKING:
     from toolchain.options import ModelOptions
 
@@ -128,18 +130,29 @@ def compile(
 
 
 @main.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False)
 @model_options
+@fit_options
 @json_option
-def fit(model: Path | None, as_json: bool, **options: Any) -> None:
-    """Say from config.json alone whether MODEL fits the target; exit code 3 when it does not.
+@click.pass_context
+def fit(ctx: click.Context, /, model: str | None, as_json: bool, **options: Any) -> None:
+    """Say from its shape alone whether MODEL fits the target; exit code 3 when it does not.
+
+    MODEL is a directory, a config.json or the name of a built-in shape; without it, the model that
+    comes with edgec. What-ifs (--depth to --layer-order) compose.
 
     \b
     Example: edgec fit my-model/config.json --target siracusa --context 256
+             edgec fit llama-3.2-1b --depth 2 --width 1:8 --context 512
+             edgec fit --suggest --params 4M --vocab 2048
     """
-    from toolchain.commands import run_fit
+    from toolchain.fit.command import run_fit
+    from toolchain.fit.parse import parse_fit_options
 
-    run_fit(model, read_model_options(options), as_json)
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
+    own = parse_fit_options({name: options.pop(name) for name in FIT_OPTIONS}, given)
+    run_fit(model, read_model_options(options), own, as_json)
 
 
 @main.command()

@@ -12,11 +12,11 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toolchain import tables
 from toolchain.cli import print_json
+from toolchain.fit.tables import print_fit
 from toolchain.model.errors import BundleError, MismatchError
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
-    ModelOptions,
     SimulateRequest,
     bundled_model,
 )
@@ -42,6 +42,7 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
         request.model.modes,
         request.prefix,
         request.golden_steps,
+        BUNDLED_NAME if request.model_dir is None else None,
     )
     model_dir = request.model_dir or bundled_model()
     with progress_bar() as bar:
@@ -63,28 +64,8 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
+        print_fit(summary["fit"])
         tables.print_compiled(summary)
-
-
-def run_fit(model: Path | None, options: ModelOptions, as_json: bool) -> None:
-    """Plan a program without weights and print where its bytes go."""
-    from memory_planner.planner import plan_memory
-    from memory_planner.target_file import load_target
-    from sim.latency import estimate
-    from toolchain.model.config import read_config
-    from toolchain.model.outline import LowerConfig, outline_program
-    from toolchain.report import fit_report
-
-    config = read_config(model or bundled_model())
-    target = load_target(options.target)
-    context = config.max_position_embeddings if options.context is None else options.context
-    program = outline_program(config, options.quant, LowerConfig(context, options.modes))
-    plan = plan_memory(program, target)
-    report = fit_report(program, plan, estimate(program, plan, target, context // 2))
-    if as_json:
-        print_json(report)
-    else:
-        tables.print_fit(report)
 
 
 def run_simulate(request: SimulateRequest, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target, read_target_text
 from sim.latency import estimate
 from sim.machine import run_steps
+from sim.timeline import decode_timeline
 from toolchain.calibrate import (
     CALIBRATION_TOKENS,
     fit_residual_bits,
@@ -34,6 +35,8 @@ from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
 from toolchain.report import build_reports
+from toolchain.report.pages import report_pages
+from toolchain.report.source import PageSource
 
 Progress = Callable[[str], None]
 
@@ -47,6 +50,7 @@ class CompileOptions:
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     prefix: str = "edgec"
     golden_steps: int | None = None  # None: 16, or the context if that is shorter
+    title: str | None = None  # of the report's page; None: the name of the directory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +94,20 @@ def compile_model(
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
     reports = build_reports(quant, program, plan, latency)
+    model_hash = checkpoint_hash(model_dir)
+    page = PageSource(
+        title=options.title or model_dir.resolve().name,
+        version=version("edgec"),
+        program=program,
+        plan=plan,
+        target=target,
+        fit=reports["fit.json"],
+        bits=weight_bits(quant),
+        latency=latency,
+        timeline=decode_timeline(program, plan, target, latency.position),
+        model_hash=model_hash,
+        quantization=reports["quantization.json"],
+    )
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -98,9 +116,12 @@ def compile_model(
         golden=golden,
         prefix=options.prefix,
         version=version("edgec"),
-        model_hash=checkpoint_hash(model_dir),
+        model_hash=model_hash,
         settings=settings_of(quant, config),
         weight_bits=weight_bits(quant),
-        extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
+        extra_files={
+            **extra_files(model_dir, reports, read_target_text(target_name)),
+            **report_pages(page),
+        },
     )
     return Compiled(emit_bundle(parts), reports)

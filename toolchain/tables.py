@@ -34,38 +34,6 @@ def bar(used: int, capacity: int) -> str:
     return "█" * filled + "░" * (BAR_WIDTH - filled)
 
 
-def print_fit(report: Json) -> None:
-    """Regions with their use, then what the bytes are."""
-    console = stdout()
-    console.print(
-        f"{report['parameters']['dense']:,} parameters at context {report['context']}: "
-        f"{size_text(report['bytes']['fp16'])} bytes in 16 bit, "
-        f"{size_text(report['bytes']['packed'])} packed"
-    )
-    table = Table("region", "use", title=f"Memory on {report['target']} (bytes)")
-    for title in ("used", "free", "capacity", "%"):
-        table.add_column(title, justify="right")
-    for region in report["regions"]:
-        used, capacity = region["used"], region["capacity"]
-        numbers = (size_text(used), size_text(region["free"]), size_text(capacity))
-        table.add_row(region["name"], bar(used, capacity), *numbers, f"{100 * used / capacity:.1f}")
-    console.print(table)
-    rows = Table("region", "category", title="What the bytes are")
-    rows.add_column("bytes", justify="right")
-    for row in report["rows"]:
-        rows.add_row(row["region"], row["category"], size_text(row["bytes"]))
-    console.print(rows)
-    console.print(
-        f"KV cache: {size_text(report['kv_cache_bytes_per_position'])} bytes per position"
-    )
-    estimate = report["estimate"]
-    console.print(
-        f"estimate at position {estimate['position']}: {estimate['cycles_per_token']:,} cycles per "
-        f"token, {estimate['tokens_per_second']:,} tokens/s "
-        f"(bandwidth bound {estimate['bound_tokens_per_second']:,})"
-    )
-
-
 def print_latency(report: Json) -> None:
     """The decode estimate and what it is made of."""
     console = stdout()
@@ -85,8 +53,7 @@ def print_latency(report: Json) -> None:
 
 
 def print_compiled(summary: Json) -> None:
-    """What `edgec compile` did."""
-    print_fit(summary["fit"])
+    """What `edgec compile` did, below the fit report."""
     print_latency(summary["latency"])
     stdout().print(
         f"Compiled {summary['model']} into {summary['output']} ({summary['files']} files)",

@@ -41,12 +41,12 @@ class Pattern:
         return min(forms, key=lambda form: forms[form])
 
     def index_forms(self) -> dict[str, int]:
-        """Bits per group by form."""
+        """Bits per group: a bitmask, the positions of the kept or those of the removed weights."""
         position = (self.group - 1).bit_length()
         return {
             "bitmask": self.group,
-            "kept positions": (self.group - self.removed) * position,
-            "removed positions": self.removed * position,
+            "kept": (self.group - self.removed) * position,
+            "removed": self.removed * position,
         }
 
     def saved_bits(self, packing: Packing) -> int:

@@ -103,7 +103,7 @@ def capacity(target: TargetSpec) -> int:
 
 
 def contributors(shortfall: Shortfall) -> list[tuple[str, int, int]]:
-    """(what, how many, bytes) at the fullest step of a region, equal roles summed, largest first."""
+    """(what, how many, bytes) at a region's fullest step: equal roles summed, largest first."""
     sums: dict[str, tuple[int, int]] = {}
     for place in shortfall.peak.live:
         name = re.sub(r"^l\d+\.", "", place.name)

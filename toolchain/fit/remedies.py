@@ -103,7 +103,9 @@ def _group_size(design: Design, fit: Fits) -> Iterator[Remedy]:
     if value:
         one = value == PER_CHANNEL
         text = "one scale per output channel" if one else f"scale groups of {value} inputs"
-        yield Remedy("group_size", value, now, f"--group-size {value}", f"{text} (now {now})", variant(value))
+        yield Remedy(
+            "group_size", value, now, f"--group-size {value}", f"{text} (now {now})", variant(value)
+        )
 
 
 def _ffn(design: Design, fit: Fits) -> Iterator[Remedy]:

@@ -39,6 +39,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
             "packed": packed_size(program),
         },
         "width": _width_report(program),
+        "kv_cache_bytes_per_position": _position_size(outcome),
         "kv_cache": _kv_cache(outcome),
         "regions": [
             {
@@ -60,22 +61,31 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
         "estimate": {
             "position": outcome.speed.position,
             "cycles_per_token": outcome.speed.cycles_per_token,
-            "tokens_per_second": round(outcome.speed.tokens_per_second, 1),
-            "bound_tokens_per_second": round(outcome.speed.bound_tokens_per_second, 1),
+            "tokens_per_second": _rounded(outcome.speed.tokens_per_second),
+            "bound_tokens_per_second": _rounded(outcome.speed.bound_tokens_per_second),
         },
     }
 
 
-def _kv_cache(outcome: Outcome) -> Json:
-    """Bytes per position and the formula in the context."""
+def _rounded(rate: float) -> float:
+    """Four digits: more would pretend to know."""
+    return float(f"{rate:.4g}")
+
+
+def _position_size(outcome: Outcome) -> int:
+    """Bytes of KV cache per position: rows and 32-bit scales of k and v, per block and KV head."""
     shape, bits = outcome.program.shape, outcome.design.what_if.kv_bits
-    per_position = shape.layers * 2 * shape.kv_heads * (shape.head_dim * bits // 8 + 4)
+    return shape.layers * 2 * shape.kv_heads * (shape.head_dim * bits // 8 + 4)
+
+
+def _kv_cache(outcome: Outcome) -> Json:
+    """Bytes of the cache, and per position as a formula."""
+    shape, bits = outcome.program.shape, outcome.design.what_if.kv_bits
     width = f"{shape.head_dim}" if bits == 8 else f"{shape.head_dim} * {bits} / 8"
     return {
         "bits": bits,
-        "bytes_per_position": per_position,
         "formula": f"{shape.layers} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
-        "bytes": per_position * shape.context,
+        "bytes": _position_size(outcome) * shape.context,
     }
 
 

@@ -39,8 +39,8 @@ def count_parameters(design: Design, program: Program) -> Parameters:
             adapters += layout.rows * layout.columns
         elif layout is not None:
             dense += layout.rows * layout.columns
-            is_sparse = isinstance(layout, SparseLayout)
-            kept += layout.kept if is_sparse else layout.rows * layout.columns
+            matrix = layout.rows * layout.columns
+            kept += layout.kept if isinstance(layout, SparseLayout) else matrix
     return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
 
 

@@ -50,9 +50,7 @@ class Speed:
 
 def speed_of(latency: LatencyReport) -> Speed:
     """The figures of a full latency report."""
-    return Speed(
-        latency.position, latency.cycles_per_token, latency.bound_cycles, latency.clock_hz
-    )
+    return Speed(latency.position, latency.cycles_per_token, latency.bound_cycles, latency.clock_hz)
 
 
 def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int) -> Speed:

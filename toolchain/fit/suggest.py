@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from memory_planner.target import TargetSpec, align_up
 from toolchain.fit.design import Design, build_program
@@ -38,10 +39,20 @@ class Suggestion:
     config: ModelConfig
     parameters: int
     packed: int  # bytes
-    used: int  # bytes of all regions
-    capacity: int  # bytes of all regions
+    fill: float  # used part of the regions that may hold weights, 0 to 1
     grain: float  # part of the engine's inputs and outputs that hold weights, 0 to 1
     tokens_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; `config` is a config.json that edgec reads."""
+        return {
+            "parameters": self.parameters,
+            "packed": self.packed,
+            "fill": self.fill,
+            "grain": self.grain,
+            "tokens_per_second": self.tokens_per_second,
+            "config": config_values(self.config),
+        }
 
 
 def grain_widths() -> tuple[int, ...]:
@@ -104,6 +115,26 @@ def base_config(vocab: int, context: int) -> ModelConfig:
     )
 
 
+def config_values(config: ModelConfig) -> dict[str, Any]:
+    """The shape as the values of a Hugging Face config.json."""
+    return {
+        "architectures": [config.architecture],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": config.rope.theta,
+        "rms_norm_eps": config.rms_norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+
+
 def _candidates(base: ModelConfig) -> Iterator[ModelConfig]:
     """Every width with every FFN width, one block each."""
     widths = grain_widths()
@@ -147,12 +178,12 @@ def _most_blocks(
 
 def _suggestion(design: Design, target: TargetSpec) -> Suggestion:
     outcome = plan_design(design, target)
+    regions = [outcome.plan.region(name) for name in target.placement["weights"]]
     return Suggestion(
         config=design.config,
         parameters=config_parameters(design.config),
         packed=packed_size(outcome.program),
-        used=sum(region.used for region in outcome.plan.regions),
-        capacity=sum(region.capacity for region in outcome.plan.regions),
+        fill=round(sum(r.used for r in regions) / sum(r.capacity for r in regions), 3),
         grain=round(grain_use(outcome.program), 3),
         tokens_per_second=round(outcome.speed.tokens_per_second, 1),
     )

@@ -1,8 +1,8 @@
 """Depth x width x bits, each point planned, and which points no other one beats.
 
 An axis that the command line sets is not swept. A point is beaten by one that is nowhere worse
-and somewhere better in size, kept parameters, bits and tokens per second: quality itself is
-unknown before training, kept parameters and bits stand for it.
+and somewhere better in size, kept parameters, bits and tokens per second, speeds within 2 % being
+equal: quality itself is unknown before training, kept parameters and bits stand for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHALLOW = 12  # blocks, up to which depth is swept in single steps
 WIDTHS = (None, *(Pattern(n, m) for n, m in ((1, 16), (1, 8), (1, 2), (2, 4), (4, 8), (8, 16))))
 WIDE_WIDTHS = (Pattern(3, 4), Pattern(12, 16))
 BITS = (2, 4, 8)  # one per packing: 3 bits take the bytes of 4, 5 to 7 those of 8
-COLUMNS = ("depth", "width", "bits", "kept", "packed", "off_chip", "tokens_per_second", "fits")
+SAME_SPEED = 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,11 @@ def mark_pareto(points: Sequence[Point]) -> list[Point]:
 
 def beats(one: Point, two: Point) -> bool:
     """Whether `one` is nowhere worse and somewhere better."""
-    merits = [
-        (-one.packed, -two.packed),
-        (one.kept, two.kept),
-        (one.bits, two.bits),
-        (one.tokens_per_second, two.tokens_per_second),
-    ]
-    return all(a >= b for a, b in merits) and any(a > b for a, b in merits)
+    merits = [(-one.packed, -two.packed), (one.kept, two.kept), (one.bits, two.bits)]
+    if one.tokens_per_second * SAME_SPEED < two.tokens_per_second:
+        return False
+    faster = one.tokens_per_second > two.tokens_per_second * SAME_SPEED
+    return all(a >= b for a, b in merits) and (faster or any(a > b for a, b in merits))
 
 
 def _axes(
@@ -93,6 +91,6 @@ def _point(design: Design, target: TargetSpec) -> Point:
         kept=count_parameters(design, outcome.program).kept,
         packed=packed_size(outcome.program),
         off_chip=outcome.speed.off_chip_size,
-        tokens_per_second=round(outcome.speed.tokens_per_second, 2),
+        tokens_per_second=float(f"{outcome.speed.tokens_per_second:.4g}"),
         fits=outcome.fits,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil, floor
 
 from sim.latency import LatencyReport, OpLatency
-from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.program import OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
+from toolchain.report.names import layer_of
 from toolchain.report.scale import TIMES, count, decimal, percent
 from toolchain.report.source import PageSource
 
@@ -91,31 +93,28 @@ class Heat:
 
 
 def matrices(source: PageSource) -> list[Matrix]:
-    """Every stored matrix in the order of the schedule; a tied head is the embedding."""
-    program, facts = source.program, source.quantization
+    """Every stored matrix, outside of blocks last; a tied head is the embedding."""
+    facts = source.quantization
     snr = {each["op"]: float(each["snr_db"]) for each in facts["tensors"]} if facts else {}
-    found: dict[str, Matrix] = {}
-    for op in program.ops:
-        if op.kind not in (OpKind.EMBED, OpKind.LINEAR):
+    found = []
+    for spec in source.program.tensors.values():
+        if spec.layout is None:
             continue
-        spec, layout = program.weight_of(op), program.layout_of(op)
         name = spec.name.removesuffix(".weight")
-        found.setdefault(
-            name,
-            Matrix(
-                op=name,
-                layer=op.layer,
-                shape=f"{layout.rows} {TIMES} {layout.columns}",
-                bits=source.bits.get(spec.name),
-                group="per row" if layout.groups == 1 else str(layout.group_size),
-                packing=layout.packing.value,
-                size=spec.size,
-                scales=layout.scale_size,
-                snr=snr.get(name),
-                region=source.plan.placements[spec.name].region,
-            ),
+        matrix = Matrix(
+            op=name,
+            layer=layer_of(name),
+            shape=f"{spec.layout.rows} {TIMES} {spec.layout.columns}",
+            bits=source.bits.get(spec.name),
+            group="per row" if spec.layout.groups == 1 else str(spec.layout.group_size),
+            packing=spec.layout.packing.value,
+            size=spec.size,
+            scales=spec.layout.scale_size,
+            snr=snr.get(name),
+            region=source.plan.placements[spec.name].region,
         )
-    return list(found.values())
+        found.append(matrix)
+    return found
 
 
 def matrix_rows(found: Iterable[Matrix]) -> list[MatrixRow]:
@@ -138,11 +137,11 @@ def matrix_rows(found: Iterable[Matrix]) -> list[MatrixRow]:
 
 def block_rows(source: PageSource, found: list[Matrix]) -> list[BlockRow]:
     """What comes before the blocks, each block, what comes after; sums are those of the token."""
-    cycles = _cycles_by_part(source.program, source.latency)
-    longest = max(cycles.values())
+    cycles = _cycles_by_part(source)
+    longest, total = max(cycles.values()), sum(cycles.values())
     rows = []
     for part, spent in cycles.items():
-        own = [each for each in found if _part_of_matrix(each) == part]
+        own = [each for each in found if _part(each.layer, each.op) == part]
         rows.append(
             BlockRow(
                 name=part,
@@ -151,29 +150,24 @@ def block_rows(source: PageSource, found: list[Matrix]) -> list[BlockRow]:
                 bits=", ".join(map(str, sorted({each.bits for each in own if each.bits}))),
                 snr=_snr_range(own),
                 cycles=count(spent),
-                percent=percent(spent, source.latency.cycles_per_token),
-                bar=decimal(100 * spent / longest),
+                percent=percent(spent, total),
+                bar=decimal(100 * spent / longest) if longest else "0",
             )
         )
     return rows
 
 
-def _part(op: Op) -> str:
-    if op.layer >= 0:
-        return f"block {op.layer}"
-    return "embedding" if op.kind is OpKind.EMBED else "final norm, head, argmax"
+def _part(layer: int, op: str) -> str:
+    if layer >= 0:
+        return f"block {layer}"
+    return "embedding" if op == "embed" else "final norm, head, argmax"
 
 
-def _part_of_matrix(matrix: Matrix) -> str:
-    if matrix.layer >= 0:
-        return f"block {matrix.layer}"
-    return "embedding" if matrix.op == "embed" else "final norm, head, argmax"
-
-
-def _cycles_by_part(program: Program, latency: LatencyReport) -> dict[str, int]:
-    cycles: dict[str, int] = {}
-    for op, estimate in zip(program.ops, latency.ops, strict=True):
-        cycles[_part(op)] = cycles.get(_part(op), 0) + estimate.total_cycles
+def _cycles_by_part(source: PageSource) -> dict[str, int]:
+    """In the order of the schedule; 0 everywhere without an estimate."""
+    cycles = {_part(op.layer, op.id): 0 for op in source.program.ops}
+    for op in source.latency.ops if source.latency else ():
+        cycles[_part(layer_of(op.id), op.id)] += op.total_cycles
     return cycles
 
 
@@ -250,11 +244,17 @@ def snr_heat(program: Program, found: list[Matrix]) -> Heat | None:
     )
 
 
+def _shade_step(low: float, high: float) -> int:
+    """Whole dB per shade, so that a spread of less than one does not look like a difference."""
+    return max(1, ceil((high - floor(low)) / SHADES))
+
+
 def _shade(value: float, low: float, high: float) -> str:
-    step = int((value - low) / (high - low) * SHADES) if high > low else 0
+    step = int((value - floor(low)) / _shade_step(low, high))
     return f"shade{min(step, SHADES - 1)}"
 
 
 def _shade_texts(low: float, high: float) -> list[str]:
-    step = (high - low) / SHADES
-    return [f"{low + i * step:.1f} to {low + (i + 1) * step:.1f} dB" for i in range(SHADES)]
+    step, start = _shade_step(low, high), floor(low)
+    texts = [f"{start + i * step} to {start + (i + 1) * step} dB" for i in range(SHADES)]
+    return [text for i, text in enumerate(texts) if start + i * step <= high]

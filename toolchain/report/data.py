@@ -10,6 +10,10 @@ from typing import Any
 
 from memory_planner.plan import Plan
 from sim.latency import LatencyReport
+from toolchain.fit.design import Design
+from toolchain.fit.planning import Outcome
+from toolchain.fit.report import fit_report
+from toolchain.fit.speed import speed_of
 from toolchain.model.program import Program
 from toolchain.model.quantize import QuantModel
 
@@ -20,56 +24,13 @@ def build_reports(
     quant: QuantModel, program: Program, plan: Plan, latency: LatencyReport
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
+    design = Design(quant.config, quant.quant, program.shape.context)
+    outcome = Outcome(design, program, plan, speed_of(latency), problems=(), shortfalls=())
     return {
-        "fit.json": fit_report(program, plan, latency),
+        "fit.json": fit_report(outcome),
         "quantization.json": quantization_report(quant, program),
         "latency.json": latency.to_dict(),
     }
-
-
-def fit_report(program: Program, plan: Plan, latency: LatencyReport) -> Json:
-    """Use of every region, the rows that sum to it, and what the KV cache costs per position."""
-    shape = program.shape
-    parameters = _parameters(program)
-    return {
-        "fits": True,
-        "target": plan.target,
-        "context": shape.context,
-        "parameters": {"dense": parameters, "kept": parameters},
-        "bytes": {
-            "fp16": 2 * parameters,
-            "packed": sum(spec.size for spec in program.tensors.values() if spec.layout),
-        },
-        "kv_cache_bytes_per_position": shape.layers * shape.kv_heads * 2 * (shape.head_dim + 4),
-        "regions": [
-            {
-                "name": region.name,
-                "capacity": region.capacity,
-                "used": region.used,
-                "free": region.free,
-                "arena_lower_bound": region.peak,
-                "arena": region.arena_size,
-            }
-            for region in plan.regions
-        ],
-        "rows": [
-            {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
-        ],
-        "estimate": {
-            "position": latency.position,
-            "cycles_per_token": latency.cycles_per_token,
-            "tokens_per_second": round(latency.tokens_per_second, 1),
-            "bound_tokens_per_second": round(latency.bound_tokens_per_second, 1),
-        },
-    }
-
-
-def _parameters(program: Program) -> int:
-    """Weights of the model, tied tensors once; tables that edgec adds do not count."""
-    specs = program.tensors.values()
-    matrices = sum(spec.layout.rows * spec.layout.columns for spec in specs if spec.layout)
-    norms = sum(spec.shape[0] for spec in specs if spec.name.endswith(".gamma"))
-    return matrices + norms
 
 
 def quantization_report(quant: QuantModel, program: Program) -> Json:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from memory_planner.plan import Plan
 from toolchain.model.program import Kind, Program
 from toolchain.report.figure import Frame, Tick, axis_ticks
-from toolchain.report.scale import BINARY, TIMES, Axis, count, decimal
+from toolchain.report.scale import BINARY, Axis, count, decimal
 
-FRAME = Frame(84, 22, 600, 200)
+WIDTH = 508
+FRAME = Frame(76, 22, WIDTH - 80, 190)
 HEADROOM = 1.15
 LEVEL_SHOWN = 3.0  # times the cache: a region larger than that would flatten the line
 
@@ -86,7 +87,7 @@ def kv_growth(program: Program, plan: Plan) -> Growth:
             f"{name} holds {count(size)} bytes of it and has {count(plan.region(name).free)} free"
             for name, size in held.items()
         ],
-        x_ticks=axis_ticks(x, 9, BINARY),
+        x_ticks=axis_ticks(x, 8, BINARY),
         y_ticks=axis_ticks(y, 7, BINARY),
     )
 
@@ -99,7 +100,7 @@ def _parts(program: Program, plan: Plan) -> list[Part]:
             region=plan.placements[spec.name].region,
             per_position=count(spec.size // context),
             total=count(spec.size),
-            shape=f"{spec.dtype.value}, {f' {TIMES} '.join(str(size) for size in spec.shape)}",
+            shape=f"{spec.dtype.value}[{', '.join(str(size) for size in spec.shape)}]",
         )
         for spec in program.tensors.values()
         if spec.kind is Kind.STATE

@@ -15,13 +15,25 @@ from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.rows import category
 from memory_planner.target import TargetSpec
 from toolchain.model.program import Kind, Program
-from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zoom_range
-from toolchain.report.scale import BINARY, Axis, count, decimal
+from toolchain.report.figure import (
+    FONT,
+    MARGIN,
+    WIDTH,
+    Box,
+    Frame,
+    Tick,
+    axis_ticks,
+    box,
+    zoom_range,
+)
+from toolchain.report.names import layer_of
+from toolchain.report.scale import BINARY, Axis, count, decimal, text_width
 
 MAP_LEFT, MAP_TOP, MAP_BOTTOM = 84, 46, 92  # room for addresses, bracket and op names
 HIGH_MAP, LOW_MAP = 380, 110  # plot heights; low when nothing moves in or out of the region
 STRIP = Frame(0, 22, WIDTH, 34)
 BLOCKS = Frame(0, 2, WIDTH, 18)  # lane of block names above the strip
+STRIP_HEIGHT = 76
 HEADROOM = 0.04  # of the plot, so that the bound is not its edge
 
 
@@ -58,6 +70,7 @@ class BlobStrip:
 
     region: str
     summary: str
+    view: str  # the part of the figure that is used
     zoom: str
     boxes: list[Box]
     ticks: list[Tick]
@@ -174,6 +187,8 @@ def blob_strips(program: Program, plan: Plan) -> list[BlobStrip]:
 def _blob_strip(program: Program, plan: Plan, region: RegionPlan) -> BlobStrip:
     axis = STRIP.x_axis(region.blob_base, region.blob_base + region.blob_size)
     places = _blob_places(program, plan, region.name)
+    weights = any(program.tensors[place.name].kind is Kind.WEIGHT for place in places)
+    top = 0 if weights else BLOCKS.bottom - 4
     header = plan.blob_headers.get(region.name, 0)
     area = Frame(axis.at(region.blob_base), STRIP.top, axis.span(header), STRIP.height)
     title = f"header: {count(header)} bytes at {region.name} + {count(region.blob_base)}"
@@ -183,9 +198,10 @@ def _blob_strip(program: Program, plan: Plan, region: RegionPlan) -> BlobStrip:
             f"blob of {count(region.blob_size)} bytes from offset {count(region.blob_base)}, "
             f"{len(places)} tensors"
         ),
+        view=f"0 {decimal(top)} {WIDTH} {decimal(STRIP_HEIGHT - top)}",
         zoom=zoom_range(axis),
         boxes=[
-            *_block_boxes(places, axis),
+            *(_block_boxes(places, axis) if weights else []),
             box(area, "headers", title, "header"),
             *(_strip_box(program, plan, place, axis) for place in places),
         ],
@@ -198,15 +214,17 @@ def _block_boxes(places: Sequence[Placement], axis: Axis) -> Iterator[Box]:
     for block, group in groupby(places, key=lambda place: _block(place.name)):
         own = list(group)
         start, end = own[0].offset, own[-1].offset + own[-1].size
-        if block:
-            area = Frame(axis.at(start), BLOCKS.top, axis.span(end - start), BLOCKS.height)
-            title = f"block {block}: {count(end - start)} bytes, {len(own)} tensors"
-            yield box(area, "bracket", title, f"block {block}")
+        if not block:
+            continue
+        area = Frame(axis.at(start), BLOCKS.top, axis.span(end - start), BLOCKS.height)
+        title = f"block {block}: {count(end - start)} bytes, {len(own)} tensors"
+        roomy = text_width(f"block {block}", FONT) + MARGIN <= area.width
+        yield box(area, "bracket", title, f"block {block}" if roomy else block)
 
 
 def _block(name: str) -> str:
-    prefix = name.partition(".")[0]
-    return str(int(prefix[1:])) if prefix[:1] == "l" and prefix[1:].isdigit() else ""
+    layer = layer_of(name)
+    return "" if layer < 0 else str(layer)
 
 
 def _blob_places(program: Program, plan: Plan, region: str) -> list[Placement]:

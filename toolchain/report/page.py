@@ -7,22 +7,20 @@ bytes for the same input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sim.timeline import Event
-from toolchain.report.blocks import block_rows, dearest_ops, matrices, matrix_rows, snr_heat
+from toolchain.report.blocks import block_rows, matrices, matrix_rows, snr_heat
 from toolchain.report.growth import kv_growth
-from toolchain.report.lanes import block_detail, overview
 from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows
 from toolchain.report.palette import COLOURS
 from toolchain.report.regions import region_cards
-from toolchain.report.scale import count, decimal, percent
+from toolchain.report.scale import count, percent
 from toolchain.report.source import PageSource
+from toolchain.report.tokens import token_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,73 +32,54 @@ class Fact:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class KindRow:
-    """Cycles of all ops of a kind."""
-
-    kind: str
-    cycles: str
-    percent: str
-    bar: str
-
-
-@dataclass(frozen=True, slots=True)
-class LinkRow:
-    """Bytes of one token over a link."""
-
-    name: str
-    size: str
-    cycles: str
-
-
-def render_report(source: PageSource, timeline: Sequence[Event]) -> str:
-    """The page; `timeline` is that of the latency report's position."""
-    found = matrices(source)
+def render_report(source: PageSource) -> str:
+    """The page as HTML text."""
+    program, plan, found = source.program, source.plan, matrices(source)
     values: dict[str, Any] = {
-        "colours": COLOURS,
         "title": source.title,
+        "target": source.target.name,
+        "colours": COLOURS,
         "origin": _origin(source),
         "facts": _facts(source),
-        "regions": region_cards(source.plan, source.target),
-        "maps": arena_maps(source.program, source.plan, source.target),
-        "strips": blob_strips(source.program, source.plan),
-        "buffers": buffer_rows(source.program, source.plan),
-        "overview": overview(source.latency),
-        "detail": block_detail(source.program, timeline),
-        "dearest": dearest_ops(source.program, source.latency),
-        "kinds": _kinds(source),
-        "links": [
-            LinkRow(link.link, count(link.size), count(link.cycles))
-            for link in source.latency.links
-        ],
-        "latency": source.latency,
+        "problems": source.fit.get("problems", []),
+        "remedies": source.fit.get("remedies", []),
+        "estimates": source.fit.get("estimates", []),
+        "regions": region_cards(plan, source.target),
+        "maps": arena_maps(program, plan, source.target),
+        "strips": blob_strips(program, plan),
+        "buffers": buffer_rows(program, plan),
+        "timeline": token_view(source),
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),
-        "heat": snr_heat(source.program, found),
-        "growth": kv_growth(source.program, source.plan),
+        "heat": snr_heat(program, found),
+        "growth": kv_growth(program, plan),
     }
     return _environment().get_template("page.html.j2").render(values)
 
 
 def _origin(source: PageSource) -> list[tuple[str, str]]:
     """Where the page comes from: name and value."""
-    shape = source.program.shape
-    layers = f"{shape.layers} blocks, hidden {shape.hidden}, FFN {shape.ffn}"
+    shape, target = source.program.shape, source.target
+    blocks = f"{shape.layers} blocks, hidden {shape.hidden}, FFN {shape.ffn}"
     heads = f"{shape.heads} heads of {shape.head_dim} on {shape.kv_heads} KV heads"
-    target = f"{source.target.name}: {source.target.description}"
-    read = source.model_hash or "none: no weights were read, this is a fit without a compile"
+    checkpoint = f"SHA-256 {source.model_hash}"
+    if source.model_hash is None:
+        checkpoint = "not read: this page follows from config.json alone"
     return [
-        ("shape", f"{layers}, {heads}, vocabulary {count(shape.vocab)}"),
+        ("shape", f"{blocks}, {heads}, vocabulary {count(shape.vocab)}"),
         ("context", f"{count(shape.context)} positions"),
         ("bits", _bits(source)),
-        ("target", f"{target}; {source.plan.cores} cores at {source.target.clock_hz / 1e6:g} MHz"),
-        ("checkpoint", f"SHA-256 {read}" if source.model_hash else read),
+        (
+            "target",
+            f"{target.description}; {source.plan.cores} cores, {target.clock_hz / 1e6:g} MHz",
+        ),
+        ("checkpoint", checkpoint),
         ("made by", f"edgec {source.version}"),
     ]
 
 
 def _bits(source: PageSource) -> str:
-    """Bits of the matrices: how many matrices of how many bits, widest first."""
+    """How many matrices have how many bits, widest first."""
     counts: dict[int, int] = {}
     for bits in source.bits.values():
         counts[bits] = counts.get(bits, 0) + 1
@@ -111,46 +90,22 @@ def _bits(source: PageSource) -> str:
 
 
 def _facts(source: PageSource) -> list[Fact]:
-    fit, latency = source.fit, source.latency
+    fit, plan = source.fit, source.plan
     estimate = fit["estimate"]
-    fullest = max(source.plan.regions, key=lambda region: region.used / region.capacity)
+    fullest = max(plan.regions, key=lambda region: region.used / region.capacity)
+    share = percent(fullest.used, fullest.capacity)
+    gap = sum(region.arena_size - region.peak for region in plan.regions)
+    token = f"per token at position {estimate['position']} (estimate)"
+    bound = f"{estimate['bound_tokens_per_second']:,}"
     return [
         Fact(count(fit["parameters"]["kept"]), "parameters", "model"),
         Fact(count(fit["bytes"]["packed"]), "bytes", "packed weights and scales"),
-        Fact(
-            percent(fullest.used, fullest.capacity), "%", f"of {fullest.name}, the fullest region"
-        ),
-        Fact(count(fit["kv_cache_bytes_per_position"]), "bytes", "KV cache per position"),
-        Fact(
-            count(estimate["cycles_per_token"]),
-            "cycles",
-            f"per token at position {latency.position} (estimate)",
-        ),
+        Fact(share, "%", f"of {fullest.name}, the fullest region"),
+        Fact(count(gap), "bytes", "of arenas above their lower bounds"),
+        Fact(count(estimate["cycles_per_token"]), "cycles", token),
         Fact(f"{estimate['tokens_per_second']:,}", "tokens/s", "at the target's clock (estimate)"),
-        Fact(
-            f"{estimate['bound_tokens_per_second']:,}",
-            "tokens/s",
-            "bandwidth bound, were all work free",
-        ),
-        Fact(
-            count(sum(region.arena_size - region.peak for region in source.plan.regions)),
-            "bytes",
-            "of arenas above their lower bounds",
-        ),
-    ]
-
-
-def _kinds(source: PageSource) -> list[KindRow]:
-    cycles = source.latency.cycles_by_kind()
-    longest = max(cycles.values())
-    return [
-        KindRow(
-            kind,
-            count(spent),
-            percent(spent, source.latency.cycles_per_token),
-            decimal(100 * spent / longest),
-        )
-        for kind, spent in cycles.items()
+        Fact(bound, "tokens/s", "bandwidth bound, were all work free"),
+        Fact(count(source.program.shape.context), "positions", "of context"),
     ]
 
 

@@ -32,6 +32,7 @@ class RegionCard:
     name: str
     facts: str
     used: str
+    left: str  # what the bytes left are: free, or lacking in a region that is too small
     free: str
     capacity: str
     percent: str
@@ -39,6 +40,7 @@ class RegionCard:
     bar: list[Box]
     enlarged: list[Box]  # empty when the region is full enough to be read
     funnel: str  # polygon between the bars
+    end: str  # x of the region's end
     height: int
 
 
@@ -52,21 +54,24 @@ def region_cards(plan: Plan, target: TargetSpec) -> list[RegionCard]:
 
 def _card(region: RegionPlan, memory: MemoryRegion, rows: list[Row]) -> RegionCard:
     enlarge = 0 < region.used < ENLARGE_BELOW * region.capacity
-    edge = decimal(region.used * WIDTH / region.capacity)
+    whole = max(region.used, region.capacity)
+    edge = decimal(region.used * WIDTH / whole)
     return RegionCard(
         name=region.name,
         facts=_facts(memory),
         used=count(region.used),
-        free=count(region.free),
+        left="free" if region.free >= 0 else "lacking",
+        free=count(abs(region.free)),
         capacity=count(region.capacity),
         percent=percent(region.used, region.capacity),
         rows=[
             CategoryRow(row.category, count(row.size), percent(row.size, region.capacity))
             for row in rows
         ],
-        bar=_segments(rows, region.capacity, region.capacity, 0),
+        bar=_segments(rows, whole, region.capacity, 0),
         enlarged=_segments(rows, region.used, region.capacity, ENLARGED_TOP) if enlarge else [],
         funnel=f"0,{BAR} {edge},{BAR} {WIDTH},{ENLARGED_TOP} 0,{ENLARGED_TOP}" if enlarge else "",
+        end=decimal(region.capacity * WIDTH / whole),
         height=ENLARGED_TOP + BAR if enlarge else BAR,
     )
 

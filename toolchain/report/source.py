@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.latency import LatencyReport
+from sim.timeline import Event
 from toolchain.model.program import Program
 
 Json = dict[str, Any]
@@ -18,7 +19,8 @@ Json = dict[str, Any]
 class PageSource:
     """A program on a target, its estimate and its reports; nothing here knows a path or a time.
 
-    `model_hash` and `quantization` are None when no weights were read.
+    `model_hash` and `quantization` are None when no weights were read, `latency` is None and
+    `timeline` empty when the plan exceeds the target.
     """
 
     title: str  # what the user calls the model
@@ -26,8 +28,9 @@ class PageSource:
     program: Program
     plan: Plan
     target: TargetSpec
-    latency: LatencyReport
     fit: Json  # report/fit.json
     bits: Mapping[str, int]  # of every stored matrix, by tensor name
+    latency: LatencyReport | None = None
+    timeline: Sequence[Event] = ()  # of the token of `latency`
     model_hash: str | None = None
     quantization: Json | None = None  # report/quantization.json

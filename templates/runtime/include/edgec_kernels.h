@@ -27,8 +27,10 @@ void edgec_rmsnorm_s8(const edgec_worker *worker, const int32_t *r, const int16_
 void edgec_rmsnorm_s16(const edgec_worker *worker, const int32_t *r, const int16_t *gamma,
                        uint32_t n, uint64_t eps, int32_t *scratch, int16_t *q, int32_t *scale);
 
-/* Computes `rows` rows, beginning with row first_row, from the record that begins at `record`.
- * One kernel per activation type and stored field width. shift: 8 - b of docs/numerics.md 2. */
+/* y[rows] = the first `rows` rows of the records that begin at `record`, for one core. One kernel
+ * per activation type and stored field width; x: int8 or int16 [columns]. The records must have
+ * requantization words. shift: 8 - b of docs/numerics.md 2; 0 says that every accumulator fits in
+ * int32 before the shift. */
 typedef void (*edgec_linear_kernel)(const edgec_matrix *matrix, const uint8_t *record,
                                     uint32_t rows, const void *x, const int32_t *scale,
                                     uint32_t shift, int32_t *y);

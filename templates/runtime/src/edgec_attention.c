@@ -30,8 +30,9 @@ static void visit_v_scales(const attention_args *args, uint32_t head, uint32_t k
     const int32_t *word = chunk->v_scales + kv_head;
     int32_t top = args->stats[3U * head + 2U];
     for (uint32_t u = 0U; u < chunk->count; u++) {
-        const int32_t exponent = *word >> 16;
-        top = exponent > top ? exponent : top;
+        if (*word >> 16 > top) {
+            top = *word >> 16;
+        }
         word += stride;
     }
     args->stats[3U * head + 2U] = top;
@@ -97,7 +98,11 @@ void edgec_attention(const edgec_worker *worker, const edgec_attention_params *p
             const uint32_t kv_head = head / sharing;
             if (chunk.pass == EDGEC_PASS_K) {
                 visit_k(&args, head, kv_head, &chunk);
-                visit_v_scales(&args, head, kv_head, &chunk);
+                if (head > share.first && kv_head == (head - 1U) / sharing) {
+                    stats[3U * head + 2U] = stats[3U * head - 1U]; /* same scales: same vm */
+                } else {
+                    visit_v_scales(&args, head, kv_head, &chunk);
+                }
             } else {
                 visit_v(&args, head, kv_head, &chunk);
             }

@@ -19,10 +19,9 @@
 
 /* M(j, next) for every lane, from the lowest; the highest has no next one. */
 #if EDGEC_FIELD_BITS == 2
-#define EDGEC_EACH_PAIR(M)                                                                         \
-    M(0, 1)                                                                                        \
-    M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8) M(8, 9) M(9, 10) M(10, 11) M(11, 12)   \
-        M(12, 13) M(13, 14) M(14, 15)
+#define EDGEC_LOW_PAIRS(M) M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7) M(7, 8)
+#define EDGEC_HIGH_PAIRS(M) M(8, 9) M(9, 10) M(10, 11) M(11, 12) M(12, 13) M(13, 14) M(14, 15)
+#define EDGEC_EACH_PAIR(M) EDGEC_LOW_PAIRS(M) EDGEC_HIGH_PAIRS(M)
 #define EDGEC_TOP_LANE(M) M(15, 15)
 #elif EDGEC_FIELD_BITS == 4
 #define EDGEC_EACH_PAIR(M) M(0, 1) M(1, 2) M(2, 3) M(3, 4) M(4, 5) M(5, 6) M(6, 7)

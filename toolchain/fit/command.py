@@ -1,0 +1,161 @@
+"""What `edgec fit` does with its options: one of four reports, as tables, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import click
+
+from memory_planner.target import TargetSpec
+from memory_planner.target_file import load_target
+from toolchain.cli import print_json
+from toolchain.fit import tables
+from toolchain.fit.design import Design, WhatIf, check_design
+from toolchain.fit.parse import FitOptions
+from toolchain.fit.planning import Outcome, plan_design
+from toolchain.fit.remedies import find_remedies
+from toolchain.fit.report import fit_report
+from toolchain.fit.shapes import Subject, find_model, list_shapes, load_shape
+from toolchain.fit.sizes import config_parameters
+from toolchain.fit.suggest import (
+    DEFAULT_CONTEXT,
+    DEFAULT_VOCAB,
+    base_config,
+    config_values,
+    suggest_shapes,
+)
+from toolchain.fit.sweep import sweep
+from toolchain.model.errors import DoesNotFitError
+from toolchain.options import ModelOptions
+from toolchain.tables import stderr
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """A model on a target: the plan for those who draw it, the report for those who read it."""
+
+    subject: Subject
+    target: TargetSpec
+    outcome: Outcome
+    report: Json
+
+
+def analyse(model: str | None, options: ModelOptions, what_if: WhatIf) -> Analysis:
+    """Plan a model without weights; raises ConfigError for options that cannot be used."""
+    subject = find_model(model)
+    target = load_target(options.target)
+    design = make_design(subject, options, what_if)
+    outcome = plan_design(design, target)
+    remedies = [] if outcome.fits else find_remedies(design, target)
+    return Analysis(subject, target, outcome, fit_report(outcome, remedies))
+
+
+def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Design:
+    """The checked design that the options ask for."""
+    config = subject.config
+    context = config.max_position_embeddings if options.context is None else options.context
+    design = Design(config, options.quant, context, options.modes, what_if)
+    check_design(design)
+    return design
+
+
+def run_fit(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
+    """Print the chosen report; SystemExit with code 3 when a single model does not fit."""
+    if fit.action == "shapes":
+        _run_shapes(as_json)
+    elif fit.action == "suggest":
+        _run_suggest(model, options, fit, as_json)
+    elif fit.action == "table":
+        _run_table(model, options, fit, as_json)
+    else:
+        _run_report(analyse(model, options, fit.what_if), as_json)
+
+
+def _run_report(analysis: Analysis, as_json: bool) -> None:
+    report = analysis.report
+    if as_json:
+        print_json(report)
+    else:
+        tables.print_subject(analysis.subject)
+        tables.print_fit(report)
+    if not report["fits"]:
+        if not as_json:
+            click.echo(f"edgec: {tables.misfit_text(report)}", err=True)
+        raise SystemExit(DoesNotFitError.exit_code)
+
+
+def _run_shapes(as_json: bool) -> None:
+    shapes = [
+        {
+            "name": subject.name,
+            "parameters": config_parameters(subject.config),
+            "source": subject.source,
+            "config": config_values(subject.config),
+        }
+        for subject in map(load_shape, list_shapes())
+    ]
+    if as_json:
+        print_json({"shapes": shapes})
+    else:
+        tables.print_shapes(shapes)
+
+
+def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
+    """Shapes with the vocabulary and context of MODEL, or of a small story model without one."""
+    target = load_target(options.target)
+    if model is None:
+        config = base_config(DEFAULT_VOCAB, options.context or DEFAULT_CONTEXT)
+        subject = Subject("", "", config)
+    else:
+        subject = find_model(model)
+    design = make_design(subject, options, fit.what_if)
+    design = replace(design, config=base_config(design.shape.vocab_size, design.context))
+    with stderr().status("planning shapes"):
+        found = [shape.to_dict() for shape in suggest_shapes(design, target, fit.params)]
+    facts = {"target": target.name, "context": design.context, "vocab": design.shape.vocab_size}
+    if as_json:
+        print_json(facts | {"suggestions": found})
+    elif fit.as_csv:
+        _print_csv([_flat(entry) for entry in found])
+    else:
+        tables.print_suggestions(facts, found)
+
+
+def _run_table(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
+    subject = find_model(model)
+    target = load_target(options.target)
+    design = make_design(subject, options, fit.what_if)
+    with stderr().status(f"planning {subject.name}"):
+        points = [asdict(point) for point in sweep(design, target, fit.given)]
+    if as_json:
+        facts = {"target": target.name, "context": design.context}
+        print_json(facts | {"estimate": True, "points": points})
+    elif fit.as_csv:
+        _print_csv(points)
+    else:
+        tables.print_subject(subject)
+        tables.print_points(target.name, points)
+
+
+def _flat(entry: Json) -> Json:
+    """A suggestion as one line of a table, without what is the same for all."""
+    config = {key: v for key, v in entry["config"].items() if isinstance(v, int | float)}
+    return {key: value for key, value in entry.items() if key != "config"} | config
+
+
+def _print_csv(rows: Sequence[Json]) -> None:
+    """A header line and one line per row; booleans as true and false."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    for row in rows:
+        values = [str(v).lower() if isinstance(v, bool) else v for v in row.values()]
+        writer.writerow(values)
+    click.echo(text.getvalue(), nl=False)

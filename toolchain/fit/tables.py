@@ -1,0 +1,291 @@
+"""The fit reports as people see them, within 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from memory_planner.rows import CATEGORIES
+from toolchain.fit.planning import SHOWN_CONTRIBUTORS
+from toolchain.fit.shapes import Subject
+from toolchain.tables import bar, size_text, stdout
+
+Json = dict[str, Any]
+MAX_REGIONS = 5  # side by side
+SHAPE_KEYS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+def human(size: int) -> str:
+    """A size in the largest binary unit that leaves at least 1."""
+    for name, unit in UNITS:
+        if abs(size) >= unit:
+            return f"{size / unit:.2f} {name}"
+    return f"{size} bytes"
+
+
+def rate_text(rate: float) -> str:
+    """Tokens per second, four digits."""
+    return f"{rate:,.4g}" if rate < 1000 else f"{rate:,.0f}"
+
+
+def print_subject(subject: Subject) -> None:
+    """Which model this is."""
+    stdout().print(f"{subject.name} ({subject.source})", soft_wrap=True, markup=False)
+
+
+def print_fit(report: Json) -> None:
+    """Shape and parameters, regions with their use, what the bytes are, and the estimate."""
+    console = stdout()
+    for line in _summary(report):
+        console.print(line, markup=False)
+    console.print(_region_table(report))
+    console.print(_row_table(report))
+    if report["width"]:
+        console.print(_width_table(report["width"]))
+    for line in _closing(report):
+        console.print(line, markup=False)
+
+
+def misfit_text(report: Json) -> str:
+    """What does not fit, and what would help, as an error message."""
+    lines = [f"the model does not fit {report['target']}"]
+    for problem in report["problems"]:
+        lines += _problem_lines(problem)
+    remedies = report["remedies"]
+    if remedies:
+        lines.append("  fix: each of these fits by itself:")
+        for remedy in remedies:
+            option = f"  ({remedy['option']})" if remedy["option"] else ""
+            lines.append(f"    - {remedy['text']}{option}")
+    else:
+        lines.append(
+            "  fix: no single change of context, bits, groups, FFN width, blocks or vocabulary"
+        )
+        lines.append("       is enough; `edgec fit --suggest` lists shapes that do fit")
+    return "\n".join(lines)
+
+
+def _problem_lines(problem: Json) -> list[str]:
+    if "contributors" not in problem:
+        return [f"  - {problem['where']}: found {problem['found']}, allowed {problem['allowed']}"]
+    shown = problem["contributors"][:SHOWN_CONTRIBUTORS]
+    rest = problem["contributors"][SHOWN_CONTRIBUTORS:]
+    parts = [
+        f"      {size_text(part['bytes']):>15}  {part['name']}"
+        + (f" x {part['count']}" if part["count"] > 1 else "")
+        for part in shown
+    ]
+    if rest:
+        others = sum(part["bytes"] for part in rest)
+        parts.append(f"      {size_text(others):>15}  {len(rest)} more")
+    head = (
+        f"  - {problem['where']}: {size_text(problem['need'])} bytes needed, "
+        f"{size_text(problem['capacity'])} allowed, {size_text(problem['excess'])} too many"
+    )
+    return [head, *parts]
+
+
+def print_shapes(shapes: Iterable[Json]) -> None:
+    """The built-in shapes."""
+    table = Table("name", title="Built-in shapes")
+    titles = ("parameters", "blocks", "hidden", "FFN", "heads", "KV", "vocab", "context")
+    for title in titles:
+        table.add_column(title, justify="right")
+    table.add_column("head")
+    keys = [*SHAPE_KEYS, "vocab_size", "max_position_embeddings"]
+    for shape in shapes:
+        config = shape["config"]
+        values = [f"{config[key]:,}" for key in keys]
+        tied = "tied" if config["tie_word_embeddings"] else "own"
+        table.add_row(shape["name"], f"{shape['parameters']:,}", *values, tied)
+    stdout().print(table)
+
+
+def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
+    """Suggested shapes, best first."""
+    console = stdout()
+    if not found:
+        console.print(
+            f"no shape fits {facts['target']} with a vocabulary of {facts['vocab']:,} tokens and "
+            f"{facts['context']:,} positions; try a smaller --vocab, --context or more --params"
+        )
+        return
+    title = f"Shapes that fit {facts['target']}: vocabulary {facts['vocab']:,}, tied, "
+    table = Table(title=title + f"context {facts['context']:,}")
+    for name in ("blocks", "hidden", "FFN", "heads", "KV", "dim", "parameters", "packed bytes"):
+        table.add_column(name, justify="right")
+    for name in ("fill %", "grain %", "tokens/s"):
+        table.add_column(name, justify="right")
+    for entry in found:
+        table.add_row(
+            *(f"{entry['config'][key]:,}" for key in (*SHAPE_KEYS, "head_dim")),
+            f"{entry['parameters']:,}",
+            size_text(entry["packed"]),
+            f"{100 * entry['fill']:.1f}",
+            f"{100 * entry['grain']:.1f}",
+            rate_text(entry["tokens_per_second"]),
+        )
+    console.print(table)
+    console.print(
+        "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
+        "tokens/s: estimate at half of the context; --json prints each as a config.json"
+    )
+
+
+def print_points(target: str, points: Sequence[Json]) -> None:
+    """The points of a sweep that no other point beats."""
+    console = stdout()
+    shown = [point for point in points if point["pareto"]]
+    table = Table("depth", "width", "bits", title=f"Depth x width x bits on {target}: Pareto set")
+    for name in ("kept parameters", "packed bytes", "not on chip", "tokens/s"):
+        table.add_column(name, justify="right")
+    table.add_column("fits")
+    for point in shown:
+        table.add_row(
+            f"D{point['depth']}",
+            point["width"],
+            str(point["bits"]),
+            f"{point['kept']:,}",
+            size_text(point["packed"]),
+            size_text(point["off_chip"]),
+            rate_text(point["tokens_per_second"]),
+            "yes" if point["fits"] else "no",
+        )
+    console.print(table)
+    console.print(
+        f"{len(shown)} of {len(points)} points: no other is smaller, keeps more parameters and "
+        "bits, and is faster.\nN:M widths and tokens/s are estimates; --csv prints every point"
+    )
+
+
+def _summary(report: Json) -> list[str]:
+    shape, parameters, sizes = report["shape"], report["parameters"], report["bytes"]
+    dimensions = (
+        f"{shape['layers']} blocks, hidden {shape['hidden']:,}, FFN {shape['ffn']:,}, "
+        f"{shape['heads']} heads ({shape['kv_heads']} KV) of {shape['head_dim']}, "
+        f"vocabulary {shape['vocab']:,}, context {report['context']:,}"
+    )
+    lines = [dimensions]
+    if report["what_if"]:
+        changes = ", ".join(f"{key} {_value(v)}" for key, v in report["what_if"].items())
+        lines.append(f"what if: {changes}")
+    lines += [f"estimate, not yet compilable: {reason}" for reason in report["estimates"]]
+    if parameters["given"] != parameters["dense"]:
+        lines.append(f"parameters  {parameters['given']:>15,}  of the model as given")
+    lines.append(f"parameters  {parameters['dense']:>15,}  dense")
+    if parameters["kept"] != parameters["dense"]:
+        lines.append(f"            {parameters['kept']:>15,}  kept")
+    if parameters["adapters"]:
+        lines.append(f"            {parameters['adapters']:>15,}  in adapters, besides")
+    for key, what in (
+        ("fp16", "in 16 bit"),
+        ("gptq_checkpoint", "as a GPTQ checkpoint, embedding in 16 bit"),
+        ("packed", "packed by edgec, scales included"),
+    ):
+        head = "bytes       " if key == "fp16" else " " * 12
+        lines.append(f"{head}{sizes[key]:>15,}  {what} ({human(sizes[key])})")
+    return lines
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _region_table(report: Json) -> Table:
+    table = Table("region", "use", title=f"Memory on {report['target']} (bytes)")
+    for title in ("used", "free", "capacity", "%"):
+        table.add_column(title, justify="right")
+    for region in report["regions"]:
+        used, room = region["used"], region["capacity"]
+        numbers = (size_text(used), size_text(region["free"]), size_text(room))
+        table.add_row(region["name"], bar(used, room), *numbers, f"{100 * used / room:,.1f}")
+    return table
+
+
+def _row_table(report: Json) -> Table:
+    """Categories down, regions across, sums at both ends; plain rows for many regions."""
+    names = [region["name"] for region in report["regions"]]
+    if len(names) > MAX_REGIONS:
+        table = Table("region", "category", title="What the bytes are")
+        table.add_column("bytes", justify="right")
+        for row in report["rows"]:
+            table.add_row(row["region"], row["category"], size_text(row["bytes"]))
+        return table
+    table = Table("bytes of", title="What the bytes are")
+    for name in (*names, "all"):
+        table.add_column(name, justify="right")
+    sizes = {(row["category"], row["region"]): row["bytes"] for row in report["rows"]}
+    for category in CATEGORIES:
+        cells = {name: sizes.get((category, name), 0) for name in names}
+        if any(cells.values()):
+            table.add_row(category, *_cells(cells))
+    table.add_section()
+    table.add_row("used", *_cells({r["name"]: r["used"] for r in report["regions"]}))
+    return table
+
+
+def _cells(sizes: Mapping[str, int]) -> list[str]:
+    total = sum(sizes.values())
+    return [*(size_text(size) if size else "" for size in sizes.values()), size_text(total)]
+
+
+def _width_table(entries: Sequence[Json]) -> Table:
+    table = Table("projection", "N:M", "packing", "index", title="N:M storage (estimate)")
+    for title in ("bits/group", "dense", "sparse", "saved", "%"):
+        table.add_column(title, justify="right")
+    for entry in entries:
+        table.add_row(
+            entry["role"],
+            entry["pattern"],
+            entry["packing"],
+            entry["index"],
+            f"{entry['saved_bits_per_group']:+d}",
+            size_text(entry["dense_bytes"]),
+            size_text(entry["sparse_bytes"]),
+            size_text(entry["saved_bytes"]),
+            f"{100 * entry['saved_bytes'] / entry['dense_bytes']:.1f}",
+        )
+    return table
+
+
+def _closing(report: Json) -> list[str]:
+    cache, estimate, off_chip = report["kv_cache"], report["estimate"], report["off_chip"]
+    per_position = size_text(report["kv_cache_bytes_per_position"])
+    lines = [
+        f"KV cache: {cache['formula']} = {per_position} bytes per position",
+        f"          {size_text(cache['bytes'])} bytes at context {report['context']:,}",
+    ]
+    for entry in report["width"]:
+        if entry["dense_tail_inputs"]:
+            lines.append(
+                f"{entry['role']}: the last {entry['dense_tail_inputs']} inputs are less than a "
+                f"group of {entry['pattern']} and stay dense"
+            )
+    unpaid = {f"{e['pattern']} in {e['packing']}s" for e in report["width"] if not e["pays"]}
+    for pattern in sorted(unpaid):
+        lines.append(f"{pattern} does not pay: its indices take what it saves; stored dense")
+    if off_chip["bytes"]:
+        lines.append(
+            f"not on chip: {size_text(off_chip['bytes'])} bytes; streaming them at an assumed "
+            f"{off_chip['bytes_per_second'] // 10**6} MB/s costs {off_chip['ms_per_token']:,.1f} "
+            "ms per token"
+        )
+    lines.append(
+        f"estimate at position {estimate['position']:,}: {estimate['cycles_per_token']:,} cycles "
+        f"per token{' on chip' if off_chip['bytes'] else ''}, "
+        f"{rate_text(estimate['tokens_per_second'])} tokens/s"
+    )
+    lines.append(
+        f"no schedule beats {rate_text(estimate['bound_tokens_per_second'])} tokens/s "
+        "(the bandwidth of the memories)"
+    )
+    return lines
