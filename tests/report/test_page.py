@@ -5,54 +5,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from codegen.bundle import LoadedBundle
-from memory_planner.plan import Placement
-from memory_planner.planner import draft_plan, plan_memory
-from memory_planner.rows import CATEGORIES
-from memory_planner.target import TargetSpec
+from memory_planner.planner import draft_plan
 from memory_planner.target_file import load_target
-from sim.latency import estimate
-from sim.timeline import decode_timeline
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
 from tests.report.page_reader import Element, read_page, section, table_rows, value
-from toolchain.model.program import Kind, OpKind, Program
+from tests.report.toy_source import FIT, source
+from toolchain.model.program import Kind
 from toolchain.report.page import render_report
-from toolchain.report.palette import COLOURS
-from toolchain.report.source import PageSource
+from toolchain.report.source import Json, PageSource
 
-Json = dict[str, Any]
 MAX_SIZE = 500_000
-FIT: Json = {
-    "fits": True,
-    "parameters": {"dense": 1, "kept": 1},
-    "bytes": {"packed": 1},
-    "estimate": {
-        "position": 10,
-        "cycles_per_token": 1,
-        "tokens_per_second": 1.5,
-        "bound_tokens_per_second": 2.5,
-    },
-}
-
-
-def source(program: Program, target: TargetSpec, **changes: Any) -> PageSource:
-    plan = plan_memory(program, target)
-    page = PageSource(
-        title="toy",
-        version="1.2.3",
-        program=program,
-        plan=plan,
-        target=target,
-        fit=FIT,
-        bits={},
-        latency=estimate(program, plan, target, 10),
-        timeline=decode_timeline(program, plan, target, 10),
-    )
-    return replace(page, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -201,72 +167,6 @@ def test_kv_cache_grows_as_the_plan_says(tiny_bundle: LoadedBundle, page: Elemen
     assert growth.one("text", "end-text").text == total
 
 
-def rectangles(figure: Element) -> dict[str, tuple[float, float, float, float]]:
-    """Name -> left, right, upper and lower value of each rectangle of a map, in steps and bytes."""
-    start, length, low, high = map(float, figure.attributes["data-range"].split())
-    frame = figure.one("rect", "frame")
-    left, column = frame.number("x"), frame.number("width") / len(figure.all("text", "column"))
-    found = {}
-    for group in figure.one("g", "plot").all("g"):
-        rect = group.one("rect")
-        ends = (rect.number("y"), rect.number("y") + rect.number("height"))
-        top, bottom = (low + (end - start) * (high - low) / length for end in ends)
-        first = (rect.number("x") - left) / column
-        name = group.one("title").text.partition(":")[0]
-        found[name] = (first, first + rect.number("width") / column, top, bottom)
-    return found
-
-
-def test_map_shows_every_buffer_in_its_place(toy_page: Element) -> None:
-    toy = source(toy_program(), toy_target())
-    figures = section(toy_page, "maps").all("figure")
-    arenas = [region for region in toy.plan.regions if region.arena_size]
-    assert len(figures) == len(arenas) + sum(r.blob_size > 0 for r in toy.plan.regions)
-    for figure, region in zip(figures, arenas, strict=False):
-        places: dict[str, Placement] = {
-            name: place
-            for name, place in toy.plan.placements.items()
-            if place.region == region.name and place.offset >= region.arena_base
-        }
-        found = rectangles(figure)
-        assert found.keys() == places.keys()
-        unit = 0.02 * region.arena_size / 100  # of a hundredth, as coordinates are rounded
-        for name, (first, last, top, bottom) in found.items():
-            place = places[name]
-            assert [first, last] == pytest.approx([place.first, place.last], abs=0.001)
-            assert bottom == pytest.approx(place.offset, abs=unit)
-            assert top == pytest.approx(place.offset + place.size, abs=unit)
-
-
-def test_strip_shows_every_tensor_in_its_place(toy_page: Element) -> None:
-    toy = source(toy_program(), toy_target())
-    strips = section(toy_page, "maps").all("figure")[-2:]  # weights and constants
-    for figure in strips:
-        start, length, low, high = map(float, figure.attributes["data-range"].split())
-        for group in figure.one("g", "plot").all("g"):
-            place = toy.plan.placements.get(group.one("title").text.partition(":")[0])
-            if place is not None:
-                rect = group.one("rect")
-                offset = low + (rect.number("x") - start) * (high - low) / length
-                size = rect.number("width") * (high - low) / length
-                assert [offset, size] == pytest.approx([place.offset, place.size], abs=1)
-
-
-def test_detail_draws_the_events(toy_page: Element) -> None:
-    toy = source(toy_program(), toy_target())
-    figure = section(toy_page, "timeline").all("figure")[1]
-    start, length, low, high = map(float, figure.attributes["data-range"].split())
-    first = {op.id for op in toy.program.ops if op.layer == 0}
-    events = [event for event in toy.timeline if event.op in first and event.cycles]
-    drawn = set()
-    for group in figure.one("g", "plot").all("g"):
-        rect, title = group.one("rect"), group.one("title").text
-        begin = low + (rect.number("x") - start) * (high - low) / length
-        drawn.add((title.partition(":")[0], round(begin)))
-    for event in events:
-        assert (event.label.partition(":")[0], event.start) in drawn
-
-
 def test_same_bytes_again() -> None:
     pages = {render_report(source(toy_program(), toy_target())) for _ in range(2)}
     assert len(pages) == 1
@@ -316,37 +216,6 @@ def test_thirty_blocks_stay_small() -> None:
     html = render_report(source(program, load_target("siracusa")))
     assert len(html.encode()) < MAX_SIZE
     assert names(section(read_page(html), "timeline")) >= {op.id for op in program.ops}
-
-
-def test_many_tiles_share_bars() -> None:
-    """A thousand tiles of one record in the first block, drawn as a few hundred bars."""
-    shape = replace(TOY_SHAPE, layers=1, hidden=64, ffn=2048)
-    roomy = {"mram": 1 << 20, "tile_sram": 1 << 20, "max_transfer": 1 << 16}
-    target = toy_target(slot_cap=1, cores=1, l1=1 << 17, **roomy)
-    toy = source(toy_program(shape), target)
-    assert len(toy.timeline) > 1000
-    figure = section(read_page(render_report(toy)), "timeline").all("figure")[1]
-    bars = figure.one("g", "plot").all("rect")
-    assert 100 < len(bars) < 2 * 250 + 100
-    assert any(title.startswith("tiles 1 to ") for title in titles(figure))
-
-
-def test_everything_has_a_colour() -> None:
-    coloured = {name for colour in COLOURS for name in colour.names}
-    assert coloured >= {*CATEGORIES, *(kind.value for kind in OpKind)}
-
-
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.fill)
-def test_ink_is_legible(colour: Any) -> None:
-    """Contrast of at least 4.5, WCAG 2 level AA."""
-    light, dark = sorted((luminance(colour.fill), luminance(colour.ink)), reverse=True)
-    assert (light + 0.05) / (dark + 0.05) >= 4.5
-
-
-def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_kinds_of_data_are_told_apart(tiny_bundle: LoadedBundle, page: Element) -> None:

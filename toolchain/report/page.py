@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolchain.report.blocks import Matrix, block_rows, matrices, matrix_rows, snr_heat
 from toolchain.report.growth import kv_growth
-from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows
+from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows, map_categories
 from toolchain.report.palette import COLOURS
 from toolchain.report.regions import region_cards
 from toolchain.report.scale import count, percent
@@ -36,6 +36,7 @@ class Fact:
 def render_report(source: PageSource) -> str:
     """The page as HTML text."""
     program, plan, found = source.program, source.plan, matrices(source)
+    maps, strips = arena_maps(program, plan, source.target), blob_strips(program, plan)
     values: dict[str, Any] = {
         "title": source.title,
         "target": source.target.name,
@@ -47,13 +48,15 @@ def render_report(source: PageSource) -> str:
         "off_chip": _off_chip(source),
         "estimates": source.fit.get("estimates", []),
         "regions": region_cards(plan, source.target),
-        "maps": arena_maps(program, plan, source.target),
-        "strips": blob_strips(program, plan),
+        "maps": maps,
+        "strips": strips,
+        "map_categories": map_categories(maps, strips),
         "buffers": buffer_rows(program, plan),
         "timeline": token_view(source),
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),
         "heat": snr_heat(program, found),
+        "kv_formula": source.fit.get("kv_cache", {}).get("formula", ""),
         "growth": kv_growth(program, plan),
     }
     return _environment().get_template("page.html.j2").render(values)
@@ -63,7 +66,8 @@ def _origin(source: PageSource, found: Sequence[Matrix]) -> list[tuple[str, str]
     """Where the page comes from: name and value."""
     shape, target = source.program.shape, source.target
     blocks = f"{shape.layers} blocks, hidden {shape.hidden}, FFN {shape.ffn}"
-    heads = f"{shape.heads} heads of {shape.head_dim} on {shape.kv_heads} KV heads"
+    kv_heads = "1 KV head" if shape.kv_heads == 1 else f"{shape.kv_heads} KV heads"
+    heads = f"{shape.heads} heads of {shape.head_dim} on {kv_heads}"
     checkpoint = f"SHA-256 {source.model_hash}"
     if source.model_hash is None:
         checkpoint = "not read: this page follows from config.json alone"
