@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO   := build/demo
-PROMPT ?= It was a pleasant evening, and
+PROMPT ?= Elizabeth
 C_DIRS := $(wildcard templates/runtime tests/c)
 C_FILES = $(if $(C_DIRS),$(shell find $(C_DIRS) -name '*.[ch]' | sort))
 
@@ -35,7 +35,7 @@ $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 demo: $(VENV)/base.stamp
 	$(BIN)/edgec compile --target siracusa -o $(DEMO)
 	$(BIN)/edgec verify $(DEMO) --runner host
-	$(BIN)/edgec simulate $(DEMO) --prompt "$(PROMPT)"
+	$(BIN)/edgec simulate $(DEMO) --prompt "$(PROMPT)" --temperature 0.7 --seed 1
 	$(BIN)/edgec fit --target siracusa
 
 test: $(VENV)/dev.stamp
