@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from codegen.bundle import write_bundle
+from codegen.bundle_write import write_bundle
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode
 from toolchain.pipeline import CompileOptions, compile_model

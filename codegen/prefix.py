@@ -21,15 +21,35 @@ _SYSTEM_HEADERS = frozenset(
         *("strings", "unistd"),
     )
 )
+# Words of C23 and of C++23 (whose programs may include the header), and main.
+_RESERVED = frozenset(
+    (
+        *("main", "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool"),
+        *("break", "case", "catch", "char", "char16_t", "char32_t", "char8_t", "class", "co_await"),
+        *("co_return", "co_yield", "compl", "concept", "const", "const_cast", "consteval"),
+        *("constexpr", "constinit", "continue", "decltype", "default", "delete", "do", "double"),
+        *("dynamic_cast", "else", "enum", "explicit", "export", "extern", "false", "float", "for"),
+        *("friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new"),
+        *("noexcept", "not", "not_eq", "nullptr", "operator", "or", "or_eq", "private"),
+        *("protected", "public", "register", "reinterpret_cast", "requires", "restrict", "return"),
+        *("short", "signed", "sizeof", "static", "static_assert", "static_cast", "struct"),
+        *("switch", "template", "this", "thread_local", "throw", "true", "try", "typedef"),
+        *("typeid", "typename", "typeof", "typeof_unqual", "union", "unsigned", "using"),
+        *("virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq"),
+    )
+)
 
 
 def check_prefix(prefix: str) -> None:
     """Raise ConfigError unless `prefix` can begin C identifiers and name a header of its own."""
-    allowed = f"a lower-case C identifier of at most {MAX_PREFIX} characters, no system header"
+    allowed = (
+        f"a lower-case C identifier of at most {MAX_PREFIX} characters, "
+        "no keyword, no system header"
+    )
     if (
         re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]", prefix) is None
         or len(prefix) > MAX_PREFIX
-        or prefix in _SYSTEM_HEADERS
+        or prefix in _SYSTEM_HEADERS | _RESERVED
     ):
         raise ConfigError(
             "the prefix of the generated symbols cannot be used",

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import MANIFEST, LoadedBundle, load_bundle, manifest_digest, write_bundle
+from codegen.bundle import MANIFEST, LoadedBundle, manifest_digest
+from codegen.bundle_read import load_bundle
+from codegen.bundle_write import write_bundle
 from codegen.json_text import pretty
 from tests.model.tiny import write_model
 from toolchain.model.outline import SITES

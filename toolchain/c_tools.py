@@ -9,14 +9,16 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.device_tree import device_tree
-from toolchain.model.errors import Problem, ToolError
+from toolchain.model.errors import MismatchError, Problem, ToolError
 
 RAM = (0x8000_0000, 64 << 20)  # as runtime/port/rv32/link.ld
 SPIKE_ISA = "rv32imc_zicsr_zicntr"
@@ -25,7 +27,7 @@ ZIG_RV32 = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32+m+c")
 # zig instruments undefined behaviour unless told otherwise.
 ZIG_PLAIN = ("-fno-sanitize=undefined",)
 RV32_GCCS = ("riscv64-unknown-elf-gcc", "riscv32-unknown-elf-gcc")
-RUN_SECONDS = 900
+RUN_SECONDS = 300.0  # limit of a program whose caller does not know better
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,13 @@ def find_host_compiler() -> Compiler:
     """$CC, else cc, else zig from the rv32 extra; ToolError when there is none."""
     chosen = os.environ.get("CC")
     if chosen:
-        command = tuple(shlex.split(chosen))
-        if shutil.which(command[0]) is None:
-            raise ToolError(f"$CC is {chosen!r}, which is not a command", fix="unset or correct CC")
+        try:
+            command = tuple(shlex.split(chosen))
+        except ValueError:  # an open quotation
+            command = ()
+        if not command or shutil.which(command[0]) is None:
+            problem = Problem("$CC", repr(chosen), "the command of a C compiler")
+            raise ToolError("$CC names no compiler", [problem], fix="unset or correct CC")
         return Compiler(Path(command[0]).name, command)
     if shutil.which("cc"):
         return Compiler("cc", ("cc",))
@@ -108,12 +114,44 @@ def find_rv32_simulator(scratch: Path) -> Simulator:
     )
 
 
+def find_make() -> str:
+    """make; ToolError when there is none."""
+    make = shutil.which("make")
+    if make is None:
+        problem = Problem("make", "not found", "the make command")
+        raise ToolError("`make` is not installed", [problem], fix="install make")
+    return make
+
+
+def check_tools(runners: Sequence[str], scratch: Path) -> None:
+    """Raise one ToolError that names everything that the runners (host, rv32) lack."""
+    finders: list[Callable[[], object]] = [find_make]
+    if "host" in runners:
+        finders.append(find_host_compiler)
+    if "rv32" in runners:
+        finders += [find_rv32_compiler, lambda: find_rv32_simulator(scratch)]
+    errors: list[ToolError] = []
+    for find in finders:
+        try:
+            find()
+        except ToolError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise ToolError(
+            "; ".join(error.what for error in errors),
+            [problem for error in errors for problem in error.problems],
+            fix="; ".join(error.fix for error in errors),
+        )
+    if errors:
+        raise errors[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Build:
     """One call of a bundle's Makefile."""
 
     bundle: Path
-    out: Path
+    out: Path  # its path may have any characters
     port: str
     compiler: Compiler
     targets: tuple[str, ...]
@@ -124,13 +162,12 @@ class Build:
 
 def run_make(build: Build) -> None:
     """Build the targets into `build.out`; ToolError with the compiler's output when it fails."""
-    make = shutil.which("make")
-    if make is None:
-        raise ToolError("`make` is not installed", fix="install make")
+    make = find_make()
+    tree = _mirror(build.bundle, build.out)
     # Every variable that the Makefile reads is given, so that none comes from the environment.
     variables = {
         "PORT": build.port,
-        "OUT": str(build.out),
+        "OUT": os.pardir,
         "CC": shlex.join(build.compiler.command),
         "OPT": build.optimize,
         "CFLAGS": shlex.join(build.flags),
@@ -138,17 +175,28 @@ def run_make(build: Build) -> None:
         "LDFLAGS": "",
         "STEPS": "" if build.steps is None else str(build.steps),
     }
-    command = [make, "--silent", "-C", str(build.bundle), f"-j{os.cpu_count() or 1}"]
-    command += build.targets
+    command = [make, "--silent", "-C", str(tree), f"-j{os.cpu_count() or 1}", *build.targets]
     command += [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]
-    result = subprocess.run(
-        command, env=_environment(), capture_output=True, text=True, errors="replace", check=False
-    )
-    if result.returncode != 0:
-        text = (result.stderr or result.stdout).strip().splitlines()
+    result = _run(command, environment=_environment())
+    if result.exit_code != 0:
+        text = (result.errors or result.output.decode(errors="replace")).strip().splitlines()
         raise ToolError(
             f"the generated C does not build with {build.compiler.name}: " + "\n".join(text[:40])
         )
+
+
+def _mirror(bundle: Path, out: Path) -> Path:
+    """A folder of links to the bundle's entries inside `out`.
+
+    Run there, make sees relative paths only: a space in the path of either would split a name.
+    """
+    tree = out / "bundle"
+    tree.mkdir(parents=True, exist_ok=True)
+    for entry in bundle.resolve().iterdir():
+        link = tree / entry.name
+        if not link.is_symlink():
+            link.symlink_to(entry)
+    return tree
 
 
 def _environment() -> Mapping[str, str]:
@@ -167,14 +215,53 @@ class ProgramRun:
     errors: str
 
 
-def run_program(command: Sequence[str]) -> ProgramRun:
-    """Run a program that was just built; ToolError when it does not end."""
+def run_program(
+    command: Sequence[str],
+    *,
+    what: str = "",
+    seconds: float | None = None,
+    output: Path | None = None,
+) -> ProgramRun:
+    """Run a program that was just built, for at most `seconds` (None: RUN_SECONDS).
+
+    Its standard output goes to the file `output` when one is named. MismatchError that names
+    `what` when the program does not end, ToolError when it cannot be started.
+    """
+    limit = RUN_SECONDS if seconds is None else seconds
     try:
-        result = subprocess.run(
-            list(command), capture_output=True, timeout=RUN_SECONDS, check=False
-        )
+        return _run(command, seconds=limit, output=output)
     except subprocess.TimeoutExpired as error:
-        raise ToolError(f"{command[0]} did not end within {RUN_SECONDS} s") from error
-    except OSError as error:
-        raise ToolError(f"{command[0]} cannot be started: {error}") from error
-    return ProgramRun(result.returncode, result.stdout, result.stderr.decode(errors="replace"))
+        raise MismatchError(
+            f"{what or command[0]} did not end within {limit:.0f} s and was stopped",
+            fix="look for an endless loop, or for a core that does not reach a barrier",
+        ) from error
+
+
+def _run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+    output: Path | None = None,
+) -> ProgramRun:
+    """Run in a process group of its own, which is gone afterwards however this call ends."""
+    with output.open("wb") if output else nullcontext(subprocess.PIPE) as stdout:
+        try:
+            process = subprocess.Popen(
+                list(command),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ToolError(f"{command[0]} cannot be started: {error}") from error
+        with process:
+            try:
+                written, errors = process.communicate(timeout=seconds)
+            except BaseException:  # also Ctrl-C and the end of this process
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise
+    return ProgramRun(process.returncode, written or b"", errors.decode(errors="replace"))

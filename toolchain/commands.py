@@ -35,9 +35,11 @@ def progress_bar() -> Bar:
 
 def run_compile(request: CompileRequest, as_json: bool) -> None:
     """Compile and write the bundle; an existing bundle is replaced only when all went well."""
-    from codegen.bundle import check_destination, write_bundle
+    from codegen.bundle_write import check_destination, write_bundle
+    from codegen.prefix import check_prefix
     from toolchain.pipeline import CompileOptions, compile_model
 
+    check_prefix(request.prefix)
     check_destination(request.output)
     options = CompileOptions(
         request.model.quant,
@@ -110,12 +112,14 @@ def run_simulate(request: SimulateRequest, as_json: bool) -> None:
     tokens, pieces = [], []
     started = perf_counter()
     for token, text in simulation.generate(request):
+        started = started if tokens else perf_counter()  # from the first token on
         tokens.append(token)
         pieces.append(text)
         if not as_json:
             tables.print_text(text)
     report = simulation.report(request.prompt, "".join(pieces), tokens)
-    report["simulated_tokens_per_second"] = round(len(tokens) / (perf_counter() - started), 1)
+    elapsed = perf_counter() - started
+    report["simulated_tokens_per_second"] = round((len(tokens) - 1) / elapsed, 1) if tokens else 0.0
     if as_json:
         print_json(report)
     else:

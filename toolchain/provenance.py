@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import TOKENIZER
+from codegen.bundle import TARGET, TOKENIZER
 from codegen.json_text import pretty
 from toolchain.model.checkpoint import INDEX_FILE, FloatModel
 from toolchain.model.outline import SITES, LowerConfig
@@ -15,7 +15,6 @@ from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILE, Tokenizer
 
 READ = ("config.json", INDEX_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG)
-TARGET = "target.toml"  # the target need not be known where the bundle is read
 
 
 def checkpoint_hash(model_dir: Path, model: FloatModel) -> str:

@@ -8,16 +8,15 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import LoadedBundle, load_bundle
+from codegen.bundle import LoadedBundle
+from codegen.bundle_read import load_bundle
 from memory_planner.target import TargetSpec
-from memory_planner.target_file import load_target
 from sim.generate import Sampling, generate
 from sim.latency import estimate
 from sim.session import Session, read_constants
-from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.errors import BundleError, CheckpointError, ConfigError, Problem
 from toolchain.model.tokenizer import StreamDecoder, Tokenizer, read_tokenizer
 from toolchain.options import SimulateRequest
-from toolchain.provenance import TARGET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,12 +32,15 @@ class Simulation:
         """Read and check a bundle; raises BundleError when it is damaged."""
         bundle = load_bundle(build)
         settings = bundle.manifest["settings"]
-        tokenizer = read_tokenizer(
-            bundle.tokenizer_path,
-            vocab_size=settings["vocab_size"],
-            bos_token_id=settings["bos_token_id"],
-        )
-        return cls(bundle, tokenizer, load_target(build / TARGET))
+        try:
+            tokenizer = read_tokenizer(
+                bundle.tokenizer_path,
+                vocab_size=settings["vocab_size"],
+                bos_token_id=settings["bos_token_id"],
+            )
+        except CheckpointError as error:
+            raise BundleError(error.what, error.problems, "compile the model again") from error
+        return cls(bundle, tokenizer, bundle.target)
 
     def generate(self, request: SimulateRequest) -> Iterator[tuple[int, str]]:
         """(token, newly completed text), until a stop token, the count or the context ends.

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import LoadedBundle, load_bundle
+from codegen.bundle import LoadedBundle
+from codegen.bundle_read import load_bundle
 from codegen.golden import build_golden, expected_records, op_specs, selftest_bytes
 from codegen.serialize import graph_hash
 from sim.compare import Comparison, Divergence, compare_records

@@ -43,7 +43,10 @@ def test_good_prefixes(prefix: str) -> None:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["", "A", "2a", "_a", "a_", "a-b", "a.b", "../a", "x" * 33, "string", "stdio", "pthread", "ä"],
+    [
+        *("", "A", "2a", "_a", "a_", "a-b", "a.b", "../a", "x" * 33, "ä", "a\n"),
+        *("string", "stdio", "pthread", "int", "main", "static", "class", "co_await", "typeof"),
+    ],
 )
 def test_bad_prefixes(prefix: str) -> None:
     with pytest.raises(ConfigError, match="--prefix"):

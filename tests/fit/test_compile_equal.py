@@ -112,7 +112,7 @@ def test_depth_and_vocabulary_equal_a_compile_of_that_config(
 
 def test_a_real_bundle_says_the_same(tmp_path: Path) -> None:
     """The whole pipeline, an option of each kind."""
-    from codegen.bundle import write_bundle
+    from codegen.bundle_write import write_bundle
     from toolchain.pipeline import CompileOptions, compile_model
 
     directory = write_model(tmp_path / "model", vocab_size=60, context=20)
