@@ -9,6 +9,7 @@ from typing import Any
 
 from codegen.bundle import MANIFEST, LoadedBundle, load_bundle, manifest_digest, write_bundle
 from codegen.json_text import pretty
+from memory_planner.limits import NO_LIMITS, MemoryLimits
 from tests.model.tiny import write_model
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode
@@ -36,6 +37,7 @@ def compile_tiny(
     target: str = "siracusa",
     mode: ActMode = ActMode.A16,
     quant: QuantConfig | None = None,
+    limits: MemoryLimits = NO_LIMITS,
     **shape: Any,
 ) -> LoadedBundle:
     """Bundle `directory`/bundle of a random model; `shape` overrides ODD_SHAPE."""
@@ -44,6 +46,7 @@ def compile_tiny(
         quant=quant or QuantConfig(bits=4, group_size=16),
         modes=dict.fromkeys(SITES, mode),
         prefix=prefix,
+        limits=limits,
     )
     compiled = compile_model(directory / "model", target, options, lambda _: None)
     write_bundle(compiled.bundle, directory / "bundle")

@@ -9,6 +9,7 @@ from typing import Any
 
 from codegen.bundle import TOKENIZER
 from codegen.json_text import pretty
+from memory_planner.limits import MemoryLimits
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import TOKENIZER_FILE
@@ -31,7 +32,7 @@ def checkpoint_hash(model_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_of(quant: QuantModel, lower: LowerConfig) -> dict[str, Any]:
+def settings_of(quant: QuantModel, lower: LowerConfig, limits: MemoryLimits) -> dict[str, Any]:
     """The effective options of a compilation; those of single layers are in the weights table."""
     config = quant.config
     return {
@@ -42,6 +43,7 @@ def settings_of(quant: QuantModel, lower: LowerConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "bos_token_id": config.bos_token_id,
         "eos_token_ids": list(config.eos_token_ids),
+        "memory": limits.to_dict(),
     }
 
 

@@ -95,6 +95,7 @@ def _off_chip(speed: Speed) -> Json:
         "bytes_per_second": OFF_CHIP_BYTES_PER_SECOND,
         "status": "assumed",
         "ms_per_token": round(1000 * speed.off_chip_seconds, 3),
+        "exposed_ms_per_token": round(1000 * speed.exposed_seconds, 3),
     }
 
 
