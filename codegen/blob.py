@@ -200,7 +200,9 @@ def _header_problems(data: bytes) -> list[Problem]:
 def _decode(data: bytes) -> Blob:
     starts = range(HEADER_SIZE, HEADER_SIZE + ENTRY_SIZE * _u32(data, 24), ENTRY_SIZE)
     entries = tuple(Entry(*(_u32(data, start + 4 * i) for i in range(4))) for start in starts)
-    return Blob(_u32(data, 16), _u32(data, 20), data[40:72], data[72:88], _u32(data, 28), entries, data)
+    return Blob(
+        _u32(data, 16), _u32(data, 20), data[40:72], data[72:88], _u32(data, 28), entries, data
+    )
 
 
 def _content_problems(blob: Blob) -> list[Problem]:

@@ -67,21 +67,24 @@ def place_outside(program: Program, target: TargetSpec) -> Outside:
     layers = _layers(program)
     variants = _state_variants(program, target)
     arenas: dict[tuple[frozenset[str], int], Arenas] = {}
+    sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
     least = sum(target.pinned(name) is not None for name in order)
     for count in range(least, len(order) + 1):
         names = frozenset(order[:count])
         moved = frozenset(names - layers.keys())
+        inside = sum(size for name, size in sizes.items() if name not in names)
+        streamed = _largest_stream(target, layers, {n: sizes[n] for n in names - moved})
         for index, states in enumerate(variants):
             key = moved, index
             if key not in arenas:
                 arenas[key] = plan_arenas(program, target, {}, states, moved)
-            attempt = _Attempt(program, target, layers, arenas[key], names)
+            attempt = _Attempt(program, target, arenas[key], names, inside, streamed)
             for staging in attempt.staging_regions():
                 if attempt.may_fit(staging):
                     outside = attempt.place(staging)
                     if attempt.is_on_chip(outside):
                         return outside
-    last = _Attempt(program, target, layers, arenas[moved, 0], names)
+    last = _Attempt(program, target, arenas[moved, 0], names, inside, streamed)
     return last.place(last.staging_regions()[0])
 
 
@@ -135,28 +138,34 @@ def _layers(program: Program) -> dict[str, int]:
     return found
 
 
+def _largest_stream(target: TargetSpec, layers: Mapping[str, int], sizes: Mapping[str, int]) -> int:
+    """Bytes of the block that streams most, as its weights lie in the off-chip blob."""
+    assert target.off_chip is not None
+    align = target.region(target.off_chip.region).align
+    sums: dict[int, int] = {}
+    for name, size in sizes.items():
+        sums[layers[name]] = sums.get(layers[name], 0) + align_up(size, align)
+    return max(sums.values(), default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """A placement with the weights of `names` outside."""
 
     program: Program
     target: TargetSpec
-    layers: Mapping[str, int]
     arenas: Arenas  # without the stream's slots
     names: frozenset[str]
+    inside: int  # bytes of the other weights
+    streamed: int  # bytes of the block that streams most, 0 without streams
 
     def may_fit(self, staging: str | None) -> bool:
         """A necessary condition: arenas, and the other weights, against the room there is."""
         free = {r.name: r.size - r.reserved - self.height(r.name) for r in self.target.regions}
         if staging:
             free[staging] -= 2 * self.slot_size(staging)
-        inside = sum(
-            spec.size
-            for spec in self.program.tensors.values()
-            if spec.kind is Kind.WEIGHT and spec.name not in self.names
-        )
         room = sum(free[name] for name in self.target.placement["weights"])
-        return inside <= room and min(free.values()) >= 0
+        return self.inside <= room and min(free.values()) >= 0
 
     def height(self, region: str) -> int:
         """Bytes of a region's arena, padded."""
@@ -165,17 +174,11 @@ class _Attempt:
     def staging_regions(self) -> Sequence[str | None]:
         """Where the stream's slots may lie; None when there is no stream."""
         assert self.target.off_chip is not None
-        return self.target.off_chip.staging if self.names & self.layers.keys() else (None,)
+        return self.target.off_chip.staging if self.streamed else (None,)
 
     def slot_size(self, staging: str) -> int:
-        """Bytes of the largest block's off-chip weights, as they lie in the off-chip blob."""
-        assert self.target.off_chip is not None
-        align = self.target.region(self.target.off_chip.region).align
-        sizes: dict[int, int] = {}
-        for name in self.names & self.layers.keys():
-            size = align_up(self.program.tensors[name].size, align)
-            sizes[self.layers[name]] = sizes.get(self.layers[name], 0) + size
-        return align_up(max(sizes.values()), self.target.region(staging).align)
+        """Bytes of one slot in a staging region."""
+        return align_up(self.streamed, self.target.region(staging).align)
 
     def place(self, staging: str | None) -> Outside:
         """Blobs around the arenas; a region may exceed its capacity."""

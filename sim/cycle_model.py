@@ -168,7 +168,7 @@ def _record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
 
 
 def _attention(context: Context, op: Op) -> OpCycles:
-    """Three passes over the cache: scales of v, rows and scales of k, rows and scales of v."""
+    """Two passes over the cache: k with the scales of both, then v with its scales."""
     target, shape, how = context.target, context.program.shape, context.plan.attention
     costs, length = target.costs, context.position + 1
     heads = _share(context, shape.heads)
@@ -183,13 +183,13 @@ def _attention(context: Context, op: Op) -> OpCycles:
         compute = length * (scan + 2 * visit) + rest
         return OpCycles(compute, 0.0, compute, moved)
     scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
-    scans = _chunks(length, how.slot_size // scale)
-    visits = 2 * _chunks(length, how.positions_per_chunk)
-    dma = [transfer_cycles(link, count * scale) for count in scans]
-    for count in visits:
-        dma.append(transfer_cycles(link, count * row) + transfer_cycles(link, count * scale))
-    work = [costs.barrier + count * scan for count in scans]
-    work += [costs.barrier + count * visit for count in visits]
+    chunks = _chunks(length, how.positions_per_chunk)
+    dma, work = [], []
+    for scales, cycles in ((2, visit + scan), (1, visit)):
+        for count in chunks:
+            sizes = [count * row, *[count * scale] * scales]
+            dma.append(sum(transfer_cycles(link, size) for size in sizes))
+            work.append(costs.barrier + count * cycles)
     return _pipelined(dma, work, rest, moved)
 
 

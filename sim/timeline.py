@@ -115,4 +115,5 @@ def _transfer_label(plan: Plan, op: Op, index: int, count: int) -> str:
     if how is None:
         return label
     tile = how.transfers[index]
-    return f"{label}: {tile.records} records, {tile.size:,} bytes into slot {tile.slot}"
+    records = "1 record" if tile.records == 1 else f"{tile.records} records"
+    return f"{label}: {records}, {tile.size:,} bytes into slot {tile.slot}"

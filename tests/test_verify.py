@@ -65,6 +65,29 @@ def test_rv32_is_equal_and_counts_instructions(tiny_bundle: LoadedBundle, tmp_pa
         assert 20_000 < run["instructions_per_token"] < 1_000_000
 
 
+@pytest.mark.parametrize("mode", list(ActMode))
+def test_the_most_awkward_shape_on_both_runners(tmp_path: Path, mode: ActMode) -> None:
+    """One block, 3 heads of 6 on 1 KV head, FFN 100, vocabulary 97, context 5, untied."""
+    needs_rv32(tmp_path)
+    bundle = compile_tiny(
+        tmp_path,
+        mode=mode,
+        hidden_size=18,
+        intermediate_size=100,
+        num_layers=1,
+        num_heads=3,
+        num_kv_heads=1,
+        head_dim=6,
+        vocab_size=97,
+        context=5,
+        tied=False,
+    )
+    report = verify_bundle(bundle.directory, ("host", "rv32"))
+    assert [run.runner for run in report.runs] == ["host", "host", "host", "rv32"]
+    assert report.passed
+    assert all(run.ops_equal == run.ops_compared == 20 * 5 for run in report.runs)
+
+
 @settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.slow

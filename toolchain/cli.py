@@ -146,9 +146,12 @@ def compile(
 @click.argument("model", required=False)
 @model_options
 @fit_options
+@click.option("--html", type=click.Path(path_type=Path), help="Draw the report as a page, too.")
 @json_option
 @click.pass_context
-def fit(ctx: click.Context, /, model: str | None, as_json: bool, **options: Any) -> None:
+def fit(
+    ctx: click.Context, /, model: str | None, html: Path | None, as_json: bool, **options: Any
+) -> None:
     """Say from its shape alone whether MODEL fits the target; exit code 3 when it does not.
 
     MODEL is a directory, a config.json or the name of a built-in shape; without it, the model that
@@ -165,7 +168,12 @@ def fit(ctx: click.Context, /, model: str | None, as_json: bool, **options: Any)
     typed = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
     own = parse_fit_options({name: options.pop(name) for name in FIT_OPTIONS}, given)
-    run_fit(model, read_model_options(options), own, as_json)
+    shared = read_model_options(options)
+    if html is not None:
+        from toolchain.commands import write_fit_page
+
+        write_fit_page(html, model, shared, own)
+    run_fit(model, shared, own, as_json)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,11 +13,13 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toolchain import tables
 from toolchain.cli import print_json
+from toolchain.fit.parse import FitOptions
 from toolchain.fit.tables import print_fit
-from toolchain.model.errors import BundleError, MismatchError
+from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
+    ModelOptions,
     SimulateRequest,
     bundled_model,
 )
@@ -67,6 +70,37 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
     else:
         print_fit(summary["fit"])
         tables.print_compiled(summary)
+
+
+def write_fit_page(path: Path, model: str | None, options: ModelOptions, fit: FitOptions) -> None:
+    """Draw what `edgec fit` reports; raises ConfigError where there is no page or no place."""
+    from toolchain.fit.command import analyse
+    from toolchain.fit.shapes import BUNDLED
+    from toolchain.model.quant_settings import effective_settings
+    from toolchain.report.pages import fit_page
+    from toolchain.report.source import PageSource
+
+    if fit.action != "report":
+        problem = Problem("--html", f"with --{fit.action}", "the report of a single model")
+        raise ConfigError("some options cannot be used together", [problem])
+    analysis = analyse(model, options, fit.what_if)
+    design, name = analysis.outcome.design, analysis.subject.name
+    settings = effective_settings(design.shape, design.quant)
+    source = PageSource(
+        title=BUNDLED_NAME if name == BUNDLED else name,
+        version=version("edgec"),
+        program=analysis.outcome.program,
+        plan=analysis.outcome.plan,
+        target=analysis.target,
+        fit=analysis.report,
+        bits={f"{op_id}.weight": setting.bits for op_id, setting in settings.items()},
+    )
+    page = fit_page(source)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        problem = Problem("--html", str(path), f"a file that can be written: {error.strerror}")
+        raise ConfigError("the page cannot be written", [problem]) from error
 
 
 def run_simulate(request: SimulateRequest, as_json: bool) -> None:

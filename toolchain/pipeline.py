@@ -19,7 +19,7 @@ from codegen.serialize import graph_hash
 from memory_planner.limits import NO_LIMITS, MemoryLimits, limited_target
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target, read_target_text
-from sim.latency import estimate
+from sim.latency import LatencyReport, estimate
 from sim.machine import run_steps
 from sim.timeline import decode_timeline
 from toolchain.calibrate import (
@@ -96,20 +96,6 @@ def compile_model(
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
     reports = build_reports(quant, program, plan, latency)
-    model_hash = checkpoint_hash(model_dir)
-    page = PageSource(
-        title=options.title or model_dir.resolve().name,
-        version=version("edgec"),
-        program=program,
-        plan=plan,
-        target=target,
-        fit=reports["fit.json"],
-        bits=weight_bits(quant),
-        latency=latency,
-        timeline=decode_timeline(program, plan, target, latency.position),
-        model_hash=model_hash,
-        quantization=reports["quantization.json"],
-    )
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -118,12 +104,31 @@ def compile_model(
         golden=golden,
         prefix=options.prefix,
         version=version("edgec"),
-        model_hash=model_hash,
+        model_hash=checkpoint_hash(model_dir),
         settings=settings_of(quant, config, options.limits),
         weight_bits=weight_bits(quant),
-        extra_files={
-            **extra_files(model_dir, reports, read_target_text(target_name)),
-            **report_pages(page),
-        },
+        extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )
+    pages = _draw(parts, latency, reports, options.title or model_dir.resolve().name)
+    parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
+
+
+def _draw(
+    parts: BundleParts, latency: LatencyReport, reports: Mapping[str, Any], title: str
+) -> dict[str, bytes]:
+    """The drawn reports by bundle path."""
+    source = PageSource(
+        title=title,
+        version=parts.version,
+        program=parts.program,
+        plan=parts.plan,
+        target=parts.target,
+        fit=reports["fit.json"],
+        bits=parts.weight_bits,
+        latency=latency,
+        timeline=decode_timeline(parts.program, parts.plan, parts.target, latency.position),
+        model_hash=parts.model_hash,
+        quantization=reports["quantization.json"],
+    )
+    return report_pages(source)

@@ -52,7 +52,7 @@ def test_nothing_leaves_while_the_chip_has_room() -> None:
 def test_an_embedding_of_its_own_leaves_first() -> None:
     """One record per token: 64 bytes of the 2 KB that are stored."""
     program = toy_program(DEEP, tied=False)
-    plan = plan_memory(program, toy_target(mram=6000, tile_sram=8000, far=32768))
+    plan = plan_memory(program, toy_target(mram=6000, tile_sram=9600, l2=4000, far=32768))
     assert outside(program, plan) == ["embed.weight"]
     assert plan.streams is None
     assert plan.placements["tile.embed"].size == 64
@@ -92,17 +92,24 @@ def test_off_chip_memory_can_be_too_small() -> None:
     assert [shortfall.region for shortfall in error.value.shortfalls] == ["far"]
 
 
-def test_state_keeps_its_region_when_weights_do_not_fit() -> None:
-    program = toy_program(DEEP)
-    plan = plan_memory(program, toy_target(mram=3000, tile_sram=6400, far=32768))
+@pytest.mark.parametrize(
+    ("tile_sram", "l2", "region"), [(9984, 1700, "tile_sram"), (6400, 16384, "l2")]
+)
+def test_state_stays_on_chip_out_of_the_way_of_weights(
+    tile_sram: int, l2: int, region: str
+) -> None:
+    target = toy_target(mram=2976, tile_sram=tile_sram, l2=l2, far=32768)
+    plan = plan_memory(toy_program(DEEP), target)
+    assert plan.streams is not None
     regions = {plan.placements[name].region for name in ("kv.k", "kv.v", "kv.k_scale")}
-    assert regions == {"tile_sram"}
+    assert regions == {region}
 
 
 def test_staging_goes_where_there_is_room() -> None:
-    program = toy_program(DEEP)
-    for l2, region in ((1700, "tile_sram"), (16384, "l2")):
-        plan = plan_memory(program, toy_target(mram=2048, tile_sram=9600, l2=l2, far=32768))
+    program = toy_program(DEEP, tied=False)
+    for tile_sram, l2, region in ((9184, 1700, "tile_sram"), (4000, 9000, "l2")):
+        target = toy_target(mram=4992, tile_sram=tile_sram, l2=l2, far=32768)
+        plan = plan_memory(program, target)
         assert plan.placements["stream.blocks"].region == region
 
 

@@ -92,7 +92,7 @@ def _run_report(analysis: Analysis, as_json: bool) -> None:
 
 
 def _run_shapes(as_json: bool) -> None:
-    shapes = [
+    shapes: list[Json] = [
         {
             "name": subject.name,
             "parameters": config_parameters(subject.config),
@@ -101,6 +101,7 @@ def _run_shapes(as_json: bool) -> None:
         }
         for subject in map(load_shape, list_shapes())
     ]
+    shapes.sort(key=lambda shape: shape["parameters"])
     if as_json:
         print_json({"shapes": shapes})
     else:

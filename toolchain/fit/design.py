@@ -54,14 +54,13 @@ class WhatIf:
         """Why the figures are not those of a compile; empty when they are."""
         reasons = []
         if self.attn_width or self.mlp_width:
-            reasons.append("N:M width: its packed format has no kernel, cycles are those of dense")
+            reasons.append("N:M width has no kernel; cycles are those of dense weights")
         if self.eora_rank:
-            reasons.append("EoRA adapters: the compiler adds none")
+            reasons.append("EoRA adapters are not compiled")
         if self.kv_bits != RUNTIME_KV_BITS:
-            what = f"{RUNTIME_KV_BITS} bits are what the runtime stores and what cycles assume"
-            reasons.append(f"{self.kv_bits}-bit KV cache: {what}")
+            reasons.append(f"the runtime's cache has {RUNTIME_KV_BITS} bits; cycles assume them")
         if self.layer_order is not None:
-            reasons.append("layer order: the compiler runs every block once, in order")
+            reasons.append("a compile runs every block once, in order")
         return reasons
 
 
@@ -139,12 +138,11 @@ def _check_what_if(design: Design) -> Iterator[Problem]:
         if pattern and pattern.group > columns:
             option = "--attn-width" if name.startswith("attn.") else "--mlp-width"
             yield Problem(f"{option} of {name}", str(pattern), f"M of at most {columns} inputs")
-    yield from _check_order(config.num_layers - what_if.depth, what_if.layer_order)
+    if what_if.layer_order is not None and 0 <= what_if.depth <= last:
+        yield from _check_order(config.num_layers - what_if.depth, what_if.layer_order)
 
 
-def _check_order(layers: int, order: tuple[int, ...] | None) -> Iterator[Problem]:
-    if order is None:
-        return
+def _check_order(layers: int, order: tuple[int, ...]) -> Iterator[Problem]:
     if not 1 <= len(order) <= MAX_LAYERS:
         yield Problem("--layer-order", f"{len(order)} blocks", f"1..{MAX_LAYERS} blocks")
     for block in dict.fromkeys(order):

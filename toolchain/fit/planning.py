@@ -13,10 +13,11 @@ from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import TargetSpec, allowed_regions
+from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.speed import Speed, decode_speed, with_sample_linears
 from toolchain.model.errors import ConfigError, DoesNotFitError, Problem
-from toolchain.model.program import Kind, Program
+from toolchain.model.program import Kind, OpKind, Program
 
 SHOWN_CONTRIBUTORS = 5
 PERMANENT = {Kind.WEIGHT: "weights", Kind.CONST: "constants", Kind.STATE: "state"}
@@ -82,7 +83,10 @@ def draft_fits(design: Design, target: TargetSpec) -> bool:
 
 
 def may_fit(program: Program, target: TargetSpec) -> bool:
-    """A necessary condition, from sums alone: permanent data against the regions allowed for it."""
+    """A necessary condition from sizes alone: permanent data against the regions allowed for it."""
+    records = [program.layout_of(op).record_size for op in program.ops if op.kind is OpKind.LINEAR]
+    if target.tiling and max(records) > max_transfer(target):
+        return False
     total = 0
     for kind, group in PERMANENT.items():
         rooms = [target.region(name) for name in allowed_regions(target, group)]

@@ -7,7 +7,7 @@ which takes for granted that need grows with them; the number found is planned i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from memory_planner.target import TargetSpec
@@ -153,8 +153,11 @@ def _narrower(bits: int) -> list[int]:
     return [value for packing, value in most.items() if packing.field_bits < stored]
 
 
-def _first(values: Iterable[int], variant: Variant, fit: Fits) -> int | None:
-    return next((value for value in values if fit(variant(value))), None)
+def _first(values: Sequence[int], variant: Variant, fit: Fits) -> int | None:
+    """The first value that fits; the last one saves most, so without it none does."""
+    if not values or not fit(variant(values[-1])):
+        return None
+    return next(value for value in values if value == values[-1] or fit(variant(value)))
 
 
 def _largest(values: range, variant: Variant, fit: Fits) -> int | None:

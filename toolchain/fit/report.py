@@ -16,7 +16,7 @@ from toolchain.fit.remedies import Remedy
 from toolchain.fit.sizes import count_parameters, gptq_checkpoint_size, packed_size
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND, Speed
 from toolchain.model.errors import Problem
-from toolchain.model.program import Program
+from toolchain.model.program import OpKind, Program
 
 Json = dict[str, Any]
 
@@ -30,6 +30,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
         "target": plan.target,
         "context": design.context,
         "shape": asdict(program.shape),
+        "settings": _settings(outcome),
         "what_if": design.what_if.to_dict(),
         "estimates": design.what_if.estimates(),
         "parameters": asdict(parameters),
@@ -64,6 +65,24 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
             "tokens_per_second": _rounded(outcome.speed.tokens_per_second),
             "bound_tokens_per_second": _rounded(outcome.speed.bound_tokens_per_second),
         },
+    }
+
+
+def _settings(outcome: Outcome) -> Json:
+    """Bits and groups as asked for, activation widths by the op that quantizes them."""
+    quant = outcome.design.quant
+    modes = {
+        op.role: op.mode.value
+        for op in outcome.program.ops
+        if op.mode is not None and op.kind is not OpKind.LINEAR
+    }
+    return {
+        "bits": quant.bits,
+        "group_size": quant.group_size,
+        "embed_bits": quant.embed_bits,
+        "head_bits": quant.head_bits,
+        "overrides": [asdict(override) for override in quant.overrides],
+        "activations": modes,
     }
 
 

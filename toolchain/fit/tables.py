@@ -51,6 +51,7 @@ def print_fit(report: Json) -> None:
     console.print(_row_table(report))
     if report["width"]:
         console.print(_width_table(report["width"]))
+        console.print("gain: bits saved per group of M inputs, the index taken off")
     for line in _closing(report):
         console.print(line, markup=False)
 
@@ -115,19 +116,19 @@ def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
     console = stdout()
     if not found:
         console.print(
-            f"no shape fits {facts['target']} with a vocabulary of {facts['vocab']:,} tokens and "
-            f"{facts['context']:,} positions; try a smaller --vocab, --context or more --params"
+            f"no shape fits {facts['target']} with {facts['vocab']:,} tokens, {facts['context']:,} "
+            "positions\nand as few parameters: try a smaller --vocab or --context, or more --params"
         )
         return
     title = f"Shapes that fit {facts['target']}: vocabulary {facts['vocab']:,}, tied, "
     table = Table(title=title + f"context {facts['context']:,}")
-    for name in ("blocks", "hidden", "FFN", "heads", "KV", "dim", "parameters", "packed bytes"):
+    for name in ("blocks", "hidden", "FFN", "heads", "KV", "parameters", "packed bytes"):
         table.add_column(name, justify="right")
     for name in ("fill %", "grain %", "tokens/s"):
         table.add_column(name, justify="right")
     for entry in found:
         table.add_row(
-            *(f"{entry['config'][key]:,}" for key in (*SHAPE_KEYS, "head_dim")),
+            *(f"{entry['config'][key]:,}" for key in SHAPE_KEYS),
             f"{entry['parameters']:,}",
             size_text(entry["packed"]),
             f"{100 * entry['fill']:.1f}",
@@ -240,7 +241,7 @@ def _cells(sizes: Mapping[str, int]) -> list[str]:
 
 def _width_table(entries: Sequence[Json]) -> Table:
     table = Table("projection", "N:M", "packing", "index", title="N:M storage (estimate)")
-    for title in ("bits/group", "dense", "sparse", "saved", "%"):
+    for title in ("gain", "dense", "sparse", "saved", "%"):
         table.add_column(title, justify="right")
     for entry in entries:
         table.add_row(

@@ -146,7 +146,7 @@ def block_rows(source: PageSource, found: list[Matrix]) -> list[BlockRow]:
             BlockRow(
                 name=part,
                 size=count(sum(each.size for each in own)),
-                packing=", ".join(dict.fromkeys(each.packing for each in own)),
+                packing=", ".join(dict.fromkeys(each.packing for each in own)) or "shared",
                 bits=", ".join(map(str, sorted({each.bits for each in own if each.bits}))),
                 snr=_snr_range(own),
                 cycles=count(spent),

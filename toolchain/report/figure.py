@@ -5,6 +5,7 @@ Coordinates are text with at most two decimals, ready to print. The templates on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from toolchain.report.scale import Axis, count, decimal, text_width, ticks
@@ -15,13 +16,23 @@ MARGIN = 6  # units between a label and the edges of its rectangle, both togethe
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle. `title` is shown on hover: the name, a colon, the facts."""
+class Rect:
+    """Places on paper."""
 
     x: str
     y: str
     width: str
     height: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One or more rectangles that are one thing; the label is in the first.
+
+    `title` is shown on hover: the name, a colon, the facts.
+    """
+
+    rects: list[Rect]
     css: str
     title: str
     label: str  # empty when it would not fit
@@ -63,6 +74,12 @@ class Frame:
         """Values from bottom to top."""
         return Axis(low, high, self.bottom, -self.height)
 
+    def rect(self) -> Rect:
+        """The area as text."""
+        return Rect(
+            decimal(self.left), decimal(self.top), decimal(self.width), decimal(self.height)
+        )
+
     def text(self) -> dict[str, str]:
         """Edges as text for a template."""
         return {
@@ -75,17 +92,14 @@ class Frame:
         }
 
 
-def box(area: Frame, css: str, title: str, label: str = "") -> Box:
-    """A rectangle over `area`; the label is turned, or dropped, where there is no room for it."""
+def box(area: Frame, css: str, title: str, label: str = "", more: Iterable[Frame] = ()) -> Box:
+    """A rectangle over `area` and `more`; the label is turned, or dropped, where it has no room."""
     along, across = text_width(label, FONT) + MARGIN, FONT + MARGIN / 2
     flat = along <= area.width and across <= area.height
     turned = along <= area.height and across <= area.width
     middle = f"{decimal(area.left + area.width / 2)} {decimal(area.top + area.height / 2)}"
     return Box(
-        x=decimal(area.left),
-        y=decimal(area.top),
-        width=decimal(area.width),
-        height=decimal(area.height),
+        rects=[each.rect() for each in (area, *more)],
         css=css,
         title=title,
         label=label if flat or turned else "",

@@ -20,7 +20,7 @@ from toolchain.report.scale import Axis, count, decimal
 LEFT, RIGHT = 56, 4
 NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
 LANES = {Lane.CORES: "cores", Lane.DMA: "DMA"}
-MAX_BARS = 500  # of one lane in the detail
+MAX_BARS = 250  # of one lane in the detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +51,24 @@ def overview(latency: LatencyReport) -> LaneFigure:
     frame = _frame()
     axis = frame.x_axis(0, latency.cycles_per_token)
     starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
-    boxes: list[Box] = []
-    for op, start in zip(latency.ops, starts, strict=False):
-        boxes += _op_boxes(axis, frame.top, op, start)
+    ops = zip(latency.ops, starts, strict=False)
+    boxes = [_op_box(axis, frame.top, op, start) for op, start in ops]
     return _figure(frame, axis, boxes, latency.bound_cycles)
 
 
-def _op_boxes(axis: Axis, top: float, op: OpLatency, start: int) -> Iterator[Box]:
+def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
     left, width = axis.at(start), axis.span(op.total_cycles)
     facts = (
         f"{op.id}: {op.kind}, {count(op.total_cycles)} cycles from {count(start)}, "
         f"cores {count(op.compute_cycles)}, DMA {count(op.dma_cycles)}, bound by {op.bound_by}"
     )
-    yield box(Frame(left, top, width, NAMES), op.kind, facts, op.id)
     busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
-    for lane, name in LANES.items():
-        height = BARS * min(1.0, busy[lane] / op.total_cycles) if op.total_cycles else 0.0
-        if height:
-            area = Frame(left, _lane_top(top, lane) + BARS - height, width, height)
-            yield box(area, op.kind, f"{op.id}: {name} {count(busy[lane])} cycles")
+    bars = []
+    for lane in LANES:
+        if busy[lane]:
+            height = BARS * min(1.0, busy[lane] / op.total_cycles)
+            bars.append(Frame(left, _lane_top(top, lane) + BARS - height, width, height))
+    return box(Frame(left, top, width, NAMES), op.kind, facts, op.id, bars)
 
 
 def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from memory_planner.explain import peak_of
 from memory_planner.plan import Placement, Plan, RegionPlan
-from memory_planner.rows import category
+from memory_planner.rows import CATEGORIES, category
 from memory_planner.target import TargetSpec
 from toolchain.model.program import Kind, Program
 from toolchain.report.figure import (
@@ -250,6 +250,14 @@ def _kind(program: Program, name: str) -> str:
     if spec is not None and spec.kind is Kind.WEIGHT:
         return "weights"
     return "constants" if spec is not None and spec.kind is Kind.CONST else category(program, name)
+
+
+def map_categories(maps: Iterable[ArenaMap], strips: Iterable[BlobStrip]) -> list[str]:
+    """What the colours of the maps mean, in the order of the report's rows."""
+    boxes = [each for figure in maps for each in figure.boxes]
+    boxes += [each for figure in strips for each in figure.boxes]
+    used = {each.css for each in boxes}
+    return [name for name in CATEGORIES if name in used]
 
 
 def buffer_rows(program: Program, plan: Plan) -> list[BufferRow]:

@@ -7,15 +7,16 @@ bytes for the same input.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toolchain.report.blocks import block_rows, matrices, matrix_rows, snr_heat
+from toolchain.report.blocks import Matrix, block_rows, matrices, matrix_rows, snr_heat
 from toolchain.report.growth import kv_growth
-from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows
+from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows, map_categories
 from toolchain.report.palette import COLOURS
 from toolchain.report.regions import region_cards
 from toolchain.report.scale import count, percent
@@ -35,40 +36,45 @@ class Fact:
 def render_report(source: PageSource) -> str:
     """The page as HTML text."""
     program, plan, found = source.program, source.plan, matrices(source)
+    maps, strips = arena_maps(program, plan, source.target), blob_strips(program, plan)
     values: dict[str, Any] = {
         "title": source.title,
         "target": source.target.name,
         "colours": COLOURS,
-        "origin": _origin(source),
+        "origin": _origin(source, found),
         "facts": _facts(source),
         "problems": source.fit.get("problems", []),
         "remedies": source.fit.get("remedies", []),
+        "off_chip": _off_chip(source),
         "estimates": source.fit.get("estimates", []),
         "regions": region_cards(plan, source.target),
-        "maps": arena_maps(program, plan, source.target),
-        "strips": blob_strips(program, plan),
+        "maps": maps,
+        "strips": strips,
+        "map_categories": map_categories(maps, strips),
         "buffers": buffer_rows(program, plan),
         "timeline": token_view(source),
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),
         "heat": snr_heat(program, found),
+        "kv_formula": source.fit.get("kv_cache", {}).get("formula", ""),
         "growth": kv_growth(program, plan),
     }
     return _environment().get_template("page.html.j2").render(values)
 
 
-def _origin(source: PageSource) -> list[tuple[str, str]]:
+def _origin(source: PageSource, found: Sequence[Matrix]) -> list[tuple[str, str]]:
     """Where the page comes from: name and value."""
     shape, target = source.program.shape, source.target
     blocks = f"{shape.layers} blocks, hidden {shape.hidden}, FFN {shape.ffn}"
-    heads = f"{shape.heads} heads of {shape.head_dim} on {shape.kv_heads} KV heads"
+    kv_heads = "1 KV head" if shape.kv_heads == 1 else f"{shape.kv_heads} KV heads"
+    heads = f"{shape.heads} heads of {shape.head_dim} on {kv_heads}"
     checkpoint = f"SHA-256 {source.model_hash}"
     if source.model_hash is None:
         checkpoint = "not read: this page follows from config.json alone"
     return [
         ("shape", f"{blocks}, {heads}, vocabulary {count(shape.vocab)}"),
         ("context", f"{count(shape.context)} positions"),
-        ("bits", _bits(source)),
+        ("bits", _bits(found)),
         (
             "target",
             f"{target.description}; {source.plan.cores} cores, {target.clock_hz / 1e6:g} MHz",
@@ -78,11 +84,12 @@ def _origin(source: PageSource) -> list[tuple[str, str]]:
     ]
 
 
-def _bits(source: PageSource) -> str:
+def _bits(found: Sequence[Matrix]) -> str:
     """How many matrices have how many bits, widest first."""
     counts: dict[int, int] = {}
-    for bits in source.bits.values():
-        counts[bits] = counts.get(bits, 0) + 1
+    for matrix in found:
+        if matrix.bits is not None:
+            counts[matrix.bits] = counts.get(matrix.bits, 0) + 1
     return ", ".join(
         f"{bits} ({number} {'matrix' if number == 1 else 'matrices'})"
         for bits, number in sorted(counts.items(), reverse=True)
@@ -92,7 +99,7 @@ def _bits(source: PageSource) -> str:
 def _facts(source: PageSource) -> list[Fact]:
     fit, plan = source.fit, source.plan
     estimate = fit["estimate"]
-    fullest = max(plan.regions, key=lambda region: region.used / region.capacity)
+    fullest = max(plan.regions, key=lambda region: region.used / max(1, region.capacity))
     share = percent(fullest.used, fullest.capacity)
     gap = sum(region.arena_size - region.peak for region in plan.regions)
     token = f"per token at position {estimate['position']} (estimate)"
@@ -107,6 +114,18 @@ def _facts(source: PageSource) -> list[Fact]:
         Fact(bound, "tokens/s", "bandwidth bound, were all work free"),
         Fact(count(source.program.shape.context), "positions", "of context"),
     ]
+
+
+def _off_chip(source: PageSource) -> str:
+    """What streams from outside the chip for every token; empty when nothing does."""
+    facts = source.fit.get("off_chip", {})
+    if not facts.get("bytes"):
+        return ""
+    return (
+        f"{count(facts['bytes'])} bytes are not on chip; streaming them takes "
+        f"{facts['ms_per_token']:,} ms per token at {facts['bytes_per_second'] / 1e6:g} MB/s "
+        f"({facts['status']})."
+    )
 
 
 @cache

@@ -54,7 +54,7 @@ def region_cards(plan: Plan, target: TargetSpec) -> list[RegionCard]:
 
 def _card(region: RegionPlan, memory: MemoryRegion, rows: list[Row]) -> RegionCard:
     enlarge = 0 < region.used < ENLARGE_BELOW * region.capacity
-    whole = max(region.used, region.capacity)
+    whole = max(region.used, region.capacity, 1)
     edge = decimal(region.used * WIDTH / whole)
     return RegionCard(
         name=region.name,

@@ -53,7 +53,7 @@ def count(value: int) -> str:
 def percent(part: float, whole: float) -> str:
     """One decimal; what is there and rounds to nothing says so."""
     share = 100 * part / whole if whole else 0.0
-    return "< 0.1" if 0 < share < 0.05 else f"{share:.1f}"
+    return "< 0.1" if 0 < share < 0.05 else f"{share:,.1f}"
 
 
 def text_width(text: str, size: float) -> float:

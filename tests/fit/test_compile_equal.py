@@ -1,0 +1,161 @@
+"""`edgec fit` against a real compile: the same bytes in every row of every region."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory_planner.planner import plan_memory
+from memory_planner.target_file import load_target
+from sim.latency import estimate
+from tests.model.tiny import write_model
+from toolchain.fit.design import Design, WhatIf, check_design
+from toolchain.fit.planning import Outcome, plan_design
+from toolchain.fit.report import fit_report
+from toolchain.fit.speed import speed_of
+from toolchain.model.checkpoint import load_model
+from toolchain.model.config import read_config
+from toolchain.model.lower import lower_model
+from toolchain.model.outline import SITES, LowerConfig
+from toolchain.model.program import ActMode
+from toolchain.model.quant_settings import Override
+from toolchain.model.quantize import QuantConfig, quantize_model
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    kv_heads = draw(st.integers(1, 3))
+    return {
+        "hidden_size": draw(st.integers(1, 40)),
+        "intermediate_size": draw(st.integers(1, 60)),
+        "num_layers": draw(st.integers(1, 3)),
+        "num_heads": kv_heads * draw(st.integers(1, 3)),
+        "num_kv_heads": kv_heads,
+        "head_dim": 2 * draw(st.integers(1, 6)),
+        "vocab_size": draw(st.integers(4, 70)),
+        "context": draw(st.integers(1, 40)),
+        "tied": draw(st.booleans()),
+    }
+
+
+@st.composite
+def quants(draw: st.DrawFn) -> QuantConfig:
+    bits, group = st.integers(2, 8), st.sampled_from([-1, 1, 3, 8, 16, 32, 100])
+    embed = draw(bits)
+    patterns = ("l00.*", "*.attn.v_proj", "l*.mlp.down_proj")
+    overrides = tuple(
+        Override(pattern, draw(bits), draw(group))
+        for pattern in patterns
+        if draw(st.integers(0, 3)) == 0
+    )
+    return QuantConfig(draw(bits), draw(group), embed, embed, overrides)
+
+
+@settings(max_examples=60)
+@given(
+    shape=shapes(),
+    quant=quants(),
+    mode=st.sampled_from(list(ActMode)),
+    target_name=st.sampled_from(["siracusa", "rv32"]),
+)
+def test_fit_is_the_report_of_a_compile(
+    shape: dict[str, Any], quant: QuantConfig, mode: ActMode, target_name: str
+) -> None:
+    target, modes = load_target(target_name), dict.fromkeys(SITES, mode)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write_model(Path(folder) / "model", **shape)
+        config = read_config(directory)
+        design = Design(config, quant, shape["context"], modes)
+        check_design(design)
+        fitted = fit_report(plan_design(design, target))
+        lower = LowerConfig(shape["context"], modes)
+        program = lower_model(quantize_model(load_model(directory), quant), lower)
+    plan = plan_memory(program, target)
+    latency = estimate(program, plan, target, shape["context"] // 2)
+    compiled = Outcome(design, program, plan, speed_of(latency), (), ())
+    assert fitted == fit_report(compiled)
+    assert fitted["fits"]
+
+
+@pytest.mark.parametrize("target_name", ["siracusa", "rv32"])
+@pytest.mark.parametrize(
+    "what_if", [WhatIf(depth=1), WhatIf(vocab=50), WhatIf(depth=2, vocab=300)], ids=str
+)
+def test_depth_and_vocabulary_equal_a_compile_of_that_config(
+    tmp_path: Path, what_if: WhatIf, target_name: str
+) -> None:
+    target = load_target(target_name)
+    given_model = write_model(tmp_path / "given", num_layers=3, vocab_size=97)
+    smaller = write_model(
+        tmp_path / "smaller", num_layers=3 - what_if.depth, vocab_size=what_if.vocab or 97
+    )
+    design = Design(read_config(given_model), QuantConfig(), 32, what_if=what_if)
+    fitted = fit_report(plan_design(design, target))
+    program = lower_model(quantize_model(load_model(smaller), QuantConfig()), LowerConfig(32))
+    plan = plan_memory(program, target)
+    assert fitted["rows"] == [
+        {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
+    ]
+    assert [region["used"] for region in fitted["regions"]] == [r.used for r in plan.regions]
+    other = fit_report(plan_design(Design(read_config(smaller), QuantConfig(), 32), target))
+    differing = {key for key in other if other[key] != fitted[key]}
+    assert differing == {"what_if", "parameters"}
+    assert fitted["parameters"] | {"given": 0} == other["parameters"] | {"given": 0}
+
+
+def test_a_real_bundle_says_the_same(tmp_path: Path) -> None:
+    """The whole pipeline, an option of each kind."""
+    from codegen.bundle import write_bundle
+    from toolchain.pipeline import CompileOptions, compile_model
+
+    directory = write_model(tmp_path / "model", vocab_size=60, context=20)
+    quant = QuantConfig(bits=3, group_size=8, overrides=(Override("l01.*", bits=8),))
+    options = CompileOptions(quant, context=12)
+    compiled = compile_model(directory, "siracusa", options, lambda _: None)
+    write_bundle(compiled.bundle, tmp_path / "bundle")
+    stored = json.loads((tmp_path / "bundle" / "report" / "fit.json").read_text(encoding="utf-8"))
+    design = Design(read_config(directory), quant, 12)
+    assert stored == json.loads(
+        json.dumps(fit_report(plan_design(design, load_target("siracusa"))))
+    )
+
+
+def test_the_quick_estimate_is_the_full_one() -> None:
+    """Same cycles and bound as the latency report, in both kinds of plan."""
+    from toolchain.fit.shapes import load_shape
+
+    target = load_target("siracusa")
+    for name in ("stories260k", "bundled"):
+        config = load_shape(name).config
+        outcome = plan_design(Design(config, QuantConfig(), 100), target)
+        full = estimate(outcome.program, outcome.plan, target, 50)
+        assert asdict(outcome.speed) == asdict(speed_of(full))
+
+
+def test_a_draft_is_estimated_like_a_plan() -> None:
+    """A target with a smaller memory gets a draft; its cycles are those of the larger one."""
+    from toolchain.fit.shapes import load_shape
+
+    target = load_target("siracusa")
+    small = replace(
+        target,
+        regions=tuple(
+            replace(region, size=400_000) if region.name == "mram" else region
+            for region in target.regions
+        ),
+        placement={**target.placement, "weights": ("mram",)},
+    )
+    design = Design(load_shape("bundled").config, QuantConfig(), 64)
+    whole, draft = plan_design(design, target), plan_design(design, small)
+    assert whole.fits
+    assert not draft.fits
+    assert draft.speed.cycles_per_token == whole.speed.cycles_per_token
+    assert draft.speed.off_chip_size == whole.plan.region("mram").used - 400_000
+    assert draft.speed.tokens_per_second < whole.speed.tokens_per_second

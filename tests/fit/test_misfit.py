@@ -1,0 +1,154 @@
+"""What does not fit: exact numbers, and remedies that were planned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memory_planner.planner import plan_memory
+from memory_planner.target import TargetSpec
+from memory_planner.target_file import load_target
+from tests.fit.tiny import tiny_config
+from toolchain.fit.design import Design, WhatIf, build_program
+from toolchain.fit.planning import draft_fits, fits, may_fit, plan_design
+from toolchain.fit.remedies import FFN_STEP, Remedy, find_remedies
+from toolchain.fit.report import fit_report
+from toolchain.fit.shapes import list_shapes, load_shape
+from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND
+from toolchain.model.quant_settings import QuantConfig
+
+SIRACUSA = load_target("siracusa")
+# 8-bit projections in groups of 8 for a target with an eighth of Siracusa's memory.
+WIDE = Design(
+    tiny_config(
+        hidden=96, ffn=512, layers=4, heads=6, kv_heads=3, head_dim=16, vocab=900, context=512
+    ),
+    QuantConfig(bits=8, group_size=8),
+    512,
+)
+
+
+def shrunk(target: TargetSpec, size: int, *names: str) -> TargetSpec:
+    regions = tuple(
+        replace(region, size=size) if region.name in names else region for region in target.regions
+    )
+    return replace(target, regions=regions)
+
+
+def report_of(design: Design, target: TargetSpec) -> dict[str, Any]:
+    return fit_report(plan_design(design, target), find_remedies(design, target))
+
+
+@pytest.mark.parametrize("name", [name for name in list_shapes() if name not in ("bundled",)])
+def test_rows_sum_to_the_totals_fit_or_not(name: str) -> None:
+    config = load_shape(name).config
+    report = fit_report(plan_design(Design(config, QuantConfig(), 256), SIRACUSA))
+    for region in report["regions"]:
+        rows = [row["bytes"] for row in report["rows"] if row["region"] == region["name"]]
+        assert sum(rows) == region["used"] == region["capacity"] - region["free"]
+        assert min(rows) >= 0
+    assert report["fits"] == all(region["free"] >= 0 for region in report["regions"])
+    packed = [r["bytes"] for r in report["rows"] if r["category"] in ("weights", "scales")]
+    assert sum(packed) == report["bytes"]["packed"]
+
+
+def test_a_misfit_has_numbers() -> None:
+    report = report_of(Design(load_shape("stories15m").config, QuantConfig(), 256), SIRACUSA)
+    assert not report["fits"]
+    (problem,) = report["problems"]
+    (region,) = (r for r in report["regions"] if r["name"] == "tile_sram")
+    assert problem["region"] == "tile_sram"
+    assert problem["capacity"] == region["capacity"] == 4 << 20
+    assert problem["need"] == region["used"]
+    assert problem["excess"] == -region["free"] == report["off_chip"]["bytes"]
+    assert problem["contributors"][0]["name"] == "embed.weight"
+    assert f"{problem['need']:,}" in problem["found"]
+    ms = 1000 * problem["excess"] / OFF_CHIP_BYTES_PER_SECOND
+    assert report["off_chip"]["ms_per_token"] == pytest.approx(ms, abs=1e-3)
+    assert report["off_chip"]["status"] == "assumed"
+
+
+def test_contributors_sum_equal_blocks() -> None:
+    report = report_of(Design(load_shape("llama-3.2-1b").config, QuantConfig(), 256), SIRACUSA)
+    found = {c["name"]: c for problem in report["problems"] for c in problem["contributors"]}
+    assert found["mlp.gate_proj.weight"]["count"] == 16
+    assert not any(name.startswith("l0") for name in found)
+    assert report["remedies"] == []
+
+
+@pytest.fixture(scope="module")
+def tight() -> tuple[TargetSpec, list[Remedy]]:
+    target = shrunk(SIRACUSA, 420_000, "mram", "tile_sram", "l2")
+    return target, find_remedies(WIDE, target)
+
+
+def test_every_kind_of_remedy_is_found(tight: tuple[TargetSpec, list[Remedy]]) -> None:
+    kinds = [remedy.change for remedy in tight[1]]
+    assert kinds == ["bits", "embed_bits", "group_size", "ffn", "blocks", "vocab"]
+
+
+def test_each_remedy_fits_by_itself(tight: tuple[TargetSpec, list[Remedy]]) -> None:
+    target, remedies = tight
+    assert not fits(WIDE, target)
+    for remedy in remedies:
+        plan_memory(build_program(remedy.design), target)  # raises when it does not fit
+
+
+def test_numbers_are_the_largest_that_fit(tight: tuple[TargetSpec, list[Remedy]]) -> None:
+    target, remedies = tight
+    by_kind = {remedy.change: remedy for remedy in remedies}
+    ffn = by_kind["ffn"].value + FFN_STEP
+    assert not fits(replace(WIDE, config=replace(WIDE.config, intermediate_size=ffn)), target)
+    depth = 4 - by_kind["blocks"].value - 1
+    assert by_kind["blocks"].option == f"--depth {depth + 1}"
+    assert not fits(replace(WIDE, what_if=WhatIf(depth=depth)), target)
+
+
+def test_context_and_vocabulary_are_remedies_where_they_are_the_cause() -> None:
+    config = replace(WIDE.config, vocab_size=6000, max_position_embeddings=4000)
+    large = replace(WIDE, config=config, context=4000)
+    roomy = shrunk(SIRACUSA, 1_100_000, "mram", "tile_sram", "l2")
+    assert not fits(large, roomy)
+    by_kind = {remedy.change: remedy for remedy in find_remedies(large, roomy)}
+    assert "context" in by_kind
+    longer = by_kind["context"].value + 1
+    assert fits(replace(large, context=longer - 1), roomy)
+    assert not fits(replace(large, context=longer), roomy)
+    wordy = replace(large, context=64, config=replace(config, vocab_size=60_000))
+    by_kind = {remedy.change: remedy for remedy in find_remedies(wordy, SIRACUSA)}
+    assert {"vocab", "embed_bits"} <= set(by_kind)
+    more = by_kind["vocab"].value + 1
+    assert not fits(replace(wordy, what_if=WhatIf(vocab=more)), SIRACUSA)
+
+
+def test_the_necessary_condition_is_necessary() -> None:
+    """What a plan accepts, the quick test accepts."""
+    for name in ("stories260k", "bundled"):
+        program = build_program(Design(load_shape(name).config, QuantConfig(), 200))
+        assert may_fit(program, SIRACUSA)
+
+
+def test_a_record_beyond_one_transfer_is_a_problem_with_a_remedy() -> None:
+    """down_proj reads 40,000 inputs: 160 kB per record, a transfer carries 131,064 bytes."""
+    config = tiny_config(hidden=8, ffn=40_000, layers=1, heads=2, kv_heads=1, vocab=8)
+    design = Design(config, QuantConfig(group_size=-1), 16)
+    roomy = shrunk(SIRACUSA, 1 << 20, "l1")  # for two tiles of 160 kB
+    assert not draft_fits(design, roomy)
+    report = report_of(design, roomy)
+    assert not report["fits"]
+    assert all(region["free"] >= 0 for region in report["regions"])
+    assert "one DMA transfer" in report["problems"][0]["allowed"]
+    (remedy,) = (r for r in report["remedies"] if r["change"] == "ffn")
+    assert remedy["value"] == (131_064 - 32) // 4 // FFN_STEP * FFN_STEP
+
+
+def test_remedies_of_overridden_layers_are_real() -> None:
+    """An override that would match no block makes fewer blocks impossible, not a remedy."""
+    from toolchain.model.quant_settings import Override
+
+    quant = replace(WIDE.quant, overrides=(Override("l03.*", bits=8),))
+    design = replace(WIDE, quant=quant)
+    target = shrunk(SIRACUSA, 420_000, "mram", "tile_sram", "l2")
+    assert "blocks" not in {remedy.change for remedy in find_remedies(design, target)}
