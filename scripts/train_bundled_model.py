@@ -4,7 +4,7 @@
 neither the tokenizer nor the training sees it, and its first 12 kB go to ``heldout.txt``, which
 gives the perplexity.
 
-    pip install torch tokenizers safetensors numpy
+    pip install torch==2.13.0 tokenizers safetensors numpy
     python scripts/train_bundled_model.py austen_six_novels.txt OUT_DIR --minutes 75
 """
 
@@ -112,6 +112,7 @@ def train(
             saved = minutes
             save(model, out)
             print(evaluate(model, tokenizer, heldout), flush=True)
+    print(f"{step} steps of {recipe.batch * shape.context} tokens")
     return model
 
 
@@ -141,6 +142,7 @@ def evaluate(model: Llama, tokenizer: Tokenizer, chapters: list[str]) -> dict[st
 
 
 def main() -> None:
+    """Write the whole directory, then print the held-out perplexity and two texts."""
     parser = argparse.ArgumentParser(description="Train the bundled model.")
     parser.add_argument("text", type=Path, help="the six novels, one plain text file")
     parser.add_argument("out", type=Path, help="directory of the Hugging Face checkpoint")
@@ -161,7 +163,7 @@ def main() -> None:
     model = model.half().float().eval()
     print(json.dumps(evaluate(model, tokenizer, heldout)))
     for temperature in (0.0, 0.8):
-        text = generate(model, tokenizer, "Emma", 200, temperature)
+        text = generate(model, tokenizer, "It was a pleasant evening, and", 200, temperature)
         print(f"--- temperature {temperature}\n{text}")
 
 

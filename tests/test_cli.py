@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 
+from codegen.bundle import TOKENIZER
 from tests.model.tiny import write_model
 from toolchain.cli import main
+from toolchain.model.tokenizer import read_tokenizer
 
 TINY = {
     "hidden_size": 32,
@@ -265,3 +270,87 @@ def test_a_target_of_the_users_own(model: Path, tmp_path: Path) -> None:
     assert value["fit"]["target"] == "board"
     own.unlink()
     assert edgec_json("simulate", str(output), "--prompt", "the")["target"] == "board"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["compile", "x", "-o", "y", "--bits", "many"],
+        ["simulate", "x", "--prompt", "a", "--max-new-tokens", "0"],
+        ["simulate", "x", "--prompt", "a", "--seed", "-1"],
+        ["simulate", "x"],
+    ],
+)
+def test_usage_errors_are_json_too(args: list[str]) -> None:
+    result = edgec(*args, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["exit_code"] == 2
+    assert edgec(*args).exit_code == 2
+
+
+def test_prompts_and_temperatures_that_are_none(build: Path) -> None:
+    for args in (["--prompt", "caf\udce9"], ["--prompt", "a", "--temperature", "nan"]):
+        result = edgec("simulate", str(build), *args)
+        assert result.exit_code == 2, result.output
+        assert args[-2] in result.output
+
+
+def test_text_has_all_that_the_tokens_say(build: Path) -> None:
+    """What the stream decoder holds back comes out at the end."""
+    args = ("--temperature", "30", "--max-new-tokens", "20", "--seed", "7")
+    value = edgec_json("simulate", str(build), "--prompt", "the", *args)
+    tokenizer = read_tokenizer(build / TOKENIZER, vocab_size=97, bos_token_id=None)
+    whole = tokenizer.decode([*tokenizer.encode("the"), *value["token_ids"]])
+    assert whole == "the" + value["text"]
+
+
+def scaled(directory: Path, match: str, factor: float) -> Path:
+    """A tiny model some of whose weights are multiplied by `factor`."""
+    write_model(directory, **TINY)  # type: ignore[arg-type]
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    save_file({n: w * np.float32(factor if match in n else 1) for n, w in tensors.items()}, path)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("match", "factor", "named"),
+    [
+        ("embed_tokens", 1e-9, "zero for every token"),
+        ("gate_proj", 1e6, "l00.mlp.gate_proj: found"),
+        ("v_proj", 1e9, "saturated values"),
+    ],
+)
+def test_models_outside_the_range_of_the_integers_are_refused(
+    tmp_path: Path, match: str, factor: float, named: str
+) -> None:
+    """They would compile, verify bit-exactly, and say nothing."""
+    model = scaled(tmp_path / "model", match, factor)
+    result = edgec("compile", str(model), "-o", str(tmp_path / "out"))
+    assert result.exit_code == 9, result.output
+    assert named in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_unused_files_beside_the_weights_do_not_matter(model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    (copy / "notes.safetensors").mkdir()
+    (copy / "consolidated.safetensors").symlink_to("nowhere")
+    hashes = []
+    for name, source in (("a", model), ("b", copy)):
+        assert edgec("compile", str(source), "-o", str(tmp_path / name)).exit_code == 0
+        hashes.append(json.loads((tmp_path / name / "manifest.json").read_text())["model_hash"])
+    assert hashes[0] == hashes[1]
+
+
+def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path) -> None:
+    """The plan needs no weight, so NaN weights of a model that is too large are never read."""
+    directory = write_model(tmp_path / "big", hidden_size=32, vocab_size=120, context=32)
+    target = (Path(__file__).parent.parent / "memory_planner/targets/rv32.toml").read_text()
+    small = target.replace("value = 16777216", "value = 135168", 1)
+    assert small != target
+    (tmp_path / "small.toml").write_text(small)
+    weights = directory / "model.safetensors"
+    save_file({n: w * np.float32("nan") for n, w in load_file(weights).items()}, weights)
+    args = ("--target", str(tmp_path / "small.toml"), "-o", str(tmp_path / "out"))
+    assert edgec("compile", str(directory), *args).exit_code == 3

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.ops import Ints
+from sim.ops import INT32_MAX, Ints
 from sim.session import Session
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem, QuantizationError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig
-from toolchain.model.program import Op
+from toolchain.model.program import Op, Program
 from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import Tokenizer
 
@@ -42,6 +42,38 @@ def sample_tokens(tokenizer: Tokenizer, config: ModelConfig, count: int) -> tupl
     rng = np.random.default_rng(count)
     spread = rng.integers(0, config.vocab_size, count - len(text))
     return (*text, *spread.tolist())
+
+
+def check_ranges(program: Program, tokens: Sequence[int]) -> None:
+    """Raise QuantizationError when ordinary tokens leave the range of the integers.
+
+    Named are the ops whose 32-bit outputs saturate, and logits that are zero for every token: such
+    a program runs, bit-exactly, and says nothing.
+    """
+    saturated: dict[str, int] = {}
+    logits = 0
+
+    def record(op: Op, name: str, value: Ints) -> None:
+        nonlocal logits
+        count = int((np.abs(value) >= INT32_MAX).sum())
+        if count:
+            saturated[op.id] = saturated.get(op.id, 0) + count
+        if name == "logits":
+            logits = max(logits, int(np.abs(value).max()))
+
+    Session(program, program.constants, record).forward(tokens)
+    problems = [
+        Problem(op_id, f"{count} saturated values", "values of less than 32 bits")
+        for op_id, count in saturated.items()
+    ]
+    if logits == 0:
+        problems.append(Problem("lm_head", "logits that are zero for every token", "any other"))
+    if problems:
+        raise QuantizationError(
+            f"the model leaves the range of its integers on {len(tokens)} ordinary tokens",
+            problems,
+            fix="scale the weights of these layers, or those before them, to usual sizes",
+        )
 
 
 def residual_peak(quant: QuantModel, config: LowerConfig, tokens: Sequence[int]) -> int:

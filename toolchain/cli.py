@@ -21,7 +21,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 
 EXIT_CODES = """\b
 Exit codes: 0 done, 2 bad option, 3 does not fit, 4 unsupported model, 5 broken checkpoint,
 6 outputs differ, 7 compiler or simulator missing, 8 damaged bundle, 9 cannot be quantized,
-70 defect of edgec."""
+10 the system refused (disk, permissions), 70 defect of edgec, 1 interrupted."""
 
 Command = Callable[..., None]
 
@@ -36,23 +36,30 @@ class EdgecGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; every error that edgec foresees ends here."""
-        from toolchain.model.errors import EdgecError
+        from toolchain.model.errors import ConfigError, EdgecError, EnvironmentFailureError
 
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            if not ctx.meta["edgec.json"]:
+                raise
+            failure: EdgecError = ConfigError(error.format_message())
+        except OSError as error:
+            failure = EnvironmentFailureError(f"the system refused: {error}")
         except EdgecError as error:
-            if ctx.meta["edgec.json"]:
-                print_json(error.to_dict())
-            else:
-                click.echo(f"edgec: {error}", err=True)
-            ctx.exit(error.exit_code)
+            failure = error
+        if ctx.meta["edgec.json"]:
+            print_json(failure.to_dict())
+        else:
+            click.echo(f"edgec: {failure}", err=True)
+        raise click.exceptions.Exit(failure.exit_code)
 
 
 def print_json(value: object) -> None:
     """One JSON document on stdout, keys in the order in which they were built."""
     import json
 
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))
 
 
 def json_option(command: Command) -> Command:
@@ -180,8 +187,10 @@ def fit(
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sampling.")
+@click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling."
+)
 @json_option
 def simulate(build: Path, as_json: bool, **options: Any) -> None:
     """Let a compiled model speak: bit-exact text, and the latency estimate.

@@ -24,13 +24,14 @@ from sim.machine import run_steps
 from sim.timeline import decode_timeline
 from toolchain.calibrate import (
     CALIBRATION_TOKENS,
+    check_ranges,
     fit_residual_bits,
     golden_steps,
     sample_tokens,
 )
 from toolchain.model.checkpoint import load_model
 from toolchain.model.lower import lower_model
-from toolchain.model.outline import LowerConfig, check_lower_config
+from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.tokenizer import load_tokenizer
@@ -80,13 +81,14 @@ def compile_model(
     config = LowerConfig(context, options.modes)
     check_lower_config(model.config, config)
     steps = golden_steps(options.golden_steps, context)
+    progress("planning memory")  # needs no weight: what does not fit is refused before the work
+    plan = plan_memory(outline_program(model.config, options.quant, config), target)
     quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
     program = lower_model(quant, config)
-    progress("planning memory")
-    plan = plan_memory(program, target)
+    check_ranges(program, sample)
     latency = estimate(program, plan, target, context // 2)
     progress("packing weights")
     blobs = build_blobs(program, plan)
@@ -104,8 +106,11 @@ def compile_model(
         golden=golden,
         prefix=options.prefix,
         version=version("edgec"),
-        model_hash=checkpoint_hash(model_dir),
-        settings=settings_of(quant, config, options.limits),
+        model_hash=checkpoint_hash(model_dir, model),
+        settings={
+            **settings_of(quant, config, tokenizer),
+            "memory": options.limits.to_dict(),
+        },
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )

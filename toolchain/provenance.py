@@ -9,31 +9,32 @@ from typing import Any
 
 from codegen.bundle import TOKENIZER
 from codegen.json_text import pretty
-from memory_planner.limits import MemoryLimits
+from toolchain.model.checkpoint import INDEX_FILE, FloatModel
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.quantize import QuantModel
-from toolchain.model.tokenizer import TOKENIZER_FILE
+from toolchain.model.tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILE, Tokenizer
 
-HASHED = ("config.json", TOKENIZER_FILE, "*.safetensors", "*.safetensors.index.json")
-CHUNK = 1 << 20
+READ = ("config.json", INDEX_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG)
 TARGET = "target.toml"  # the target need not be known where the bundle is read
 
 
-def checkpoint_hash(model_dir: Path) -> str:
+def checkpoint_hash(model_dir: Path, model: FloatModel) -> str:
     """SHA-256 over names and contents of the files that a compile reads, in order of name."""
+    files = {ref.file for ref in model.tensors.values()}
+    files |= {model_dir / name for name in READ if (model_dir / name).is_file()}
     digest = hashlib.sha256()
-    files = {path for pattern in HASHED for path in model_dir.glob(pattern)}
     for path in sorted(files, key=lambda path: path.name):
-        content = hashlib.sha256()
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                content.update(chunk)
-        digest.update(f"{path.name}\0".encode() + content.digest())
+            content = hashlib.file_digest(file, "sha256").digest()
+        digest.update(f"{path.name}\0".encode() + content)
     return digest.hexdigest()
 
 
-def settings_of(quant: QuantModel, lower: LowerConfig, limits: MemoryLimits) -> dict[str, Any]:
-    """The effective options of a compilation; those of single layers are in the weights table."""
+def settings_of(quant: QuantModel, lower: LowerConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The effective options of a compilation; those of single layers are in the weights table.
+
+    `bos_token_id` is what the tokenizer has to put in front of a prompt, None for nothing.
+    """
     config = quant.config
     return {
         "architecture": config.architecture,
@@ -41,9 +42,8 @@ def settings_of(quant: QuantModel, lower: LowerConfig, limits: MemoryLimits) -> 
         "activations": {site: lower.mode(site).value for site in SITES},
         "residual_bits": lower.residual_bits,
         "vocab_size": config.vocab_size,
-        "bos_token_id": config.bos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_ids": list(config.eos_token_ids),
-        "memory": limits.to_dict(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,14 @@ class Simulation:
         return cls(bundle, tokenizer, load_target(build / TARGET))
 
     def generate(self, request: SimulateRequest) -> Iterator[tuple[int, str]]:
-        """(token, newly completed text), until a stop token, the count or the context ends."""
-        prompt = self.tokenizer.encode(request.prompt)
+        """(token, newly completed text), until a stop token, the count or the context ends.
+
+        The last pair may hold text that was held back as incomplete UTF-8.
+        """
+        if not isfinite(request.temperature):
+            problem = Problem("--temperature", str(request.temperature), "a number from 0 to 100")
+            raise ConfigError("some options cannot be used", [problem])
+        prompt = self.tokenizer.encode(_plain_text(request.prompt))
         context = self.bundle.program.shape.context
         if not 1 <= len(prompt) <= context:
             found = f"{len(prompt)} tokens"
@@ -60,8 +67,13 @@ class Simulation:
             stop=stop,
             sampling=Sampling(request.temperature, request.seed),
         )
+        waiting: int | None = None
         for token in tokens:
-            yield token, decoder.push(token)
+            if waiting is not None:
+                yield waiting, decoder.push(waiting)
+            waiting = token
+        if waiting is not None:
+            yield waiting, decoder.push(waiting) + decoder.flush()
 
     def report(self, prompt: str, text: str, tokens: list[int]) -> dict[str, Any]:
         """Text, ids and the latency estimate at the last position."""
@@ -80,3 +92,13 @@ class Simulation:
             "bound_tokens_per_second": round(latency.bound_tokens_per_second, 1),
             "by_kind": latency.cycles_by_kind(),
         }
+
+
+def _plain_text(prompt: str) -> str:
+    """The prompt, unless the terminal handed over bytes that are no text (lone surrogates)."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        problem = Problem("--prompt", repr(prompt), "UTF-8 text")
+        raise ConfigError("the prompt cannot be read", [problem]) from error
+    return prompt

@@ -37,7 +37,7 @@ def bar(used: int, capacity: int) -> str:
 def print_latency(report: Json) -> None:
     """The decode estimate and what it is made of."""
     console = stdout()
-    table = Table("ops", title=f"Decode at position {report['position']}: estimate, not measured")
+    table = Table("ops", title=f"Estimate: decode at position {report['position']}")
     table.add_column("cycles", justify="right")
     table.add_column("%", justify="right")
     total = report["cycles_per_token"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.model.tiny import build_tokenizer, write_model
 from tests.paths import REPOSITORY, STORIES, needs_shared
 from toolchain.model.errors import CheckpointError
-from toolchain.model.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, read_tokenizer
+from toolchain.model.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 MIXED = "Once upon a time, é€😀 there  was\n\na 'girl'. 漢字"
 
@@ -24,7 +24,7 @@ def stream(tokenizer: Tokenizer, ids: list[int], context: list[int] | None = Non
 
 @pytest.fixture(scope="module")
 def byte_level() -> Tokenizer:
-    return Tokenizer(build_tokenizer(300), bos_token_id=1)
+    return Tokenizer(build_tokenizer(300), vocab_size=300, bos_token_id=1)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +49,41 @@ def test_post_processor_adds_bos_once(tmp_path: Path) -> None:
     assert 1 not in ids[1:]
 
 
-def test_bos_of_the_config_without_post_processor(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "adds"),
+    [
+        (None, False),
+        ({}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, False),
+        ({"tokenizer_class": "LlamaTokenizerFast"}, True),
+        ({"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}, False),
+        ({"add_bos_token": True}, True),
+    ],
+)
+def test_bos_without_post_processor_is_that_of_transformers(
+    tmp_path: Path, settings: dict[str, object] | None, adds: bool
+) -> None:
     write_model(tmp_path)
     path = tmp_path / "tokenizer.json"
-    expected = load_tokenizer(tmp_path).encode("once")
+    with_bos = load_tokenizer(tmp_path).encode("once")
     path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    config = tmp_path / "tokenizer_config.json"
+    config.unlink(missing_ok=True)
+    if settings is not None:
+        config.write_text(json.dumps(settings))
+    expected = with_bos if adds else with_bos[1:]
     assert load_tokenizer(tmp_path).encode("once") == expected
-    assert load_tokenizer(tmp_path).encode("<s>once") == expected
-    without = read_tokenizer(path, vocab_size=97, bos_token_id=None)
-    assert without.encode("once") == expected[1:]
+    assert load_tokenizer(tmp_path).encode("<s>once") == with_bos  # never twice
+
+
+def test_an_id_that_only_the_post_processor_knows_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    value = json.loads(path.read_text())
+    value["post_processor"]["special_tokens"]["<s>"]["ids"] = [5000]
+    path.write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match="token id 5000"):
+        load_tokenizer(tmp_path).encode("once")
 
 
 def test_truncation_and_padding_of_the_file_are_off(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ class QuantizationError(EdgecError):
     kind = "quantization"
 
 
+class EnvironmentFailureError(EdgecError):
+    """The operating system refused something: no space, no permission, a closed pipe."""
+
+    exit_code = 10
+    kind = "environment"
+
+
 class InternalError(EdgecError):
     """A self-check failed: a defect of edgec, please report it."""
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from toolchain.model.config import read_config
 from toolchain.model.errors import CheckpointError, Problem
+from toolchain.model.json_fields import read_json_object
 
 if TYPE_CHECKING:
     import tokenizers
 
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -27,18 +29,23 @@ class Tokenizer:
     """Text to ids and back; `bos_token_id` None adds nothing of its own."""
 
     backend: tokenizers.Tokenizer
+    vocab_size: int  # of the model
     bos_token_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` behind one beginning-of-sequence token.
+        """Ids of `text`, as tokenizer.json's post-processor completes them.
 
-        The post-processor of tokenizer.json adds that token; if it does not and the model has one,
-        it is added here.
+        `bos_token_id` is put in front where the post-processor adds none. Raises CheckpointError
+        if an id lies outside the vocabulary.
         """
         ids = list(self.backend.encode(text).ids)
-        if self.bos_token_id is None or ids[:1] == [self.bos_token_id]:
-            return ids
-        return [self.bos_token_id, *ids]
+        if self.bos_token_id is not None and ids[:1] != [self.bos_token_id]:
+            ids.insert(0, self.bos_token_id)
+        highest = max(ids, default=0)
+        if highest >= self.vocab_size:
+            allowed = f"ids 0..{self.vocab_size - 1} (below vocab_size)"
+            raise _broken(Path(TOKENIZER_FILE), f"token id {highest} in a text", allowed)
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without special tokens; incomplete UTF-8 reads as U+FFFD."""
@@ -101,11 +108,23 @@ class StreamDecoder:
 def load_tokenizer(model_dir: Path) -> Tokenizer:
     """The tokenizer of a checkpoint directory, checked against its config.json.
 
-    Raises CheckpointError if tokenizer.json is missing, invalid, or has ids beyond vocab_size.
+    A beginning-of-sequence token is added where transformers adds one: by the post-processor of
+    tokenizer.json, or because tokenizer_config.json asks for it. Raises CheckpointError if
+    tokenizer.json is missing, invalid, or has ids beyond vocab_size.
     """
     config = read_config(model_dir)
+    bos = config.bos_token_id if _adds_bos(model_dir / TOKENIZER_CONFIG) else None
     path = model_dir / TOKENIZER_FILE
-    return read_tokenizer(path, vocab_size=config.vocab_size, bos_token_id=config.bos_token_id)
+    return read_tokenizer(path, vocab_size=config.vocab_size, bos_token_id=bos)
+
+
+def _adds_bos(path: Path) -> bool:
+    """`add_bos_token`, whose default in transformers is true for the Llama tokenizer classes."""
+    if not path.is_file():
+        return False
+    settings = read_json_object(path)
+    is_llama = str(settings.get("tokenizer_class", "")).startswith("LlamaTokenizer")
+    return settings.get("add_bos_token", is_llama) is True
 
 
 def read_tokenizer(path: Path, *, vocab_size: int, bos_token_id: int | None) -> Tokenizer:
@@ -128,7 +147,7 @@ def read_tokenizer(path: Path, *, vocab_size: int, bos_token_id: int | None) -> 
     # Either would change a prompt silently.
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, bos_token_id)
+    return Tokenizer(backend, vocab_size, bos_token_id)
 
 
 def _broken(path: Path, found: str, allowed: str) -> CheckpointError:
