@@ -21,13 +21,15 @@ from codegen.views import (
     MatrixView,
     ModelView,
     RegionView,
+    StreamRow,
+    StreamView,
     WeightView,
 )
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
-from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
+from toolchain.model.program import Kind, Op, OpKind, Program
 
 
 def model_view(program: Program, plan: Plan, target: TargetSpec, graph: bytes) -> ModelView:
@@ -95,6 +97,34 @@ class _Layout:
             after=ops.after,
             ops_per_block=len(ops.block),
             graph_hash=_rows_of_bytes(graph),
+            off_chip=self._off_chip_blob(),
+            streams=self._streams(),
+        )
+
+    def _off_chip_blob(self) -> str:
+        outside = self.target.off_chip
+        stored = outside is not None and self.plan.region(outside.region).blob_size
+        return identifier(outside.region).upper() if outside is not None and stored else ""
+
+    def _streams(self) -> StreamView | None:
+        streams = self.plan.streams
+        if streams is None:
+            return None
+        buffer, arena = self._place(streams.buffer)
+        base = self._arena_offset(buffer)
+        begin = self.plan.region(streams.region).blob_base
+        rows = []
+        for layer in range(self.program.shape.layers):
+            block, slot = streams.block(layer), base + layer % 2 * streams.slot_size
+            source, size = (block.source_offset - begin, block.size) if block else (0, 0)
+            rows.append(StreamRow(source, size, slot))
+        return StreamView(
+            comment=f"two slots of {streams.slot_size} bytes at {place_text(buffer)}",
+            blob=identifier(streams.region).upper(),
+            arena=arena,
+            max_transfer=streams.max_transfer,
+            pieces=max(-(-row.size // streams.max_transfer) for row in rows),
+            rows=tuple(rows),
         )
 
     def _op(self, role: str) -> Op:
@@ -110,10 +140,8 @@ class _Layout:
     def _arena_offset(self, placement: Placement) -> int:
         return placement.offset - self.plan.region(placement.region).arena_base
 
-    def _matrix(self, tensor: TensorSpec, records_per_tile: int, slot_size: int) -> int:
-        layout = tensor.layout
-        if layout is None:
-            raise InternalError(f"{tensor.name} has no layout")
+    def _matrix(self, op: Op, records_per_tile: int, slot_size: int, slots: int) -> int:
+        layout = self.program.layout_of(op)
         matrix = MatrixView(
             rows=layout.rows,
             columns=layout.columns,
@@ -123,50 +151,41 @@ class _Layout:
             records_per_tile=records_per_tile,
             slot_size=slot_size,
             has_requant=int(layout.requant),
+            slots=slots,
         )
         return self.matrices.setdefault(matrix, len(self.matrices))
 
     def _embedding(self) -> WeightView:
-        tensor = self.program.weight_of(self._op("embed"))
-        layout = self.program.layout_of(self._op("embed"))
-        return self._weight(
-            tensor, field="embedding", matrix=self._matrix(tensor, layout.records, 0)
-        )
+        op = self._op("embed")
+        records = self.program.layout_of(op).records
+        return self._weight(op, "embedding", self._matrix(op, records, 0, 0))
 
     def _linear(self, op: Op, field: str) -> WeightView:
-        tensor, how = self.program.weight_of(op), self.plan.linears[op.id]
-        layout = self.program.layout_of(op)
+        how = self.plan.linears[op.id]
         if op.mode is None:
             raise InternalError(f"{op.id} has no activation mode")
-        return self._weight(
-            tensor,
-            field=field,
-            matrix=self._matrix(tensor, how.records_per_tile, how.slot_size),
-            kernel=f"linear_{mode_suffix(op)}_w{layout.packing.field_bits}",
-            shift_index=op.attrs["shift_index"],
-        )
+        slots = how.slots if how.tile_buffer else 0
+        matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
+        kernel = f"linear_{mode_suffix(op)}_w{self.program.layout_of(op).packing.field_bits}"
+        return self._weight(op, field, matrix, kernel)
 
-    def _weight(
-        self,
-        tensor: TensorSpec,
-        *,
-        field: str,
-        matrix: int,
-        kernel: str = "",
-        shift_index: int = 0,
-    ) -> WeightView:
+    def _weight(self, op: Op, field: str, matrix: int, kernel: str = "") -> WeightView:
+        tensor = self.program.weight_of(op)
         placement, region = self._place(tensor.name)
-        if tensor.layout is None:
-            raise InternalError(f"{tensor.name} has no layout")
-        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
+        offset = self._blob_offset(placement)
+        source = self.plan.source(tensor.name, op.layer)
+        if source.region != placement.region:
+            region = "STAGED"
+            offset = source.offset - self.plan.region(source.region).arena_base
+        packing = f"{self.program.layout_of(op).packing.value}{dimensions(tensor.shape)}"
         return WeightView(
             field=field,
             comment=f"{tensor.name} {packing} at {place_text(placement)}",
             matrix=matrix,
             kernel=kernel,
             blob=region,
-            offset=self._blob_offset(placement),
-            shift_index=shift_index,
+            offset=offset,
+            shift_index=op.attrs.get("shift_index", 0),
         )
 
     def _block(self, layer: int) -> BlockView:

@@ -15,11 +15,13 @@ from typing import Any
 from codegen.json_text import canonical
 from memory_planner.plan import (
     AttentionPlan,
+    BlockStream,
     LinearPlan,
     Placement,
     Plan,
     RegionPlan,
     Row,
+    StreamPlan,
     Transfer,
 )
 from toolchain.model.errors import BundleError
@@ -115,6 +117,7 @@ def _op_from_json(item: Json) -> Op:
 
 def plan_to_json(plan: Plan) -> Json:
     """All of `plan` as plain JSON values; transfers are arrays in the order of their fields."""
+    streams = {} if plan.streams is None else {"streams": asdict(plan.streams)}
     return {
         "target": plan.target,
         "cores": plan.cores,
@@ -125,6 +128,7 @@ def plan_to_json(plan: Plan) -> Json:
         "linears": [_linear_to_json(linear) for linear in plan.linears.values()],
         "attention": asdict(plan.attention),
         "rows": [asdict(row) for row in plan.rows],
+        **streams,
     }
 
 
@@ -142,7 +146,13 @@ def plan_from_json(value: Json) -> Plan:
         regions=tuple(RegionPlan(**item) for item in value["regions"]),
         rows=tuple(Row(**item) for item in value["rows"]),
         blob_headers=value["blob_headers"],
+        streams=_streams_from_json(value["streams"]) if "streams" in value else None,
     )
+
+
+def _streams_from_json(item: Json) -> StreamPlan:
+    blocks = tuple(BlockStream(**block) for block in item["blocks"])
+    return StreamPlan(**{**item, "blocks": blocks})
 
 
 def _linear_to_json(linear: LinearPlan) -> Json:
@@ -152,6 +162,7 @@ def _linear_to_json(linear: LinearPlan) -> Json:
         "records_per_tile": linear.records_per_tile,
         "tile_buffer": linear.tile_buffer,
         "slot_size": linear.slot_size,
+        "slots": linear.slots,
         "transfers": [list(asdict(transfer).values()) for transfer in linear.transfers],
     }
 

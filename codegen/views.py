@@ -39,6 +39,7 @@ class MatrixView:
     records_per_tile: int
     slot_size: int
     has_requant: int
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,27 @@ class AttentionView:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRow:
+    """What one block copies from off-chip memory; nothing when the size is 0."""
+
+    source: int  # bytes from the blob's start
+    size: int
+    slot: int  # bytes from the arena's start
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """How off-chip weights of blocks come to the staging buffer."""
+
+    comment: str
+    blob: str  # macro part of the off-chip region
+    arena: str  # macro part of the staging buffer's region
+    max_transfer: int
+    pieces: int  # transfers of the longest stream
+    rows: tuple[StreamRow, ...]  # by layer
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """Everything that the templates of the model's code need."""
 
@@ -159,3 +181,5 @@ class ModelView:
     after: tuple[OpView, ...]
     ops_per_block: int
     graph_hash: tuple[str, ...]  # rows of C constants
+    off_chip: str  # macro part of the region whose blob only DMA reads, empty without one
+    streams: StreamView | None

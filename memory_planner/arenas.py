@@ -3,12 +3,12 @@
 Everything begins in the preferred region of activations (L1), state in the region that it was
 given. While the preferred region is too small, the largest buffer that is live at its fullest
 step and can give way does so: a tile is halved, an activation or scratch moves to the fallback
-region. The order depends on sizes and names alone.
+region. What the user pinned stays. The order depends on sizes and names alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from memory_planner.allocate import Allocation, Buffer, allocate, peak_time
@@ -23,8 +23,8 @@ from memory_planner.footprint import (
 )
 from memory_planner.liveness import folded_roles, lifetimes
 from memory_planner.target import TargetSpec
-from memory_planner.tiling import slot_size
-from toolchain.model.program import Kind, Program, TensorSpec
+from memory_planner.tiling import slot_size, tile_slots
+from toolchain.model.program import Kind, OpKind, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,26 @@ def working_buffers(program: Program) -> tuple[Buffer, ...]:
 
 
 def tile_buffers(
-    program: Program, target: TargetSpec, halvings: Mapping[str, int]
+    program: Program,
+    target: TargetSpec,
+    halvings: Mapping[str, int],
+    off_chip: Set[str] = frozenset(),
 ) -> tuple[Buffer, ...]:
-    """Both slots of each role that moves data, as large as its largest op needs."""
-    slots: dict[str, int] = {}
+    """The slots of each role that moves data, as large as its largest op needs.
+
+    The embedding has one only when it is among the weights `off_chip`.
+    """
+    sizes: dict[str, int] = {}
     for op in program.ops:
-        size = slot_size(program, op, target, halvings.get(op.role, 0))
-        slots[op.role] = max(slots.get(op.role, 0), size)
+        steps = halvings.get(op.role, 0)
+        size = slot_size(program, op, target, steps)
+        if op.kind is OpKind.EMBED and op.inputs[0] not in off_chip:
+            size = 0
+        count = tile_slots(op, program, target, steps) if size else 0
+        sizes[op.role] = max(sizes.get(op.role, 0), count * size)
     return tuple(
-        Buffer(TILE_PREFIX + role, 2 * size, time, time + 1)
-        for time, (role, size) in enumerate(slots.items())
+        Buffer(TILE_PREFIX + role, size, time, time + 1)
+        for time, (role, size) in enumerate(sizes.items())
         if size
     )
 
@@ -73,11 +83,12 @@ def plan_arenas(
     target: TargetSpec,
     blobs: Mapping[str, Blob],
     states: Mapping[str, Sequence[TensorSpec]],
+    off_chip: Set[str] = frozenset(),
 ) -> Arenas:
     """Arenas of all regions. One may exceed its region when nothing is left that can give way."""
     end = len(folded_roles(program))
     home = target.region(target.placement["activations"][0])
-    room = home.size - home.reserved - blobs[home.name].size
+    room = home.size - home.reserved - (blobs[home.name].size if home.name in blobs else 0)
     working = working_buffers(program)
     moved: set[str] = set()
     halvings: dict[str, int] = {}
@@ -87,15 +98,16 @@ def plan_arenas(
             for name, specs in states.items()
         }
         for buffer in working:
-            buffers[target.placement["activations"][buffer.name in moved]].append(buffer)
+            usual = target.placement["activations"][buffer.name in moved]
+            buffers[target.pinned(buffer.name) or usual].append(buffer)
         if target.tiling:
-            buffers[target.tiling.region] += tile_buffers(program, target, halvings)
+            buffers[target.tiling.region] += tile_buffers(program, target, halvings, off_chip)
         height = allocate(buffers[home.name], home.align).height
         yielding = None
         if height > room:
             yielding = _yielding_buffer(program, target, buffers[home.name], halvings)
         if yielding is None:
-            return _allocate_all(target, buffers, halvings)
+            return allocate_all(target, buffers, halvings)
         if yielding.name.startswith(TILE_PREFIX):
             role = yielding.name.removeprefix(TILE_PREFIX)
             halvings[role] = halvings.get(role, 0) + 1
@@ -103,9 +115,10 @@ def plan_arenas(
             moved.add(yielding.name)
 
 
-def _allocate_all(
+def allocate_all(
     target: TargetSpec, buffers: Mapping[str, Sequence[Buffer]], halvings: Mapping[str, int]
 ) -> Arenas:
+    """Offsets for the buffers of every region."""
     return Arenas(
         buffers={name: tuple(wanted) for name, wanted in buffers.items()},
         allocations={
@@ -130,9 +143,11 @@ def _yielding_buffer(
     def can_yield(buffer: Buffer) -> bool:
         if buffer.name in halved:
             return halved[buffer.name] < buffer.size
+        if buffer.name.startswith(TILE_PREFIX):
+            return False
         spec = program.tensors.get(buffer.name)
         fixed = buffer.name == PARTIALS or (spec is not None and spec.kind is Kind.STATE)
-        return len(homes) > 1 and not fixed
+        return len(homes) > 1 and not fixed and target.pinned(buffer.name) is None
 
     candidates = [b for b in buffers if b.first <= peak < b.last and can_yield(b)]
     return max(candidates, key=lambda buffer: (buffer.size, buffer.name), default=None)

@@ -1,17 +1,25 @@
-"""Which region holds each read-only tensor and each state tensor: first fit in program order.
+"""Which region holds each read-only tensor and each state tensor.
 
-A tensor is never split. When no allowed region has room left, the tensor goes to the last one,
-which then exceeds its capacity: the caller finds and reports every such region at once.
+What is read most per byte comes first: every byte of a linear is read once per token, of the
+embedding and of position tables one row. Ties are in program order. A tensor takes the first
+region of its class with room, and is never split. When no region has room left it goes to the
+last one, which then exceeds its capacity: the caller finds and reports every such region at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from memory_planner.footprint import blob_header_size
+from memory_planner.footprint import (
+    BLOB_ENTRY_SIZE,
+    BLOB_HEADER_ALIGN,
+    BLOB_HEADER_SIZE,
+    blob_header_size,
+)
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
-from toolchain.model.program import Kind, Program, TensorSpec
+from memory_planner.two_regions import split
+from toolchain.model.program import Kind, OpKind, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +33,99 @@ class Blob:
     size: int  # header and tensors, padded to the alignment; 0 without tensors
 
 
+class _Shelves:
+    """Read-only tensors by region while they are being placed; `taken` bytes are not free."""
+
+    def __init__(self, target: TargetSpec, taken: Mapping[str, int]) -> None:
+        self.target = target
+        self.contents: dict[str, list[TensorSpec]] = {r.name: [] for r in target.regions}
+        self._used = {r.name: r.reserved + taken.get(r.name, 0) for r in target.regions}
+
+    def free(self, name: str, spec: TensorSpec) -> int:
+        """Bytes left of a region with `spec` in it; negative when it does not fit."""
+        region = self.target.region(name)
+        header = _header_size(region, len(self.contents[name]) + 1)
+        return region.size - self._used[name] - header - align_up(spec.size, region.align)
+
+    def put(self, name: str, spec: TensorSpec) -> None:
+        self.contents[name].append(spec)
+        self._used[name] += align_up(spec.size, self.target.region(name).align)
+
+    def put_pinned(self, specs: Sequence[TensorSpec]) -> list[TensorSpec]:
+        """Place what the user pinned; the rest."""
+        pinned = {spec.name: self.target.pinned(spec.name) for spec in specs}
+        for spec in specs:
+            region = pinned[spec.name]
+            if region:
+                self.put(region, spec)
+        return [spec for spec in specs if not pinned[spec.name]]
+
+    def put_first_fit(self, specs: Sequence[TensorSpec], regions: Sequence[str]) -> None:
+        """Each tensor into the first region with room."""
+        for spec in specs:
+            self.put(_first_with_room({name: self.free(name, spec) for name in regions}), spec)
+
+    def put_packed(self, specs: Sequence[TensorSpec], regions: Sequence[str]) -> None:
+        """As first fit does, or in any other way in which two regions have room for all."""
+        contents = {name: list(held) for name, held in self.contents.items()}
+        used = dict(self._used)
+        self.put_first_fit(specs, regions)
+        if len(regions) != 2 or all(self._room(name) >= 0 for name in regions):
+            return
+        fitting = self.contents, self._used
+        self.contents, self._used = contents, used
+        inside = self._split(specs, regions)
+        if inside is None:
+            self.contents, self._used = fitting
+            return
+        for spec, first in zip(specs, inside, strict=True):
+            self.put(regions[0] if first else regions[1], spec)
+
+    def _split(self, specs: Sequence[TensorSpec], regions: Sequence[str]) -> list[bool] | None:
+        align = max(self.target.region(name).align for name in regions)
+        entry = BLOB_ENTRY_SIZE  # in the header
+        sizes = [align_up(spec.size, align) + entry for spec in specs]
+        rooms = []
+        for name in regions:
+            region, held = self.target.region(name), len(self.contents[name])
+            header = BLOB_HEADER_SIZE + entry * held + max(BLOB_HEADER_ALIGN, region.align) - entry
+            rooms.append(region.size - self._used[name] - header)
+        return split(sizes, rooms[0], rooms[1], min(align, entry))
+
+    def _room(self, name: str) -> int:
+        """Bytes left of a region; negative when it has too much."""
+        region, held = self.target.region(name), len(self.contents[name])
+        header = _header_size(region, held) if held else 0
+        return region.size - self._used[name] - header
+
+
 def place_blobs(program: Program, target: TargetSpec) -> dict[str, Blob]:
-    """The blob of every region: weights first, then constants, each in order of first use."""
-    contents: dict[str, list[TensorSpec]] = {region.name: [] for region in target.regions}
-    payload = dict.fromkeys(contents, 0)
+    """The blobs of all regions without off-chip memory: weights are placed before constants."""
+    shelves = _Shelves(target, {})
     for kind, group in ((Kind.WEIGHT, "weights"), (Kind.CONST, "constants")):
-        for spec in _in_order_of_use(program, kind):
-            free = {}
-            for name in target.placement[group]:
-                region = target.region(name)
-                header = _header_size(region, len(contents[name]) + 1)
-                need = header + payload[name] + align_up(spec.size, region.align)
-                free[name] = region.size - region.reserved - need
-            chosen = _first_with_room(free)
-            contents[chosen].append(spec)
-            payload[chosen] += align_up(spec.size, target.region(chosen).align)
-    return {region.name: _blob(region, contents[region.name]) for region in target.regions}
+        rest = shelves.put_pinned(by_value(program, kind))
+        shelves.put_first_fit(rest, target.placement[group])
+    return _blobs(program, shelves)
+
+
+def place_blobs_beside(
+    program: Program, target: TargetSpec, taken: Mapping[str, int], off_chip: Set[str]
+) -> dict[str, Blob]:
+    """The blobs when the weights of `off_chip` are outside and arenas have taken their bytes.
+
+    Constants come first, because only weights can leave the chip.
+    """
+    assert target.off_chip is not None
+    shelves = _Shelves(target, taken)
+    rest = shelves.put_pinned(by_value(program, Kind.CONST))
+    shelves.put_first_fit(rest, target.placement["constants"])
+    weights = by_value(program, Kind.WEIGHT)
+    for spec in weights:
+        if spec.name in off_chip:
+            shelves.put(target.off_chip.region, spec)
+    rest = shelves.put_pinned([spec for spec in weights if spec.name not in off_chip])
+    shelves.put_packed(rest, target.placement["weights"])
+    return _blobs(program, shelves)
 
 
 def place_states(
@@ -48,17 +133,42 @@ def place_states(
 ) -> dict[str, list[TensorSpec]]:
     """State tensors by region, in what the blobs leave."""
     placed: dict[str, list[TensorSpec]] = {region.name: [] for region in target.regions}
-    for spec in _in_order_of_use(program, Kind.STATE):
+    for spec in in_order_of_use(program, Kind.STATE):
         free = {}
         for name in target.placement["state"]:
             region = target.region(name)
             arena = sum(align_up(s.size, region.align) for s in [*placed[name], spec])
-            free[name] = region.size - region.reserved - blobs[name].size - arena
-        placed[_first_with_room(free)].append(spec)
+            blob = blobs[name].size if name in blobs else 0
+            free[name] = region.size - region.reserved - blob - arena
+        placed[target.pinned(spec.name) or _first_with_room(free)].append(spec)
     return placed
 
 
-def _in_order_of_use(program: Program, kind: Kind) -> list[TensorSpec]:
+def bytes_read(program: Program) -> dict[str, int]:
+    """Bytes of each read-only tensor that one token reads, at most."""
+    sizes: dict[str, int] = {}
+    for op in program.ops:
+        for name in op.inputs:
+            spec = program.tensors[name]
+            size = spec.size
+            if op.kind is OpKind.EMBED:
+                size = spec.layout.record_size if spec.layout else size // spec.shape[0]
+            elif op.kind in (OpKind.ROPE, OpKind.KV_APPEND):
+                size //= spec.shape[0]
+            if spec.kind in (Kind.WEIGHT, Kind.CONST):
+                sizes[name] = sizes.get(name, 0) + size
+    return sizes
+
+
+def by_value(program: Program, kind: Kind) -> list[TensorSpec]:
+    """Tensors of a kind, those first of which a token reads most per byte that is stored."""
+    read = bytes_read(program)
+    specs = in_order_of_use(program, kind)
+    return sorted(specs, key=lambda spec: -read.get(spec.name, 0) / spec.size)
+
+
+def in_order_of_use(program: Program, kind: Kind) -> list[TensorSpec]:
+    """Tensors of a kind in the order in which the schedule touches them first."""
     used = [name for op in program.ops for name in (*op.inputs, *op.outputs)]
     names = dict.fromkeys([*used, *program.tensors])
     return [program.tensors[name] for name in names if program.tensors[name].kind is kind]
@@ -71,6 +181,18 @@ def _first_with_room(free: Mapping[str, int]) -> str:
 
 def _header_size(region: MemoryRegion, tensors: int) -> int:
     return align_up(blob_header_size(tensors), region.align)
+
+
+def _blobs(program: Program, shelves: _Shelves) -> dict[str, Blob]:
+    """Weights before constants, each in program order: blocks of a region are contiguous."""
+    specs = [*in_order_of_use(program, Kind.WEIGHT), *in_order_of_use(program, Kind.CONST)]
+    places = {spec.name: index for index, spec in enumerate(specs)}
+    return {
+        region.name: _blob(
+            region, sorted(shelves.contents[region.name], key=lambda spec: places[spec.name])
+        )
+        for region in shelves.target.regions
+    }
 
 
 def _blob(region: MemoryRegion, specs: Sequence[TensorSpec]) -> Blob:

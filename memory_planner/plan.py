@@ -28,7 +28,7 @@ class Placement:
 class Transfer:
     """One DMA transfer of whole weight records into a slot of the op's tile buffer."""
 
-    source_offset: int  # in the weight's region
+    source_offset: int  # in the region that the linear reads from, see Plan.source
     slot: int  # 0 or 1
     first_record: int
     records: int
@@ -37,14 +37,15 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class LinearPlan:
-    """How one linear reads its weights: in place, or through a double-buffered tile."""
+    """How one linear reads its weights: in place, or through a tile buffer of one or two slots."""
 
     op: str
     weight: str
     records_per_tile: int  # all of them when in place
-    tile_buffer: str | None  # placement of both slots; None: read in place
+    tile_buffer: str | None  # placement of the slots; None: read in place
     slot_size: int  # bytes from slot 0 to slot 1; 0 in place
     transfers: tuple[Transfer, ...]  # empty in place
+    slots: int = 2  # 2: transfers overlap with the work; 1: they take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,40 @@ class AttentionPlan:
     positions_per_chunk: int  # the context when in place
     tile_buffer: str | None
     slot_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStream:
+    """What one block copies from off-chip memory before it begins: a contiguous range."""
+
+    layer: int
+    source_offset: int  # in the off-chip region
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """Weights of blocks on their way from off-chip memory: while one block works out of one slot,
+    the next block's weights travel into the other. Layer n uses slot n mod 2.
+    """
+
+    region: str  # the off-chip region
+    buffer: str  # placement of both slots
+    slot_size: int  # bytes from slot 0 to slot 1
+    max_transfer: int  # bytes: a longer range is moved in pieces of so many
+    blocks: tuple[BlockStream, ...]  # only layers that stream, in order
+
+    def block(self, layer: int) -> BlockStream | None:
+        """The stream of a layer, if it has one."""
+        return next((block for block in self.blocks if block.layer == layer), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an op reads a weight from."""
+
+    region: str
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +137,18 @@ class Plan:
     regions: tuple[RegionPlan, ...]
     rows: tuple[Row, ...]
     blob_headers: Mapping[str, int]  # region -> bytes before the first tensor of its blob
+    streams: StreamPlan | None = None  # None: no weight of a block is off chip
 
     def region(self, name: str) -> RegionPlan:
         """The region called `name`."""
         return next(region for region in self.regions if region.name == name)
+
+    def source(self, weight: str, layer: int) -> Source:
+        """Where an op of `layer` (-1 outside the blocks) reads a weight: its place, or its copy."""
+        place, streams = self.placements[weight], self.streams
+        block = streams.block(layer) if streams and place.region == streams.region else None
+        if streams is None or block is None:
+            return Source(place.region, place.offset)
+        buffer = self.placements[streams.buffer]
+        slot = buffer.offset + layer % 2 * streams.slot_size
+        return Source(buffer.region, slot + place.offset - block.source_offset)

@@ -15,7 +15,9 @@ from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
 from memory_planner.explain import shortfalls
+from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
+from memory_planner.off_chip import place_outside, streams_of
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.remedies import PlanDoesNotFitError, find_remedies
 from memory_planner.rows import report_rows
@@ -30,16 +32,18 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     """The plan of `program` on `target`; the same input gives the same plan.
 
     Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
-    the fullest op and its live buffers, and what would make the model fit.
+    the fullest op and its live buffers, and what would make the model fit; ConfigError when a pin
+    of the target cannot be honoured.
     """
+    check_pins(program, target)
     _check_transfers(program, target)
     draft = draft_plan(program, target)
     lacking = shortfalls(draft.plan, program, target)
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
-    offsets = {name: place.offset for name, place in draft.plan.placements.items()}
-    plan = replace(draft.plan, linears=plan_linears(program, target, draft.halvings, offsets))
+    linears = plan_linears(program, target, draft.halvings, draft.plan)
+    plan = replace(draft.plan, linears=linears)
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
@@ -61,10 +65,24 @@ def fits(program: Program, target: TargetSpec) -> bool:
 
 def draft_plan(program: Program, target: TargetSpec) -> Draft:
     """What the program needs on the target, whether or not there is so much."""
-    roles = folded_roles(program)
     blobs = place_blobs(program, target)
-    states = place_states(program, target, blobs)
-    arenas = plan_arenas(program, target, blobs, states)
+    arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
+    draft = _draft(program, target, blobs, arenas)
+    if target.off_chip is None:
+        return draft
+    beyond = draft.plan.region(target.off_chip.region).blob_size
+    if not beyond and all(region.free >= 0 for region in draft.plan.regions):
+        return draft
+    outside = place_outside(program, target)
+    draft = _draft(program, target, outside.blobs, outside.arenas)
+    plan = replace(draft.plan, streams=streams_of(program, target, outside))
+    return Draft(plan, draft.halvings)
+
+
+def _draft(
+    program: Program, target: TargetSpec, blobs: Mapping[str, Blob], arenas: Arenas
+) -> Draft:
+    roles = folded_roles(program)
     regions = tuple(
         _region_plan(target, name, blob, arenas.allocations[name]) for name, blob in blobs.items()
     )

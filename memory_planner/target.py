@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fnmatch import fnmatchcase
 
 
 class Status(StrEnum):
@@ -106,6 +107,25 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """Tensors whose names match `pattern` (as in fnmatch) lie in `region`."""
+
+    pattern: str
+    region: str
+
+
+@dataclass(frozen=True, slots=True)
+class OffChip:
+    """Memory that only DMA reads: it takes weights for which no other region has room.
+
+    Weights of blocks are copied to a staging buffer in one of `staging`, preferred first.
+    """
+
+    region: str
+    staging: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSpec:
     """One SoC. `placement` gives the allowed regions of each class of data, preferred first."""
 
@@ -119,6 +139,8 @@ class TargetSpec:
     tiling: Tiling | None  # None: the cores read weights and KV cache in place
     costs: Costs
     constants: Mapping[str, Constant]
+    off_chip: OffChip | None = None
+    pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
 
     def region(self, name: str) -> MemoryRegion:
         """The region called `name`."""
@@ -126,16 +148,30 @@ class TargetSpec:
 
     def link(self, source: str) -> Link:
         """The link on which the cores get data from region `source`."""
-        destination = self.tiling.region if self.tiling else CORES
+        return self.link_between(source, self.tiling.region if self.tiling else CORES)
+
+    def link_between(self, source: str, destination: str) -> Link:
+        """The link from region `source` to a region or to the cores."""
         return next(
             link
             for link in self.links
             if source in link.sources and link.destination == destination
         )
 
+    def pinned(self, name: str) -> str | None:
+        """The region to which the user pinned a tensor."""
+        regions = [pin.region for pin in self.pins if fnmatchcase(name, pin.pattern)]
+        return regions[-1] if regions else None
+
 
 CORES = "cores"
 PLACEMENT_CLASSES = ("weights", "constants", "state", "activations")
+
+
+def allowed_regions(target: TargetSpec, group: str) -> tuple[str, ...]:
+    """Regions that may hold data of a placement class, off-chip memory last."""
+    off_chip = (target.off_chip.region,) if target.off_chip and group == "weights" else ()
+    return (*target.placement[group], *off_chip)
 
 
 def align_up(size: int, align: int) -> int:

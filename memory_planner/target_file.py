@@ -18,6 +18,7 @@ from memory_planner.target import (
     Costs,
     Link,
     MemoryRegion,
+    OffChip,
     Reservation,
     TargetSpec,
     Tiling,
@@ -90,6 +91,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         tiling=_tiling(table.table("tiling")) if table.has("tiling") else None,
         costs=_costs(table.table("costs")),
         constants=constants,
+        off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
     )
     placement.finish()
     table.finish()
@@ -142,6 +144,12 @@ def _tiling(table: Table) -> Tiling:
     )
     table.finish()
     return tiling
+
+
+def _off_chip(table: Table) -> OffChip:
+    off_chip = OffChip(region=table.text("region"), staging=table.names("staging"))
+    table.finish()
+    return off_chip
 
 
 def _costs(table: Table) -> Costs:
@@ -215,6 +223,9 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
     used += [(f"link {link.name}", name) for link in spec.links for name in link.sources]
     used += [(f"link {link.name}", link.destination) for link in spec.links]
     used += [("tiling.region", spec.tiling.region)] if spec.tiling else []
+    if spec.off_chip:
+        used.append(("off_chip.region", spec.off_chip.region))
+        used += [("off_chip.staging", name) for name in spec.off_chip.staging]
     for where, name in used:
         if name not in names and not (name == CORES and where.startswith("link")):
             problems.append(Problem(where, f"region {name!r}", f"one of {known}"))
@@ -224,4 +235,25 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
+    return problems + _check_off_chip(spec)
+
+
+def _check_off_chip(spec: TargetSpec) -> list[Problem]:
+    """Off-chip memory takes nothing else; links reach the tiles and every staging region."""
+    if spec.off_chip is None:
+        return []
+    outside, problems = spec.off_chip.region, []
+    if spec.tiling is None:
+        problems.append(Problem("off_chip", "a target without [tiling]", "one with tiles"))
+    for key, names in spec.placement.items():
+        if outside in names:
+            allowed = "regions that the cores reach: off-chip memory takes weights by itself"
+            problems.append(Problem(f"placement.{key}", f"region {outside!r}", allowed))
+    reached = {link.destination for link in spec.links if outside in link.sources}
+    wanted = (*spec.off_chip.staging, *((spec.tiling.region,) if spec.tiling else ()))
+    problems += [
+        Problem("links", f"no link from {outside} to {name}", "one for off-chip weights")
+        for name in dict.fromkeys(wanted)
+        if name not in reached
+    ]
     return problems

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
 from memory_planner.validate_moves import check_attention, check_linears
+from memory_planner.validate_streams import check_embedding, check_streams, off_chip_weights
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, Op, OpKind, Program
 
@@ -38,7 +40,8 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     """All defects of `plan`; empty for a correct one. Never raises on a wrong plan."""
     expected = _expected(program, target)
     names = set(expected)
-    names |= {f"tile.{op.role}" for op in program.ops if target.tiling and _moves(op)}
+    tiles = _expected_tiles(program, target, plan)
+    names |= set(tiles)
     problems = _check_header(program, target, plan)
     if [region.name for region in plan.regions] != [region.name for region in target.regions]:
         return problems  # nothing below can be looked up
@@ -48,12 +51,12 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     for name in sorted(set(plan.placements) - names):
         problems.append(Problem(name, "a placement", "only what the program needs"))
     known = {name: place for name, place in plan.placements.items() if name in names}
-    tiles = _expected_tiles(program, target)
     wanted = {**expected, **tiles}
     for name, place in known.items():
         problems += _check_placement(name, place, wanted[name], target, plan)
     problems += _check_overlaps(known, wanted)
     problems += check_linears(program, target, plan)
+    problems += check_streams(program, target, plan) + check_embedding(program, target, plan)
     return problems + check_attention(program, target, plan)
 
 
@@ -68,33 +71,45 @@ def _expected(program: Program, target: TargetSpec) -> dict[str, _Expected]:
     always = frozenset(range(end))
     result = {}
     for name, spec in program.tensors.items():
-        regions = target.placement[_CLASS_OF_KIND[spec.kind]]
+        regions = _regions(target, name, _CLASS_OF_KIND[spec.kind])
         if spec.kind is Kind.ACTIVATION:
             if name in times:
                 result[name] = _Expected(regions, spec.size, times[name], read_only=False)
             continue
         read_only = spec.kind in (Kind.WEIGHT, Kind.CONST)
         result[name] = _Expected(regions, spec.size, always, read_only)
-    activations = target.placement["activations"]
     for role, (time, size) in _scratch(program).items():
-        needed = frozenset({time})
-        result[f"scratch.{role}"] = _Expected(activations, size, needed, read_only=False)
+        needed, regions = frozenset({time}), _regions(target, f"scratch.{role}", "activations")
+        result[f"scratch.{role}"] = _Expected(regions, size, needed, read_only=False)
+    activations = target.placement["activations"]
     result["team.partials"] = _Expected(activations, PARTIALS_SIZE, always, read_only=False)
     return result
 
 
-def _expected_tiles(program: Program, target: TargetSpec) -> dict[str, _Expected]:
+def _regions(target: TargetSpec, name: str, group: str) -> tuple[str, ...]:
+    """Regions that may hold a tensor: the one of its last pin, else those of its class."""
+    pins = [pin.region for pin in target.pins if fnmatchcase(name, pin.pattern)]
+    off_chip = [target.off_chip.region] if target.off_chip and group == "weights" else []
+    return (pins[-1],) if pins else (*target.placement[group], *off_chip)
+
+
+def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[str, _Expected]:
+    """Buffers of data on the move; of off-chip weights only where there are such weights."""
     if target.tiling is None:
         return {}
     roles = list(dict.fromkeys(op.role for op in program.ops))
-    region = (target.tiling.region,)
-    return {
-        f"tile.{op.role}": _Expected(
-            region, None, frozenset({roles.index(op.role)}), read_only=False
-        )
-        for op in program.ops
-        if _moves(op)
-    }
+    result = {}
+    for op in program.ops:
+        source = plan.placements.get(op.inputs[0])
+        outside = target.off_chip and source and source.region == target.off_chip.region
+        if _moves(op) or (op.kind is OpKind.EMBED and outside):
+            time = frozenset({roles.index(op.role)})
+            region = (target.tiling.region,)
+            result[f"tile.{op.role}"] = _Expected(region, None, time, read_only=False)
+    if target.off_chip and off_chip_weights(program, target, plan):
+        always = frozenset(range(len(roles)))
+        result["stream.blocks"] = _Expected(target.off_chip.staging, None, always, read_only=False)
+    return result
 
 
 def _scratch(program: Program) -> dict[str, tuple[int, int]]:

@@ -50,8 +50,10 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
         problems.append(Problem("attention", found, f"1 to {shape.context}"))
     if how.slot_size < need:
         problems.append(Problem("attention", f"slots of {how.slot_size} bytes", f"{need} or more"))
-    problems += _check_slots(ops[0], how.tile_buffer, how.slot_size, target, plan)
-    limit = min(link.max_transfer for link in target.links)
+    problems += _check_slots(ops[0], how.tile_buffer, (2, how.slot_size), target, plan)
+    limit = min(
+        link.max_transfer for link in target.links if link.destination == target.tiling.region
+    )
     if positions * row > limit or how.slot_size > limit:
         found = f"transfers of {max(positions * row, how.slot_size)} bytes"
         problems.append(Problem("attention", found, f"at most {limit}"))
@@ -68,20 +70,27 @@ def _check_in_place(how: LinearPlan, layout: WeightLayout) -> list[Problem]:
 def _check_tiled(
     op: Op, how: LinearPlan, layout: WeightLayout, target: TargetSpec, plan: Plan
 ) -> list[Problem]:
-    problems = _check_slots(op, how.tile_buffer, how.slot_size, target, plan)
-    source = plan.placements[how.weight]
+    if how.slots not in (1, 2):
+        return [Problem(op.id, f"{how.slots} slots", "1 or 2 slots")]
+    problems = _check_slots(op, how.tile_buffer, (how.slots, how.slot_size), target, plan)
+    region, base = _read_from(op, how, plan)
     limit = next(
-        (link.max_transfer for link in target.links if source.region in link.sources), None
+        (
+            link.max_transfer
+            for link in target.links
+            if region in link.sources and target.tiling and link.destination == target.tiling.region
+        ),
+        None,
     )
     if limit is None:
-        return [*problems, Problem(op.id, f"weight in {source.region}", "a region with a link")]
+        return [*problems, Problem(op.id, f"weight in {region}", "a region with a link")]
     largest = min(how.slot_size, limit, how.records_per_tile * layout.record_size)
     ends = [0] + [transfer.first_record + transfer.records for transfer in how.transfers]
     if ends[-1] != layout.records:
         found = f"transfers that end at record {ends[-1]}"
         problems.append(Problem(op.id, found, f"{layout.records} records"))
     for index, (transfer, (begin, _)) in enumerate(zip(how.transfers, pairwise(ends), strict=True)):
-        problems += _check_transfer(op, index, transfer, (begin, layout, source.offset, largest))
+        problems += _check_transfer(op, index, transfer, (begin, layout, base, largest, how.slots))
     short = [t for t in how.transfers[:-1] if t.records != how.records_per_tile]
     if short:
         # the kernel computes the tiles from records_per_tile alone
@@ -91,14 +100,14 @@ def _check_tiled(
 
 
 def _check_transfer(
-    op: Op, index: int, transfer: Transfer, facts: tuple[int, WeightLayout, int, int]
+    op: Op, index: int, transfer: Transfer, facts: tuple[int, WeightLayout, int, int, int]
 ) -> list[Problem]:
-    """One transfer; facts: first record expected, layout, weight's offset, largest size."""
-    begin, layout, base, largest = facts
+    """One transfer; facts: first record expected, layout, weight's offset, largest size, slots."""
+    begin, layout, base, largest, slots = facts
     where = f"{op.id} transfer {index}"
     wanted = [
         ("first record", transfer.first_record, begin),
-        ("slot", transfer.slot, index % 2),
+        ("slot", transfer.slot, index % slots),
         ("source offset", transfer.source_offset, base + begin * layout.record_size),
         ("size", transfer.size, transfer.records * layout.record_size),
     ]
@@ -116,10 +125,27 @@ def _check_transfer(
     return problems
 
 
+def _read_from(op: Op, how: LinearPlan, plan: Plan) -> tuple[str, int]:
+    """Region and offset of the weight, or of its copy in the slot of its block."""
+    place = plan.placements[how.weight]
+    if plan.streams and op.layer >= 0 and place.region == plan.streams.region:
+        buffer = plan.placements.get(plan.streams.buffer)
+        begins = [b.source_offset for b in plan.streams.blocks if b.layer == op.layer]
+        if buffer and begins:
+            slot = buffer.offset + (op.layer & 1) * plan.streams.slot_size
+            return buffer.region, slot + place.offset - begins[0]
+    return place.region, place.offset
+
+
 def _check_slots(
-    op: Op, tile_buffer: str | None, slot_size: int, target: TargetSpec, plan: Plan
+    op: Op,
+    tile_buffer: str | None,
+    slots: tuple[int, int],
+    target: TargetSpec,
+    plan: Plan,
 ) -> list[Problem]:
-    """The op's own tile buffer holds two aligned slots."""
+    """The op's own tile buffer holds its aligned slots; `slots` are their number and size."""
+    count, slot_size = slots
     name = f"tile.{op.role}"
     if tile_buffer != name:
         return [Problem(op.id, f"tile buffer {tile_buffer}", name)]
@@ -131,7 +157,7 @@ def _check_slots(
     if slot_size < 1 or slot_size % align:
         found = f"slots of {slot_size} bytes"
         problems.append(Problem(op.id, found, f"a multiple of {align} bytes"))
-    if 2 * slot_size > place.size:
-        found = f"two slots of {slot_size} bytes"
+    if count * slot_size > place.size:
+        found = f"{('', 'one slot', 'two slots')[count]} of {slot_size} bytes"
         problems.append(Problem(op.id, found, f"{place.size} bytes of {name}"))
     return problems

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from memory_planner.footprint import SCRATCH_PREFIX
+from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
 from memory_planner.target import Link, TargetSpec
 from toolchain.model.packing import WeightLayout
@@ -79,8 +79,21 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
         return _linear(context, op)
     if op.kind is OpKind.ATTENTION:
         return _attention(context, op)
+    if TILE_PREFIX + op.role in context.plan.placements:
+        return _embed_off_chip(context, op)
     cycles = _elementwise(context, op) + _stalls(context, op) + context.target.costs.barrier
     return OpCycles(cycles, 0.0, cycles)
+
+
+def _embed_off_chip(context: Context, op: Op) -> OpCycles:
+    """The record of the token travels, then the cores work on it."""
+    plan, target = context.plan, context.target
+    place = plan.placements[op.inputs[0]]
+    size = context.program.layout_of(op).record_size
+    link = target.link_between(place.region, plan.placements[TILE_PREFIX + op.role].region)
+    work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
+    travel = (transfer_cycles(link, size),)
+    return _pipelined(travel, (work,), target.costs.barrier, ((link.name, size),))
 
 
 def kv_bytes(context: Context) -> int:
@@ -128,7 +141,7 @@ def _elementwise(context: Context, op: Op) -> float:
 def _linear(context: Context, op: Op) -> OpCycles:
     program, plan, target = context.program, context.plan, context.target
     layout, how = program.layout_of(op), plan.linears[op.id]
-    region = plan.placements[how.weight].region
+    region = plan.source(how.weight, op.layer).region
     link = target.link(region)
     moved = ((link.name, layout.size),)
     record, barrier = _record_cycles(target, layout), target.costs.barrier
@@ -140,6 +153,9 @@ def _linear(context: Context, op: Op) -> OpCycles:
         return OpCycles(compute, 0.0, compute, moved)
     dma = [transfer_cycles(link, tile.size) for tile in how.transfers]
     work = [barrier + record * _share(context, tile.records) for tile in how.transfers]
+    if how.slots == 1:
+        turns = sum(dma) + sum(work) + barrier * (len(work) - 1)
+        return OpCycles(sum(work) + rest, sum(dma), turns + rest, moved, tuple(dma), tuple(work))
     return _pipelined(dma, work, rest, moved)
 
 

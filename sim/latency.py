@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from memory_planner.plan import Plan
 from memory_planner.target import Status, TargetSpec
 from sim.cycle_model import Context, OpCycles, op_cycles
+from sim.streams import StreamCycles, busy_cycles, stream_cycles, stream_link
 from toolchain.model.program import Op, OpKind, Program
 
 NOT_MODELLED = (
@@ -35,6 +36,7 @@ class OpLatency:
     dma_cycles: int  # sum of its transfers, most of which run beside the work
     total_cycles: int  # what the step waits for
     bound_by: str  # cores or dma: the longer of the two
+    stream_wait: int = 0  # of the total, first: the block's off-chip weights are under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class LinkUse:
     link: str
     size: int
     cycles: int
+    off_chip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class LatencyReport:
     prefill_cycles_per_token: int  # mean of positions 0 .. position: prompts run token by token
     not_modelled: tuple[str, ...]
     assumed: tuple[str, ...]  # constants of the target that nobody has measured or documented
+    streams: tuple[StreamCycles, ...] = ()  # off-chip weights of blocks
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,14 +84,19 @@ class LatencyReport:
         """Cycles of all ops of a kind, largest first."""
         sums: dict[str, int] = {}
         for op in self.ops:
-            sums[op.kind] = sums.get(op.kind, 0) + op.total_cycles
+            sums[op.kind] = sums.get(op.kind, 0) + op.total_cycles - op.stream_wait
+        waited = sum(op.stream_wait for op in self.ops)
+        if waited:
+            sums["stream"] = waited
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def lanes(self) -> dict[str, int]:
         """Busy cycles of each lane; they overlap, so the sum may exceed the token."""
+        streams = {"off_chip": sum(round(stream.travel) for stream in self.streams)}
         return {
             "cores": sum(op.compute_cycles for op in self.ops),
             "dma": sum(op.dma_cycles for op in self.ops),
+            **(streams if self.streams else {}),
         }
 
     def to_dict(self) -> dict[str, object]:
@@ -119,8 +128,16 @@ def estimate(program: Program, plan: Plan, target: TargetSpec, position: int) ->
         raise ValueError(f"position {position} is outside 0..{program.shape.context - 1}")
     context = Context(program, plan, target, position)
     cycles = [op_cycles(context, op) for op in program.ops]
-    ops = tuple(_op_latency(op, each) for op, each in zip(program.ops, cycles, strict=True))
-    links = _link_use(target, cycles)
+    streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
+    waits = {stream.layer: stream.exposed for stream in streams}
+    ops = tuple(
+        _op_latency(op, each, waits.pop(op.layer, 0.0))
+        for op, each in zip(program.ops, cycles, strict=True)
+    )
+    moved = [pair for each in cycles for pair in each.moved]
+    link = stream_link(plan, target)
+    moved += [(link.name, each.size) for each in streams if link]
+    links = _link_use(target, moved)
     total = sum(op.total_cycles for op in ops)
     return LatencyReport(
         target=target.name,
@@ -134,29 +151,34 @@ def estimate(program: Program, plan: Plan, target: TargetSpec, position: int) ->
         prefill_cycles_per_token=_mean_cycles(context, total),
         not_modelled=NOT_MODELLED,
         assumed=_assumptions(target),
+        streams=streams,
     )
 
 
-def _op_latency(op: Op, cycles: OpCycles) -> OpLatency:
+def _op_latency(op: Op, cycles: OpCycles, wait: float) -> OpLatency:
     return OpLatency(
         id=op.id,
         kind=op.kind.value,
         engine="cores",
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
-        total_cycles=round(cycles.total),
+        total_cycles=round(wait) + round(cycles.total),
+        stream_wait=round(wait),
         bound_by="dma" if cycles.dma > cycles.compute else "cores",
     )
 
 
-def _link_use(target: TargetSpec, cycles: Iterable[OpCycles]) -> tuple[LinkUse, ...]:
+def _link_use(target: TargetSpec, moved: Iterable[tuple[str, int]]) -> tuple[LinkUse, ...]:
+    """Links of one name are one bus."""
     sizes = {link.name: 0 for link in target.links}
-    for each in cycles:
-        for name, size in each.moved:
-            sizes[name] += size
+    rates = {link.name: link.bytes_per_cycle for link in target.links}
+    for name, size in moved:
+        sizes[name] += size
+    region = target.off_chip.region if target.off_chip else None
+    outside = {link.name for link in target.links if region in link.sources}
     return tuple(
-        LinkUse(link.name, sizes[link.name], round(sizes[link.name] / link.bytes_per_cycle))
-        for link in target.links
+        LinkUse(name, size, round(size / rates[name]), name in outside)
+        for name, size in sizes.items()
     )
 
 

@@ -88,7 +88,13 @@ class Machine:
     def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
         """Run one token; yields every output of every op as it is written."""
         tokens = np.array([token], np.int64)
+        layer = -1
+        self._start_stream(0)
         for op in self.program.ops:
+            if op.layer > layer:
+                layer = op.layer
+                self._finish_stream(layer)
+                self._start_stream(layer + 1)
             self._written = []
             run_op(op, self.program, self, tokens, self.position)
             for name, value in self._written:
@@ -125,11 +131,16 @@ class Machine:
         """See `Store`: only the records of the tokens are read."""
         layout, place = self.program.layout_of(op), self.plan.placements[op.inputs[0]]
         lanes = layout.packing.rows
+        tile = self.plan.placements.get(f"tile.{op.role}")
         rows = []
         for token in tokens:
             offset = place.offset + int(token) // lanes * layout.record_size
             memory = self._memories[place.region]
-            data = memory.read(offset, layout.record_size, BLOB, op.inputs[0]).data
+            record = memory.read(offset, layout.record_size, BLOB, op.inputs[0])
+            if tile:
+                self._put(tile, 0, record)
+                record = self._get(tile, 0, layout.record_size)
+            data = record.data
             rows.append(unpack_records(data, layout, lanes).values[int(token) % lanes])
         return np.stack(rows).astype(np.int64)
 
@@ -149,18 +160,39 @@ class Machine:
     def _tiles(self, op: Op) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
         """(first record, records, bytes) of each tile of a linear."""
         layout, how = self.program.layout_of(op), self.plan.linears[op.id]
-        place = self.plan.placements[how.weight]
-        source = self._memories[place.region]
+        where = self.plan.source(how.weight, op.layer)
+        source, owner = self._memories[where.region], BLOB
+        if self.plan.streams and where.region != self.plan.placements[how.weight].region:
+            owner = self._ids[self.plan.streams.buffer]
         if how.tile_buffer is None:
-            yield 0, layout.records, source.read(place.offset, layout.size, BLOB, how.weight)
+            yield 0, layout.records, source.read(where.offset, layout.size, owner, how.weight)
             return
         tile = self.plan.placements[how.tile_buffer]
         for transfer in how.transfers:
-            data = source.read(transfer.source_offset, transfer.size, BLOB, how.weight)
+            data = source.read(transfer.source_offset, transfer.size, owner, how.weight)
             offset = transfer.slot * how.slot_size
             self._put(tile, offset, data)
             moved = self._get(tile, offset, transfer.size)
             yield transfer.first_record, transfer.records, moved
+
+    def _start_stream(self, layer: int) -> None:
+        """From now on until its end the slot of the layer holds nothing that can be read."""
+        streams = self.plan.streams
+        if streams and streams.block(layer):
+            place = self.plan.placements[streams.buffer]
+            offset = place.offset + layer % 2 * streams.slot_size
+            pattern = np.full(streams.slot_size, PATTERN, np.uint8)
+            self._memories[place.region].write(offset, pattern, NOBODY)
+
+    def _finish_stream(self, layer: int) -> None:
+        streams = self.plan.streams
+        block = streams.block(layer) if streams else None
+        if streams and block:
+            source = self._memories[streams.region]
+            what = f"stream of layer {layer}"
+            data = source.read(block.source_offset, block.size, BLOB, what)
+            slot = layer % 2 * streams.slot_size
+            self._put(self.plan.placements[streams.buffer], slot, data)
 
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """See `Store`."""

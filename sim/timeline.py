@@ -15,6 +15,7 @@ from enum import StrEnum
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.cycle_model import Context, OpCycles, op_cycles
+from sim.streams import busy_cycles, stream_cycles
 from toolchain.model.program import Op, Program
 
 SLOTS = 2  # of a tile buffer
@@ -25,6 +26,7 @@ class Lane(StrEnum):
 
     CORES = "cores"
     DMA = "dma"
+    OFF_CHIP = "off_chip"  # weights of the next block
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,28 @@ def decode_timeline(
 ) -> tuple[Event, ...]:
     """Events of the token at `position`, by op, then by start; the last one ends the step."""
     context = Context(program, plan, target, position)
+    cycles = [op_cycles(context, op) for op in program.ops]
+    streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
+    waiting = {stream.layer: stream for stream in streams}
     events: list[Event] = []
     start = 0
-    for op in program.ops:
-        cycles = op_cycles(context, op)
+    for op, each in zip(program.ops, cycles, strict=True):
+        if op.layer in waiting:
+            stream = waiting.pop(op.layer)
+            start += round(stream.exposed)
+            begin = max(0, start - round(stream.travel))
+            label = f"{stream.size:,} bytes of weights"
+            events.append(Event(Lane.OFF_CHIP, op.id, -1, begin, start, label))
         events += sorted(
-            _op_events(plan, op, cycles, start), key=lambda event: (event.start, event.lane)
+            _op_events(plan, op, each, start), key=lambda event: (event.start, event.lane)
         )
-        start += round(cycles.total)
+        start += round(each.total)
     return tuple(events)
 
 
 def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Event]:
-    times = tile_times(cycles.transfers, cycles.work)
+    how = plan.linears.get(op.id)
+    times = tile_times(cycles.transfers, cycles.work, how.slots if how else SLOTS)
     count = len(times)
     for index, tile in enumerate(times):
         span = (start + round(tile.arrives_from), start + round(tile.arrives_to))

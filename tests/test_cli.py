@@ -195,7 +195,7 @@ def test_fit_refuses_what_does_not_fit(tmp_path: Path) -> None:
     result = edgec("fit", str(config), "--json")
     assert result.exit_code == 3, result.output
     problems = json.loads(result.stdout)["problems"]
-    assert any("tile_sram" in problem["where"] for problem in problems)
+    assert any("hyperram" in problem["where"] for problem in problems)
 
 
 def test_simulate_speaks(build: Path) -> None:

@@ -95,6 +95,19 @@ def model_options(command: Command) -> Command:
             show_default=True,
             help="a16, a8, or SITE=MODE,...; sites: attn_in, o_in, mlp_in, down_in, head_in.",
         ),
+        click.option(
+            "--pin",
+            multiple=True,
+            metavar="PATTERN=REGION",
+            help="Keep the tensors that match in a region; may be repeated, the last one counts.",
+        ),
+        click.option(
+            "--region",
+            multiple=True,
+            metavar="NAME=SIZE",
+            help="Bytes of a region that the model may use, like l2=512KiB; may be repeated.",
+        ),
+        click.option("--l1", metavar="SIZE", help="The same as --region l1=SIZE."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from memory_planner.limits import MemoryLimits
+from memory_planner.target import Pin
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode
 from toolchain.model.quant_settings import Override, QuantConfig
 
 BUNDLED_NAME = "the bundled model"
+SIZE_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class ModelOptions:
     quant: QuantConfig
     context: int | None
     modes: Mapping[str, ActMode]
+    limits: MemoryLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,9 @@ def parse_model_options(
     layers: tuple[str, ...],
     context: int | None,
     activations: str,
+    pin: tuple[str, ...] = (),
+    region: tuple[str, ...] = (),
+    l1: str | None = None,
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
@@ -72,11 +80,32 @@ def parse_model_options(
     head = embed if head_bits is None else head_bits
     overrides = tuple(_parse_override(text, problems) for text in layers)
     modes = _parse_activations(activations, problems)
+    limits = _parse_limits(pin, region if l1 is None else (*region, f"l1={l1}"), problems)
     if problems:
         raise ConfigError("some options cannot be used", problems)
-    return ModelOptions(
-        target, QuantConfig(bits, group_size, embed, head, overrides), context, modes
-    )
+    quant = QuantConfig(bits, group_size, embed, head, overrides)
+    return ModelOptions(target, quant, context, modes, limits)
+
+
+def _parse_limits(
+    pins: tuple[str, ...], regions: tuple[str, ...], problems: list[Problem]
+) -> MemoryLimits:
+    parsed, sizes = [], {}
+    for text in pins:
+        pattern, _, name = text.partition("=")
+        parsed.append(Pin(pattern, name))
+        if not pattern or not name:
+            allowed = "PATTERN=REGION, like 'kv.*=l2'"
+            problems.append(Problem("--pin", repr(text), allowed))
+    for text in regions:
+        name, _, size = text.partition("=")
+        match = re.fullmatch(r"(\d{1,12})(B|KiB|MiB|GiB)?", size)
+        if not name or match is None or name in sizes:
+            allowed = "NAME=SIZE, each region once, with a size like 65536, 64KiB or 1MiB"
+            problems.append(Problem("--region", repr(text), allowed))
+        else:
+            sizes[name] = int(match[1]) << SIZE_SHIFTS[match[2] or "B"]
+    return MemoryLimits(sizes, tuple(parsed))
 
 
 def _parse_override(text: str, problems: list[Problem]) -> Override:

@@ -16,6 +16,7 @@ from codegen.blob import build_blobs
 from codegen.bundle import Bundle, BundleParts, emit_bundle
 from codegen.golden import build_golden
 from codegen.serialize import graph_hash
+from memory_planner.limits import NO_LIMITS, MemoryLimits, limited_target
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target, read_target_text
 from sim.latency import LatencyReport, estimate
@@ -52,6 +53,7 @@ class CompileOptions:
     prefix: str = "edgec"
     golden_steps: int | None = None  # None: 16, or the context if that is shorter
     title: str | None = None  # of the report's page; None: the name of the directory
+    limits: MemoryLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,7 @@ def compile_model(
     Raises an EdgecError of the stage that refuses: unsupported model, broken checkpoint, option
     without effect, overflow bound, or a model that does not fit.
     """
-    target = load_target(target_name)
+    target = limited_target(load_target(target_name), options.limits)
     progress("reading the checkpoint")
     model = load_model(model_dir)
     tokenizer = load_tokenizer(model_dir)
@@ -105,7 +107,10 @@ def compile_model(
         prefix=options.prefix,
         version=version("edgec"),
         model_hash=checkpoint_hash(model_dir, model),
-        settings=settings_of(quant, config, tokenizer),
+        settings={
+            **settings_of(quant, config, tokenizer),
+            "memory": options.limits.to_dict(),
+        },
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )

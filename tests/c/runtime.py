@@ -54,7 +54,7 @@ class Matrix(Structure):
         (name, c_uint32)
         for name in (
             *("rows", "columns", "group_size", "field_bits", "record_size", "records_per_tile"),
-            *("slot_size", "has_requant"),
+            *("slot_size", "has_requant", "slots"),
         )
     ]
 

@@ -65,7 +65,7 @@ def make_case(layout: WeightLayout, mode: ActMode, seed: int, extreme: bool = Fa
 
 
 def run_linear(
-    runtime: Runtime, cores: int, case: Case, scale: tuple[int, int], tile: int = 0
+    runtime: Runtime, cores: int, case: Case, scale: tuple[int, int], tile: int = 0, slots: int = 2
 ) -> list[int]:
     """`tile`: records per tile; 0 reads in place."""
     layout, guarded = case.layout, Guarded()
@@ -73,10 +73,10 @@ def run_linear(
     slot = tile * layout.record_size
     matrix = Matrix(
         *(layout.rows, layout.columns, layout.group_size, layout.packing.field_bits),
-        *(layout.record_size, tile or layout.records, slot, int(layout.requant)),
+        *(layout.record_size, tile or layout.records, slot, int(layout.requant), slots),
     )
     y = guarded.array(layout.rows, np.int32)
-    tiles = guarded.array(2 * slot, np.uint8)
+    tiles = guarded.array(slots * slot, np.uint8)
     data = np.frombuffer(pack_weights(case.weights, layout), np.uint8).copy()
     function = cast(getattr(runtime.library, kernel), c_void_p)
     runtime.run(
@@ -143,6 +143,8 @@ def test_tiles_and_cores_change_nothing(
     want = expected(case, scale)
     for tile in (0, 1, 3, 8, layout.records):
         assert run_linear(runtime, cores, case, scale, tile) == want, tile
+    for tile in (1, 3, layout.records):
+        assert run_linear(runtime, cores, case, scale, tile, slots=1) == want, tile
 
 
 @TEAMS

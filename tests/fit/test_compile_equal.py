@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory_planner.limits import without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
 from sim.latency import estimate
@@ -143,7 +144,7 @@ def test_a_draft_is_estimated_like_a_plan() -> None:
     """A target with a smaller memory gets a draft; its cycles are those of the larger one."""
     from toolchain.fit.shapes import load_shape
 
-    target = load_target("siracusa")
+    target = without_off_chip(load_target("siracusa"))
     small = replace(
         target,
         regions=tuple(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from memory_planner.limits import without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
@@ -19,7 +20,7 @@ from toolchain.fit.shapes import list_shapes, load_shape
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND
 from toolchain.model.quant_settings import QuantConfig
 
-SIRACUSA = load_target("siracusa")
+SIRACUSA = without_off_chip(load_target("siracusa"))
 # 8-bit projections in groups of 8 for a target with an eighth of Siracusa's memory.
 WIDE = Design(
     tiny_config(

@@ -27,6 +27,7 @@ def test_siracusa_memory_map() -> None:
         "tile_sram": (0x1080_0000, 4 << 20, 32),
         "l2": (0x1C00_0000, 2 << 20, 8),
         "l1": (0x1000_0000, 256 << 10, 8),
+        "hyperram": (0x8000_0000, 64 << 20, 32),
     }
     assert target.region("l1").reserved == 8 + 9 * 2048
     assert target.region("mram").reserved == 32

@@ -9,6 +9,7 @@ from memory_planner.target import (
     Costs,
     Link,
     MemoryRegion,
+    OffChip,
     Reservation,
     TargetSpec,
     Tiling,
@@ -86,10 +87,14 @@ def toy_target(
     slot_cap: int = 512,
     positions_cap: int = 16,
     max_transfer: int = 4096,
+    far: int = 0,
 ) -> TargetSpec:
-    """A small Siracusa: weights and cache are moved by DMA into L1."""
+    """A small Siracusa: weights and cache are moved by DMA into L1.
+
+    `far` bytes of off-chip memory, whose streams move at most 1000 bytes at a time; 0 for none.
+    """
     weight_memory = (Reservation("reserved", "first word", 32),)
-    return TargetSpec(
+    target = TargetSpec(
         name="toy",
         description="toy",
         cores=cores,
@@ -113,6 +118,15 @@ def toy_target(
         tiling=Tiling("l1", slot_cap, positions_cap),
         costs=COSTS,
         constants={},
+    )
+    if not far:
+        return target
+    links = (Link("bus", ("far",), name, 0.5, 50.0, 100.0, 1000) for name in ("l2", "tile_sram"))
+    return replace(
+        target,
+        regions=(*target.regions, MemoryRegion("far", 0x8000_0000, far, 32, ".x", True, 0.0)),
+        links=(*target.links, *links, Link("bus", ("far",), "l1", 0.5, 50.0, 100.0, max_transfer)),
+        off_chip=OffChip("far", ("l2", "tile_sram")),
     )
 
 

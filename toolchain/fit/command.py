@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from memory_planner.limits import limited_target, without_off_chip
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
 from toolchain.cli import print_json
@@ -49,7 +50,7 @@ class Analysis:
 def analyse(model: str | None, options: ModelOptions, what_if: WhatIf) -> Analysis:
     """Plan a model without weights; raises ConfigError for options that cannot be used."""
     subject = find_model(model)
-    target = load_target(options.target)
+    target = limited_target(load_target(options.target), options.limits)
     design = make_design(subject, options, what_if)
     outcome = plan_design(design, target)
     remedies = [] if outcome.fits else find_remedies(design, target)
@@ -109,7 +110,7 @@ def _run_shapes(as_json: bool) -> None:
 
 def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
     """Shapes with the vocabulary and context of MODEL, or of a small story model without one."""
-    target = load_target(options.target)
+    target = without_off_chip(limited_target(load_target(options.target), options.limits))
     if model is None:
         config = base_config(DEFAULT_VOCAB, options.context or DEFAULT_CONTEXT)
         subject = Subject("", "", config)
@@ -130,7 +131,7 @@ def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_j
 
 def _run_table(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
     subject = find_model(model)
-    target = load_target(options.target)
+    target = limited_target(load_target(options.target), options.limits)
     design = make_design(subject, options, fit.what_if)
     with stderr().status(f"planning {subject.name}"):
         points = [asdict(point) for point in sweep(design, target, fit.given)]

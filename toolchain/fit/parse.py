@@ -17,6 +17,8 @@ SUGGEST_TAKES = frozenset(
         "target",
         "bits",
         "group_size",
+        "region",
+        "l1",
         "embed_bits",
         "head_bits",
         "context",

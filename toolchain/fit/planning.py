@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass
 
 from memory_planner.explain import Shortfall, shortfalls
+from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
 from memory_planner.planner import draft_plan, plan_memory
-from memory_planner.target import TargetSpec
+from memory_planner.target import TargetSpec, allowed_regions
 from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.speed import Speed, decode_speed, with_sample_linears
@@ -42,6 +43,7 @@ class Outcome:
 def plan_design(design: Design, target: TargetSpec) -> Outcome:
     """Plan a design that `check_design` accepts; never raises because it does not fit."""
     program = build_program(design)
+    check_pins(program, target)
     draft = draft_plan(program, target)
     lacking = tuple(shortfalls(draft.plan, program, target))
     problems = tuple(map(_problem, lacking))
@@ -63,7 +65,7 @@ def fits(design: Design, target: TargetSpec) -> bool:
         return False
     try:
         plan_memory(build_program(design), target)
-    except DoesNotFitError:
+    except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
         return False
     return True
 
@@ -87,7 +89,7 @@ def may_fit(program: Program, target: TargetSpec) -> bool:
         return False
     total = 0
     for kind, group in PERMANENT.items():
-        rooms = [target.region(name) for name in target.placement[group]]
+        rooms = [target.region(name) for name in allowed_regions(target, group)]
         free = [region.size - region.reserved for region in rooms]
         sizes = [spec.size for spec in program.tensors.values() if spec.kind is kind]
         if sum(sizes) > sum(free) or max(sizes, default=0) > max(free):

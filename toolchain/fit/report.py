@@ -111,9 +111,11 @@ def _kv_cache(outcome: Outcome) -> Json:
 def _off_chip(speed: Speed) -> Json:
     return {
         "bytes": speed.off_chip_size,
+        "missing": speed.missing,
         "bytes_per_second": OFF_CHIP_BYTES_PER_SECOND,
         "status": "assumed",
         "ms_per_token": round(1000 * speed.off_chip_seconds, 3),
+        "exposed_ms_per_token": round(1000 * speed.exposed_seconds, 3),
     }
 
 

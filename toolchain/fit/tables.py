@@ -276,13 +276,14 @@ def _closing(report: Json) -> list[str]:
         lines.append(f"{pattern} does not pay: its indices take what it saves; stored dense")
     if off_chip["bytes"]:
         lines.append(
-            f"not on chip: {size_text(off_chip['bytes'])} bytes; streaming them at an assumed "
-            f"{off_chip['bytes_per_second'] // 10**6} MB/s costs {off_chip['ms_per_token']:,.1f} "
-            "ms per token"
+            f"off chip: {size_text(off_chip['bytes'])} bytes per token, "
+            f"{off_chip['ms_per_token']:,.1f} ms at an assumed "
+            f"{off_chip['bytes_per_second'] // 10**6} MB/s; blocks wait for "
+            f"{off_chip['exposed_ms_per_token']:,.1f} ms of it"
         )
     lines.append(
         f"estimate at position {estimate['position']:,}: {estimate['cycles_per_token']:,} cycles "
-        f"per token{' on chip' if off_chip['bytes'] else ''}, "
+        f"per token{' on chip' if off_chip['missing'] else ''}, "
         f"{rate_text(estimate['tokens_per_second'])} tokens/s"
     )
     lines.append(

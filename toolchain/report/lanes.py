@@ -74,7 +74,7 @@ def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
 def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
     """The first block; None when the program has none."""
     inside = {op.id: op for op in program.ops if op.layer == 0}
-    events = [event for event in timeline if event.op in inside]
+    events = [event for event in timeline if event.op in inside and event.lane in LANES]
     if not events:
         return None
     first, last = events[0].start, max(event.end for event in events)

@@ -14,7 +14,7 @@ from sim.timeline import Event, Lane
 
 OPS = "ops"
 PROCESS = 1
-THREADS = {OPS: 1, Lane.CORES.value: 2, Lane.DMA.value: 3}
+THREADS = {OPS: 1, Lane.CORES.value: 2, Lane.DMA.value: 3, Lane.OFF_CHIP.value: 4}
 Record = dict[str, object]
 
 

@@ -39,6 +39,11 @@ typedef struct edgec_blob_expect {
 edgec_status edgec_blob_check(const uint8_t *blob, const edgec_blob_expect *expect,
                               int check_payload);
 
+/* The same for a blob in memory that only DMA reads: `blob` is its address there. Its bytes pass
+ * through buffer, of `size` >= EDGEC_BLOB_HEADER_SIZE bytes, which has the header at the end. */
+edgec_status edgec_blob_check_moved(const uint8_t *blob, const edgec_blob_expect *expect,
+                                    int check_payload, uint8_t *buffer, uint32_t size);
+
 /* Not 0 when two blobs with checked headers belong to the same build. */
 int edgec_blob_same_build(const uint8_t *a, const uint8_t *b);
 

@@ -47,8 +47,8 @@ void edgec_linear_s16_w4(const edgec_matrix *matrix, const uint8_t *record, uint
 void edgec_linear_s16_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
                          const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
 
-/* y[rows] = W x. Moves tiles of records into tiles (two slots) when matrix->slot_size is not 0,
- * overlapping the transfer of one tile with the work on the other; else reads in place. */
+/* y[rows] = W x. Moves tiles of records into tiles when matrix->slot_size is not 0, else reads in
+ * place. With two slots the transfer of one tile overlaps with the work on the other. */
 void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
                   edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles, const void *x,
                   const int32_t *scale, uint32_t shift, int32_t *y);

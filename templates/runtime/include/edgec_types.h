@@ -52,8 +52,9 @@ typedef struct edgec_matrix {
     uint32_t field_bits;       /* 2, 4 or 8 stored bits per weight */
     uint32_t record_size;      /* bytes of the record of 32 / field_bits rows */
     uint32_t records_per_tile; /* records moved at a time; all of them when read in place */
-    uint32_t slot_size;        /* bytes between the two tile slots; 0: read in place */
+    uint32_t slot_size;        /* bytes of a tile slot; 0: read in place */
     uint32_t has_requant;      /* records begin with requantization words */
+    uint32_t slots;            /* 2: transfers overlap with the work; 1: they take turns */
 } edgec_matrix;
 
 /* Shapes and constants of attention (docs/numerics.md 6). */

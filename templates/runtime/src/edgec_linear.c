@@ -23,7 +23,8 @@ static void start_tile(const edgec_matrix *matrix, edgec_dma *dma, const uint8_t
     const uint32_t first = tile * matrix->records_per_tile;
     const uint32_t left = records - first;
     const uint32_t count = left < matrix->records_per_tile ? left : matrix->records_per_tile;
-    edgec_dma_start(&dma[tile & 1U], tiles + (tile & 1U) * matrix->slot_size,
+    const uint32_t slot = tile & (matrix->slots - 1U);
+    edgec_dma_start(&dma[slot], tiles + slot * matrix->slot_size,
                     weights + first * matrix->record_size, count * matrix->record_size);
 }
 
@@ -42,14 +43,21 @@ void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
     uint32_t tile = 0U;
     for (uint32_t row = 0U; row < matrix->rows; row += tile_rows) {
         const uint32_t left = matrix->rows - row;
+        const uint32_t slot = tile & (matrix->slots - 1U);
+        if (matrix->slots == 1U && tile != 0U) {
+            edgec_barrier(worker); /* nobody reads the only slot any more */
+            if (worker->id == 0U) {
+                start_tile(matrix, dma, weights, tiles, tile);
+            }
+        }
         if (worker->id == 0U) {
-            edgec_dma_wait(&dma[tile & 1U]);
+            edgec_dma_wait(&dma[slot]);
         }
         edgec_barrier(worker); /* the tile is there, and nobody reads the other slot any more */
-        if (worker->id == 0U && left > tile_rows) {
+        if (worker->id == 0U && matrix->slots == 2U && left > tile_rows) {
             start_tile(matrix, dma, weights, tiles, tile + 1U);
         }
-        compute_share(worker, matrix, kernel, tiles + (tile & 1U) * matrix->slot_size,
+        compute_share(worker, matrix, kernel, tiles + slot * matrix->slot_size,
                       left < tile_rows ? left : tile_rows, x, scale, shift, y + row);
         tile++;
     }

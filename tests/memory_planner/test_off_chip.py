@@ -1,0 +1,284 @@
+"""Weights off chip: which ones, how they come back, and that damage to such a plan is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memory_planner.limits import MemoryLimits, limited_target
+from memory_planner.off_chip import leaving_order
+from memory_planner.plan import BlockStream, Plan, StreamPlan
+from memory_planner.planner import draft_plan, plan_memory
+from memory_planner.remedies import PlanDoesNotFitError
+from memory_planner.target import Pin
+from memory_planner.target_file import load_target
+from memory_planner.two_regions import split
+from memory_planner.validate import validate_plan
+from sim.latency import estimate
+from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
+from toolchain.model.packing import Packing
+from toolchain.model.program import Kind, Program, ProgramShape
+
+DEEP = replace(TOY_SHAPE, layers=5)
+
+
+def off_chip_bytes(program: Program, plan: Plan) -> int:
+    return sum(
+        spec.size
+        for spec in program.tensors.values()
+        if spec.name in plan.placements and plan.placements[spec.name].region == "far"
+    )
+
+
+def outside(program: Program, plan: Plan) -> list[str]:
+    names = (spec.name for spec in program.tensors.values() if spec.kind is Kind.WEIGHT)
+    return [name for name in names if plan.placements[name].region == "far"]
+
+
+# ---------------------------------------------------------------- which weights leave
+
+
+def test_nothing_leaves_while_the_chip_has_room() -> None:
+    with_far, without = (plan_memory(toy_program(), toy_target(far=far)) for far in (9999, 0))
+    assert with_far.placements == without.placements
+    assert with_far.streams is None
+
+
+def test_an_embedding_of_its_own_leaves_first() -> None:
+    """One record per token: 64 bytes of the 2 KB that are stored."""
+    program = toy_program(DEEP, tied=False)
+    plan = plan_memory(program, toy_target(mram=6000, tile_sram=9600, l2=4000, far=32768))
+    assert outside(program, plan) == ["embed.weight"]
+    assert plan.streams is None
+    assert plan.placements["tile.embed"].size == 64
+
+
+def test_blocks_leave_role_by_role_and_the_head_last() -> None:
+    order = leaving_order(toy_program(tied=False), toy_target(far=1))
+    assert order[0] == "embed.weight"
+    assert order[-1] == "lm_head.weight"
+    roles = [name.partition(".")[2] for name in order[1:-1]]
+    assert roles[::2] == roles[1::2]
+    assert [name[:3] for name in order[1:5]] == ["l01", "l00", "l01", "l00"]
+
+
+def test_blocks_share_the_stream() -> None:
+    program = toy_program(DEEP)
+    plan = plan_memory(program, toy_target(mram=4096, tile_sram=4096, far=32768))
+    assert plan.streams is not None
+    sizes = [block.size for block in plan.streams.blocks]
+    assert [block.layer for block in plan.streams.blocks] == [0, 1, 2, 3, 4][5 - len(sizes) :]
+    assert max(sizes) <= plan.streams.slot_size
+    assert "embed.weight" not in outside(program, plan)  # tied: the head reads it whole
+    assert plan.region("far").used == plan.region("far").blob_size > 0
+
+
+def test_weights_larger_than_any_region_leave() -> None:
+    program = toy_program(replace(TOY_SHAPE, vocab=600))
+    plan = plan_memory(program, toy_target(mram=8000, tile_sram=8000, far=32768))
+    assert outside(program, plan) == ["embed.weight"]
+    assert plan.linears["lm_head"].transfers[0].source_offset > 0
+
+
+def test_off_chip_memory_can_be_too_small() -> None:
+    program = toy_program(replace(TOY_SHAPE, vocab=600))
+    with pytest.raises(PlanDoesNotFitError, match="region far") as error:
+        plan_memory(program, toy_target(mram=8000, tile_sram=8000, far=4096))
+    assert [shortfall.region for shortfall in error.value.shortfalls] == ["far"]
+
+
+@pytest.mark.parametrize(
+    ("tile_sram", "l2", "region"), [(9984, 1700, "tile_sram"), (6400, 16384, "l2")]
+)
+def test_state_stays_on_chip_out_of_the_way_of_weights(
+    tile_sram: int, l2: int, region: str
+) -> None:
+    target = toy_target(mram=2976, tile_sram=tile_sram, l2=l2, far=32768)
+    plan = plan_memory(toy_program(DEEP), target)
+    assert plan.streams is not None
+    regions = {plan.placements[name].region for name in ("kv.k", "kv.v", "kv.k_scale")}
+    assert regions == {region}
+
+
+def test_staging_goes_where_there_is_room() -> None:
+    program = toy_program(DEEP, tied=False)
+    for tile_sram, l2, region in ((9184, 1700, "tile_sram"), (4000, 9000, "l2")):
+        target = toy_target(mram=4992, tile_sram=tile_sram, l2=l2, far=32768)
+        plan = plan_memory(program, target)
+        assert plan.placements["stream.blocks"].region == region
+
+
+# ---------------------------------------------------------------- properties
+
+SHAPES = st.builds(
+    ProgramShape,
+    hidden=st.sampled_from([8, 12, 16, 20]),
+    ffn=st.integers(5, 40),
+    layers=st.integers(1, 5),
+    heads=st.just(4),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    head_dim=st.sampled_from([2, 4, 6]),
+    vocab=st.integers(5, 200),
+    context=st.integers(1, 24),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_larger_budget_never_sends_more_outside(data: st.DataObject) -> None:
+    program = toy_program(
+        data.draw(SHAPES),
+        packing=data.draw(st.sampled_from(list(Packing))),
+        tied=data.draw(st.booleans()),
+    )
+    small = {
+        "mram": data.draw(st.integers(1, 300)) * 32,
+        "tile_sram": data.draw(st.integers(1, 300)) * 32,
+        "l2": data.draw(st.integers(200, 1500)) * 8,
+    }
+    large = {name: size + data.draw(st.integers(0, 60)) * 32 for name, size in small.items()}
+    sizes = []
+    for budget in (small, large):
+        target = limited_target(toy_target(far=1 << 18), MemoryLimits(budget))
+        plan = draft_plan(program, target).plan
+        lacking = any(region.free < 0 for region in plan.regions)
+        sizes.append(1 << 20 if lacking else off_chip_bytes(program, plan))
+        if not lacking:
+            assert validate_plan(program, target, plan_memory(program, target)) == []
+    assert sizes[1] <= sizes[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), max_size=8),
+    first=st.integers(-1, 40),
+    second=st.integers(-1, 40),
+)
+def test_split_against_all_ways(sizes: list[int], first: int, second: int) -> None:
+    fits = [
+        filled
+        for way in product((False, True), repeat=len(sizes))
+        if (filled := sum(s for s, inside in zip(sizes, way, strict=True) if inside)) <= first
+        and sum(sizes) - filled <= second
+    ]
+    found = split([8 * size for size in sizes], 8 * first, 8 * second, 8)
+    if second < 0 or not fits:
+        assert found is None
+    else:
+        assert found is not None
+        assert sum(s for s, inside in zip(sizes, found, strict=True) if inside) == max(fits)
+
+
+# ---------------------------------------------------------------- mutations
+
+PROGRAM = toy_program(DEEP, tied=False)
+PINS = (Pin("*.weight", "far"), Pin("l02.mlp.up_proj.weight", "mram"))
+TARGET = limited_target(toy_target(far=32768), MemoryLimits({}, PINS))
+GOOD = plan_memory(PROGRAM, TARGET)
+Mutation = Callable[[StreamPlan], StreamPlan]
+
+
+def block(layer: int, /, **changes: Callable[[int], int]) -> Mutation:
+    def mutate(streams: StreamPlan) -> StreamPlan:
+        old = streams.blocks[layer]
+        new = replace(old, **{k: v(getattr(old, k)) for k, v in changes.items()})
+        blocks = (*streams.blocks[:layer], new, *streams.blocks[layer + 1 :])
+        return replace(streams, blocks=blocks)
+
+    return mutate
+
+
+MUTATIONS: list[tuple[str, Mutation, str]] = [
+    ("late", block(1, source_offset=lambda n: n + 32), "stream of layer 1: found"),
+    ("early", block(1, source_offset=lambda n: n - 32), "l01.mlp.down_proj"),
+    ("odd", block(1, source_offset=lambda n: n - 2, size=lambda n: n + 2), "multiple of 4"),
+    ("short", block(2, size=lambda n: n - 4), "stream of layer 2: found"),
+    ("long", block(0, size=lambda n: n + 4096), "bytes of a slot"),
+    ("nothing", block(0, size=lambda _: 0), "stream of layer 0"),
+    ("outside", block(0, source_offset=lambda _: -32), "the blob of far"),
+    ("other layer", block(3, layer=lambda _: 9), "layers [0, 1, 2, 9, 4]"),
+    ("missing", lambda s: replace(s, blocks=s.blocks[:-1]), "layers [0, 1, 2, 3]"),
+    ("order", lambda s: replace(s, blocks=s.blocks[::-1]), "layers [4, 3, 2, 1, 0]"),
+    ("slots", lambda s: replace(s, slot_size=s.slot_size + 8), "two slots of"),
+    ("unaligned", lambda s: replace(s, slot_size=s.slot_size - 4), "a multiple of 8 bytes"),
+    ("transfer", lambda s: replace(s, max_transfer=4096), "transfers of 4096 bytes"),
+    ("region", lambda s: replace(s, region="mram"), "from mram into"),
+    ("buffer", lambda s: replace(s, buffer="resid"), "into resid"),
+]
+
+
+def test_the_good_plan_passes() -> None:
+    assert validate_plan(PROGRAM, TARGET, GOOD) == []
+    assert GOOD.streams is not None
+    assert len(GOOD.streams.blocks) == 5
+
+
+@pytest.mark.parametrize(
+    ("mutation", "message"), [m[1:] for m in MUTATIONS], ids=[m[0] for m in MUTATIONS]
+)
+def test_every_damage_to_a_stream_is_found(mutation: Mutation, message: str) -> None:
+    assert GOOD.streams is not None
+    damaged = replace(GOOD, streams=mutation(GOOD.streams))
+    problems = validate_plan(PROGRAM, TARGET, damaged)
+    assert any(message in str(problem) for problem in problems), problems
+
+
+def test_lost_streams_and_buffers_are_found() -> None:
+    found = validate_plan(PROGRAM, TARGET, replace(GOOD, streams=None))
+    assert any("found no streams" in str(problem) for problem in found)
+    for name in ("stream.blocks", "tile.embed"):
+        places = {k: v for k, v in GOOD.placements.items() if k != name}
+        found = validate_plan(PROGRAM, TARGET, replace(GOOD, placements=places))
+        assert any(f"{name}: found no placement" in str(problem) for problem in found)
+    small = replace(GOOD.placements["tile.embed"], size=8)
+    damaged = replace(GOOD, placements={**GOOD.placements, "tile.embed": small})
+    assert any("tile.embed" in str(problem) for problem in validate_plan(PROGRAM, TARGET, damaged))
+
+
+def test_streams_without_need_are_found() -> None:
+    plan = plan_memory(PROGRAM, toy_target(far=32768))
+    spare = StreamPlan("far", "stream.blocks", 8, 1000, (BlockStream(0, 0, 8),))
+    assert validate_plan(PROGRAM, toy_target(far=32768), replace(plan, streams=spare)) != []
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_a_stream_hides_behind_the_block_before() -> None:
+    report = estimate(PROGRAM, GOOD, TARGET, 3)
+    by_layer = {stream.layer: stream for stream in report.streams}
+    assert [by_layer[n].size for n in by_layer] == [b.size for b in GOOD.streams.blocks]  # type: ignore[union-attr]
+    # 50 cycles of setup for each piece of 1000 bytes at most, 2 cycles per byte, at least 100
+    size = by_layer[1].size
+    pieces = [1000] * (size // 1000) + [size % 1000]
+    assert by_layer[1].travel == sum(max(100, 50 + 2 * piece) for piece in pieces)
+    busy = sum(
+        latency.total_cycles - latency.stream_wait
+        for op, latency in zip(PROGRAM.ops, report.ops, strict=True)
+        if op.layer == 0
+    )
+    assert by_layer[1].exposed == pytest.approx(max(0.0, by_layer[1].travel - busy), abs=20)
+    waits = [latency.stream_wait for latency in report.ops if latency.stream_wait]
+    assert sum(waits) == report.cycles_by_kind().get("stream", 0)
+    assert sum(op.total_cycles for op in report.ops) == report.cycles_per_token
+
+
+def test_the_bound_counts_the_off_chip_bus_once() -> None:
+    report = estimate(PROGRAM, GOOD, TARGET, 3)
+    (bus,) = [link for link in report.links if link.off_chip]
+    head = PROGRAM.tensors["lm_head.weight"].size
+    assert bus.size == sum(s.size for s in report.streams) + head + 64
+    assert bus.cycles == 2 * bus.size == report.bound_cycles
+
+
+def test_siracusa_has_off_chip_memory() -> None:
+    target = load_target("siracusa")
+    assert target.off_chip is not None
+    link = target.link_between("hyperram", "l2")
+    assert link.bytes_per_cycle * target.clock_hz == pytest.approx(200e6, rel=1e-3)
+    assert target.link("hyperram").destination == "l1"
