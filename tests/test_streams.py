@@ -6,6 +6,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codegen.blob import build_blobs
-from codegen.bundle import load_bundle
+from codegen.bundle_read import load_bundle
 from codegen.serialize import document, from_document
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import draft_plan, plan_memory
@@ -54,7 +55,7 @@ TOKENS = (1, 5, 9, 0, 7)
     ids=["all off chip", "little", "least L1"],
 )
 def test_c_equals_the_simulator(
-    tmp_path: Path, limits: MemoryLimits, shape: dict[str, object]
+    tmp_path: Path, limits: MemoryLimits, shape: dict[str, Any]
 ) -> None:
     bundle = compile_tiny(tmp_path, limits=limits, **shape)
     assert (bundle.plan.streams is None) == (limits is LEAST_L1)
