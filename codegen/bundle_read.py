@@ -24,18 +24,19 @@ from codegen.bundle import (
 from codegen.forms import (
     GOLDEN_FORM,
     MANIFEST_FORM,
-    PLAN_FORM,
     REBUILD,
     SETTINGS_FORM,
     deviations,
     parse_object,
 )
 from codegen.golden import op_specs
+from codegen.plan_form import PLAN_FORM
 from codegen.prefix import check_prefix
 from codegen.program_check import check_program
 from codegen.serialize import FORMAT_VERSION, from_document, graph_hash
+from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
+from memory_planner.target import Pin, TargetSpec
 from memory_planner.target_file import load_target
 from memory_planner.validate import validate_plan
 from sim.golden import Golden, golden_from_json
@@ -63,7 +64,7 @@ def load_bundle(directory: Path) -> LoadedBundle:
 def _load(directory: Path) -> LoadedBundle:
     manifest = _read_manifest(directory)
     files = _read_files(directory, manifest)
-    target = _read_target(directory)
+    target = _read_target(directory, manifest["settings"]["memory"])
     program, plan = _read_plan(files[PLAN], target)
     _check_manifest(manifest, program, plan)
     blobs = _read_blobs(files, program, plan)
@@ -92,6 +93,7 @@ def _read_manifest(directory: Path) -> Json:
             f"{MANIFEST} has format {found}, this edgec reads {FORMAT_VERSION}", fix=REBUILD
         )
     problems = deviations(manifest, MANIFEST_FORM, MANIFEST)
+    problems = problems or _check_settings(manifest["settings"])
     if not problems and manifest["digest"] != manifest_digest(manifest):
         problems = [Problem(MANIFEST, "a digest that does not fit it", manifest_digest(manifest))]
     if problems:
@@ -123,12 +125,16 @@ def _read_files(directory: Path, manifest: Json) -> dict[str, bytes]:
     return files
 
 
-def _read_target(directory: Path) -> TargetSpec:
+def _read_target(directory: Path, memory: Json) -> TargetSpec:
+    """The target as it was compiled for: its file, with the memories limited as asked then."""
+    pins = [Pin(*pin.partition("=")[::2]) for pin in memory["pins"]]
+    limits = MemoryLimits(memory["regions"], tuple(pins))
     try:
-        return load_target(directory / TARGET)
+        return limited_target(load_target(directory / TARGET), limits)
     except (ConfigError, ValueError, ArithmeticError, RecursionError) as error:
         problems = error.problems if isinstance(error, ConfigError) else ()
-        what = error.what if isinstance(error, ConfigError) else f"{TARGET}: {error}"
+        what = error.what if isinstance(error, ConfigError) else str(error)
+        what = f"{TARGET} of the bundle cannot be used: {what}"
         raise BundleError(what, problems, fix=REBUILD) from error
 
 
@@ -154,18 +160,20 @@ def _check_manifest(manifest: Json, program: Program, plan: Plan) -> None:
         check_prefix(manifest["prefix"])
     except ConfigError as error:
         problems += [Problem("prefix", p.found[:80], p.allowed) for p in error.problems]
-    _refuse(MANIFEST, [*problems, *_check_settings(manifest["settings"], program)])
+    _refuse(MANIFEST, [*problems, *_check_vocabulary(manifest["settings"], program)])
 
 
-def _check_settings(settings: Json, program: Program) -> list[Problem]:
-    known = ("vocab_size", "bos_token_id", "eos_token_ids")
-    used = {name: settings[name] for name in known if name in settings}
-    problems = deviations(used, SETTINGS_FORM, "settings")
-    if problems:
-        return problems
-    vocab, bos = program.shape.vocab, used["bos_token_id"]
-    if used["vocab_size"] != vocab:
-        problems.append(Problem("settings: vocab_size", str(used["vocab_size"]), str(vocab)))
+def _check_settings(settings: Json) -> list[Problem]:
+    """The form of those settings that are used; there are others."""
+    used = {name: settings[name] for name in SETTINGS_FORM if name in settings}
+    return deviations(used, SETTINGS_FORM, f"{MANIFEST}: settings")
+
+
+def _check_vocabulary(settings: Json, program: Program) -> list[Problem]:
+    problems = []
+    vocab, bos = program.shape.vocab, settings["bos_token_id"]
+    if settings["vocab_size"] != vocab:
+        problems.append(Problem("settings: vocab_size", str(settings["vocab_size"]), str(vocab)))
     if bos is not None and not 0 <= bos < vocab:
         problems.append(Problem("settings: bos_token_id", str(bos), f"null or 0..{vocab - 1}"))
     return problems

@@ -7,7 +7,7 @@ object with any names, or `Fixed` for an array with one form per place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,17 +52,23 @@ def _deviations(value: object, form: Form, where: str) -> Iterator[Problem]:
             yield found[0][0]
     elif isinstance(form, dict):
         yield from _member_deviations(value, form, where)
-    elif isinstance(form, Each) and isinstance(value, dict):
-        for name, item in value.items():
-            yield from _deviations(item, form.form, f"{where}: {name[:60]!r}")
-    elif isinstance(form, list) and isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _deviations(item, form[0], f"{where}[{index}]")
-    elif isinstance(form, Fixed) and isinstance(value, list) and len(value) == len(form.forms):
-        for index, (item, inner) in enumerate(zip(value, form.forms, strict=True)):
-            yield from _deviations(item, inner, f"{where}[{index}]")
+    elif (elements := _elements(value, form)) is not None:
+        for name, item, inner in elements:
+            yield from _deviations(item, inner, where + name)
     elif not _has_type(value, form):
         yield Problem(where, _shown(value), _described(form))
+
+
+def _elements(value: object, form: Form) -> Iterable[tuple[str, object, Form]] | None:
+    """Place, value and form of what a homogeneous object or an array holds; None for others."""
+    if isinstance(form, Each) and isinstance(value, dict):
+        return [(f": {name[:60]!r}", item, form.form) for name, item in value.items()]
+    if isinstance(form, list) and isinstance(value, list):
+        return [(f"[{index}]", item, form[0]) for index, item in enumerate(value)]
+    if isinstance(form, Fixed) and isinstance(value, list) and len(value) == len(form.forms):
+        pairs = zip(value, form.forms, strict=True)
+        return [(f"[{index}]", item, inner) for index, (item, inner) in enumerate(pairs)]
+    return None
 
 
 def _member_deviations(value: object, form: dict[str, Form], where: str) -> Iterator[Problem]:
@@ -104,57 +110,10 @@ def _described(form: Form) -> str:
         return " or ".join(_described(option) for option in form)
     if isinstance(form, list):
         return "an array"
-    names = {int: "an integer of 64 bits", str: "a string", dict: "an object", list: "an array"}
-    return names[form] if isinstance(form, type) else "null"
+    names = {int: "an integer of 64 bits", str: "a string", bool: "true or false"}
+    others = {dict: "an object", list: "an array"}
+    return (names | others).get(form, "null") if isinstance(form, type) else "null"
 
-
-_NAMES = [str]
-_LAYOUT = {"packing": str, "rows": int, "columns": int, "group_size": int, "requant": bool}
-_OP = {
-    "id": str,
-    "role": str,
-    "layer": int,
-    "kind": str,
-    "inputs": _NAMES,
-    "outputs": _NAMES,
-    "mode?": str,
-    "attrs?": Each(int),
-}
-_SHAPE = ("hidden", "ffn", "layers", "heads", "kv_heads", "head_dim", "vocab", "context")
-_REGION = ("capacity", "reserved", "blob_base", "blob_size", "arena_base", "arena_size", "peak")
-_LINEAR = {
-    "op": str,
-    "weight": str,
-    "records_per_tile": int,
-    "tile_buffer": (str, None),
-    "slot_size": int,
-    "transfers": [Fixed((int,) * 5)],
-}
-
-PLAN_FORM: Form = {
-    "format": int,
-    "program": {
-        "shape": dict.fromkeys(_SHAPE, int),
-        "residual_bits": int,
-        "tensors": [
-            {"name": str, "kind": str, "dtype": str, "shape": [int], "layout?": _LAYOUT},
-        ],
-        "ops": [_OP],
-    },
-    "plan": {
-        "target": str,
-        "cores": int,
-        "roles": _NAMES,
-        "regions": [{"name": str, **dict.fromkeys(_REGION, int)}],
-        "blob_headers": Each(int),
-        "placements": [
-            {"name": str, "region": str, **dict.fromkeys(("offset", "size", "first", "last"), int)}
-        ],
-        "linears": [_LINEAR],
-        "attention": {"positions_per_chunk": int, "tile_buffer": (str, None), "slot_size": int},
-        "rows": [{"region": str, "category": str, "size": int}],
-    },
-}
 
 GOLDEN_FORM: Form = {
     "format": int,
@@ -178,7 +137,12 @@ MANIFEST_FORM: Form = {
     "digest": str,
 }
 
-SETTINGS_FORM: Form = {"vocab_size": int, "bos_token_id": (int, None), "eos_token_ids": [int]}
+SETTINGS_FORM: dict[str, Form] = {  # those that are needed to use a bundle
+    "vocab_size": int,
+    "bos_token_id": (int, None),
+    "eos_token_ids": [int],
+    "memory": {"regions": Each(int), "pins": [str]},
+}
 
 
 def deviations(value: object, form: Form, where: str) -> list[Problem]:

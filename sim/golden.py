@@ -118,8 +118,8 @@ def read_golden(directory: Path) -> Golden:
     try:
         value = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
         blob = (folder / "golden.bin").read_bytes()
-    except (OSError, ValueError) as error:
+        return golden_from_json(value, blob)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"no golden vectors in {directory}: {error}") from error
-    if not isinstance(value, dict):
-        raise BundleError(f"golden.json in {directory} is not an object")
-    return golden_from_json(value, blob)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise BundleError(f"golden.json in {directory} is not one of edgec: {error!r}") from error

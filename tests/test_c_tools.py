@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from toolchain import c_tools
 from toolchain.c_tools import (
     Build,
     Compiler,
+    check_tools,
     find_host_compiler,
     find_rv32_compiler,
     find_rv32_simulator,
@@ -19,7 +21,7 @@ from toolchain.c_tools import (
     run_program,
 )
 from toolchain.device_tree import device_tree
-from toolchain.model.errors import ToolError
+from toolchain.model.errors import MismatchError, ToolError
 
 
 class Tools:
@@ -51,9 +53,11 @@ def test_host_compiler_order(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> N
     tools.found = {"cc", "mycc"}
     monkeypatch.setenv("CC", "mycc -m32")
     assert find_host_compiler() == Compiler("mycc", ("mycc", "-m32"))
-    monkeypatch.setenv("CC", "nocc")
-    with pytest.raises(ToolError, match="nocc"):
-        find_host_compiler()
+    for wrong in ("nocc", " ", "'"):
+        monkeypatch.setenv("CC", wrong)
+        with pytest.raises(ToolError, match=r"\$CC") as error:
+            find_host_compiler()
+        assert error.value.problems[0].found == repr(wrong)
 
 
 def test_rv32_compiler_order(tools: Tools) -> None:
@@ -81,6 +85,30 @@ def test_make_is_needed(tools: Tools, tmp_path: Path) -> None:
         run_make(Build(tmp_path, tmp_path, "host", Compiler("cc", ("cc",)), ("lib",)))
 
 
+def test_everything_that_is_missing_is_named_at_once(tools: Tools, tmp_path: Path) -> None:
+    with pytest.raises(ToolError) as error:
+        check_tools(("host", "rv32"), tmp_path)
+    text = str(error.value)
+    for word in ("install make", "C compiler", "gcc-riscv64-unknown-elf", "qemu-user"):
+        assert word in text
+    tools.found = {"cc"}
+    with pytest.raises(ToolError, match="`make` is not installed"):
+        check_tools(("host",), tmp_path)
+    tools.found = {"cc", "make"}
+    check_tools(("host",), tmp_path)
+
+
+def test_make_builds_where_no_path_is_plain(tmp_path: Path) -> None:
+    bundle, out = tmp_path / "a b", tmp_path / "$c #d"
+    (bundle / "src").mkdir(parents=True)
+    (bundle / "src" / "in").write_text("x")
+    (bundle / "Makefile").write_text("all: $(OUT)/done\n$(OUT)/done: src/in\n\tcp $< $@\n")
+    for _ in range(2):
+        run_make(Build(bundle, out, "host", Compiler("cc", ("cc",)), ("all",)))
+    assert (out / "done").read_text() == "x"
+    assert sorted(path.name for path in bundle.iterdir()) == ["Makefile", "src"]
+
+
 def test_make_takes_nothing_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,12 +122,31 @@ def test_make_takes_nothing_from_the_environment(
 
 def test_programs_that_hang_or_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(c_tools, "RUN_SECONDS", 0.2)
-    with pytest.raises(ToolError, match="did not end"):
+    with pytest.raises(MismatchError, match="did not end"):
         run_program([sys.executable, "-c", "import time; time.sleep(9)"])
     with pytest.raises(ToolError, match="cannot be started"):
         run_program(["/nowhere/program"])
     run = run_program([sys.executable, "-c", "import sys; sys.stderr.write('e'); sys.exit(3)"])
     assert (run.exit_code, run.output, run.errors) == (3, b"", "e")
+
+
+def test_children_of_a_hanging_program_are_killed(tmp_path: Path) -> None:
+    script = "sleep 60 & echo $! > child; wait"
+    command = ["sh", "-c", f"cd '{tmp_path}'; {script}"]
+    with pytest.raises(MismatchError, match="the nap did not end"):
+        run_program(command, what="the nap", seconds=0.3)
+    status = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    for _ in range(50):  # its adoptive parent may still have to take note
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the child lives")
+
+
+def test_output_goes_to_a_file(tmp_path: Path) -> None:
+    run = run_program(["sh", "-c", "echo out; echo err >&2"], output=tmp_path / "file")
+    assert (run.output, run.errors, run.exit_code) == (b"", "err\n", 0)
+    assert (tmp_path / "file").read_text() == "out\n"
 
 
 def test_device_tree_structure() -> None:

@@ -37,7 +37,7 @@ from toolchain.model.errors import ToolError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig
 from toolchain.model.quantize import QuantConfig, quantize_model
-from toolchain.verify import verify_bundle
+from toolchain.verify import VerifyOptions, verify_bundle
 
 EVERYTHING = MemoryLimits({}, (Pin("*.weight", "hyperram"),))
 LITTLE = MemoryLimits({"mram": 2048, "tile_sram": 4096, "l1": 2048})
@@ -60,7 +60,9 @@ def test_c_equals_the_simulator(
     bundle = compile_tiny(tmp_path, limits=limits, **shape)
     assert (bundle.plan.streams is None) == (limits is LEAST_L1)
     assert bundle.manifest["settings"]["memory"] == limits.to_dict()
-    report = verify_bundle(bundle.directory, ("host",), sanitize=limits is EVERYTHING)
+    report = verify_bundle(
+        bundle.directory, ("host",), VerifyOptions(sanitize=limits is EVERYTHING)
+    )
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
 
@@ -89,7 +91,9 @@ def test_c_that_does_not_wait_for_a_stream_is_found(tmp_path: Path) -> None:
     model = bundle.directory / "src" / "tiny_model.c"
     edit(model, "            tiny_dma_wait(&dma->piece[layer & 1U][piece]);\n", "")
     seal(bundle.directory)
-    report = verify_bundle(load_bundle(bundle.directory).directory, ("host",), cores=(1,))
+    report = verify_bundle(
+        load_bundle(bundle.directory).directory, ("host",), VerifyOptions(cores=(1,))
+    )
     assert not report.passed
 
 

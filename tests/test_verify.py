@@ -19,7 +19,8 @@ from toolchain.c_tools import find_rv32_compiler, find_rv32_simulator
 from toolchain.model.errors import BundleError, ConfigError, MismatchError, ToolError
 from toolchain.model.program import ActMode
 from toolchain.model.quantize import QuantConfig
-from toolchain.verify import VerifyReport, verify_bundle
+from toolchain.verify import VerifyOptions, verify_bundle
+from toolchain.verify_report import ContextReport, VerifyReport
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def copy(tiny_bundle: LoadedBundle, tmp_path: Path) -> Path:
 
 
 def verify(bundle: Path, runners: Sequence[str] = ("host",), cores: int = 1) -> VerifyReport:
-    return verify_bundle(bundle, runners, cores=(cores,))
+    return verify_bundle(bundle, runners, VerifyOptions(cores=(cores,)))
 
 
 def needs_rv32(scratch: Path) -> None:
@@ -42,7 +43,9 @@ def needs_rv32(scratch: Path) -> None:
 def test_host_is_equal_for_teams_of_any_size(tiny_bundle: LoadedBundle) -> None:
     files = {path: path.stat() for path in tiny_bundle.directory.rglob("*")}
     steps: list[str] = []
-    report = verify_bundle(tiny_bundle.directory, sanitize=True, progress=steps.append)
+    report = verify_bundle(
+        tiny_bundle.directory, options=VerifyOptions(sanitize=True), progress=steps.append
+    )
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
     ops = len(tiny_bundle.program.ops) * len(tiny_bundle.golden.tokens)
@@ -51,6 +54,7 @@ def test_host_is_equal_for_teams_of_any_size(tiny_bundle: LoadedBundle) -> None:
         assert run.instructions_per_token is None
     assert {path: path.stat() for path in tiny_bundle.directory.rglob("*")} == files
     assert len(steps) > 4
+    assert report.context == ContextReport(5, 3)
 
 
 def test_rv32_is_equal_and_counts_instructions(tiny_bundle: LoadedBundle, tmp_path: Path) -> None:
@@ -115,14 +119,16 @@ def test_odd_shapes_are_equal(
         context=data.draw(st.integers(1, 20), "context"),
         tied=data.draw(st.booleans(), "tied"),
     )
-    assert verify_bundle(bundle.directory, cores=(1, 5)).passed
+    assert verify_bundle(bundle.directory, options=VerifyOptions(cores=(1, 5))).passed
 
 
 def test_a_wrong_op_is_named_and_not_its_victims(copy: Path) -> None:
+    steps: list[str] = []
     model = copy / "src" / "tiny_model.c"
     edit(model, "s->mlp_gate, s->mlp_up, s->lut_sigmoid", "s->mlp_up, s->mlp_gate, s->lut_sigmoid")
     seal(copy)
-    (run,) = verify(copy, cores=3).runs
+    report = verify_bundle(copy, options=VerifyOptions(cores=(3,)), progress=steps.append)
+    (run,) = report.runs
     found = run.first_divergence
     assert found is not None
     assert (found.step, found.op, found.tensor) == (0, "l00.mlp.swiglu", "mlp.swiglu.q")
@@ -130,6 +136,8 @@ def test_a_wrong_op_is_named_and_not_its_victims(copy: Path) -> None:
     assert found.got != found.want
     assert 0 < run.ops_equal < run.ops_compared
     assert not found.never_written
+    assert not [step for step in steps if "self-test" in step]
+    assert report.context == ContextReport(5, None, "the traced steps differ already")
 
 
 def test_a_buffer_that_nobody_writes_is_told_as_such(copy: Path) -> None:
@@ -155,7 +163,9 @@ def test_a_buffer_that_nobody_writes_is_told_as_such(copy: Path) -> None:
 def test_a_crash_is_a_mismatch_with_the_exit_code(copy: Path) -> None:
     edit(copy / "test" / "main.c", "    if (status != TINY_OK) {", "    if (cores != 0U) {")
     seal(copy)
-    with pytest.raises(MismatchError, match="the traced program failed: exit code 1"):
+    with pytest.raises(
+        MismatchError, match="the traced program on host with 1 core failed: exit code 1"
+    ):
         verify(copy)
 
 

@@ -209,8 +209,11 @@ def simulate(build: Path, as_json: bool, **options: Any) -> None:
 @click.option(
     "--runner", "runners", default="host", show_default=True, help="host, rv32, or host,rv32."
 )
+@click.option(
+    "--steps", type=int, help="Steps to compare.  [default: into the third chunk of the KV cache]"
+)
 @json_option
-def verify(build: Path, runners: str, as_json: bool) -> None:
+def verify(build: Path, runners: str, steps: int | None, as_json: bool) -> None:
     """Build the bundle's C, run it, and compare every tensor of every op with the simulator.
 
     \b
@@ -218,7 +221,7 @@ def verify(build: Path, runners: str, as_json: bool) -> None:
     """
     from toolchain.commands import run_verify
 
-    run_verify(build, tuple(runners.split(",")), as_json)
+    run_verify(build, tuple(runners.split(",")), steps, as_json)
 
 
 @main.command()

@@ -110,7 +110,8 @@ def run_simulate(request: SimulateRequest, as_json: bool) -> None:
     from toolchain.simulate import Simulation
 
     simulation = Simulation.load(request.build)
-    tokens, pieces = [], []
+    tokens: list[int] = []
+    pieces: list[str] = []
     started = perf_counter()
     for token, text in simulation.generate(request):
         started = started if tokens else perf_counter()  # from the first token on
@@ -127,14 +128,17 @@ def run_simulate(request: SimulateRequest, as_json: bool) -> None:
         tables.print_simulation(report)
 
 
-def run_verify(build: Path, runners: tuple[str, ...], as_json: bool) -> None:
+def run_verify(build: Path, runners: tuple[str, ...], steps: int | None, as_json: bool) -> None:
     """Build and run the bundle's C; MismatchError when any tensor differs."""
-    from toolchain.verify import verify_bundle
+    from toolchain.verify import VerifyOptions, verify_bundle
 
     with progress_bar() as bar:
         task = bar.add_task("verifying", total=None)
         report = verify_bundle(
-            build, runners, progress=lambda step: bar.update(task, description=step)
+            build,
+            runners,
+            VerifyOptions(steps=steps),
+            lambda step: bar.update(task, description=step),
         )
     if as_json:
         print_json(report.to_dict())

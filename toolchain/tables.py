@@ -95,6 +95,11 @@ def print_verified(report: Json) -> None:
     for run in report["runs"]:
         if run["first_divergence"]:
             print_divergence(f"{run['runner']}, {run['cores']} cores", run["first_divergence"])
+    context = report["context"]
+    if context["skipped"]:
+        console.print(f"not run to the end of the context: {context['skipped']}")
+    else:
+        console.print(f"all {context['positions']} positions filled, one step more refused")
     console.print("all equal" if report["passed"] else "NOT equal")
 
 

@@ -1,30 +1,31 @@
 """`edgec verify`: builds the C of a bundle, runs it, and compares every tensor of every op.
 
 The expected values are not those of the golden files alone: the byte-true simulator runs the same
-tokens again from the bundle's blobs and plan, so that large tensors are compared element by
-element, and the golden files themselves are checked against it. Nothing is written to the bundle.
+tokens again from the bundle's blobs and plan, and goes on behind them, so that the cache is read
+in several chunks; the golden files themselves are checked against it. The self-test and a run to
+the end of the context follow, without trace. Nothing is written to the bundle.
 """
 
 from __future__ import annotations
 
+import math
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
-from codegen.golden import build_golden, expected_records, op_specs, selftest_bytes
-from codegen.serialize import graph_hash
-from sim.compare import Comparison, Divergence, compare_records
+from codegen.golden import op_specs
+from sim.compare import Comparison
 from sim.dump import Dump, StepResult, read_dump
-from sim.golden import Expected, Golden, OpSpec
-from sim.machine import Record, run_steps
 from toolchain.c_tools import (
     Build,
-    Compiler,
     ProgramRun,
+    check_tools,
     find_host_compiler,
     find_rv32_compiler,
     find_rv32_simulator,
@@ -32,100 +33,80 @@ from toolchain.c_tools import (
     run_program,
 )
 from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
+from toolchain.model.program import Kind
+from toolchain.verify_report import ContextReport, RunReport, VerifyReport
+from toolchain.verify_steps import (
+    DumpFile,
+    check_selftest,
+    compare_with_simulator,
+    steps_to_compare,
+)
 
 RUNNERS = ("host", "rv32")
 HOST_CORES = (1, 3, 8)
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 RV32_OPTIMIZE = "-O3"
 PROGRAMS = ("runner", "tracer")
+CONTEXT_FULL = 11  # runtime/include/edgec_types.h
+# A run that takes longer than this hangs: far below what any machine of today computes.
+BASE_SECONDS = 60.0
+WEIGHTS_PER_SECOND = {"host": 20e6, "rv32": 2e6}
+CONTEXT_WORK = 10**10  # weights times positions of a run to the end of the context
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class RunReport:
-    """One run of the traced program, and of the self-test."""
+class VerifyOptions:
+    """How much to try."""
 
-    runner: str
-    cores: int
-    compiler: str
-    simulator: str | None
-    ops_compared: int  # (step, op) pairs
-    ops_equal: int
-    first_divergence: Divergence | None
-    instructions: tuple[int, ...] | None  # per step, without trace; None: not counted
-
-    @property
-    def passed(self) -> bool:
-        """True when every op was equal."""
-        return self.first_divergence is None
-
-    @property
-    def instructions_per_token(self) -> float | None:
-        """Mean over the steps; None where the runner cannot count."""
-        if not self.instructions:
-            return None
-        return sum(self.instructions) / len(self.instructions)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
-        return {
-            "runner": self.runner,
-            "cores": self.cores,
-            "compiler": self.compiler,
-            "simulator": self.simulator,
-            "ops_compared": self.ops_compared,
-            "ops_equal": self.ops_equal,
-            "first_divergence": asdict(self.first_divergence) if self.first_divergence else None,
-            "instructions_per_token": self.instructions_per_token,
-        }
+    cores: tuple[int, ...] = HOST_CORES  # team sizes on the host
+    steps: int | None = None  # None: into the third chunk of the KV cache
+    sanitize: bool = False  # build for the host with address and undefined-behaviour sanitizers
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """All runs of one verification."""
-
-    tokens: int
-    runs: tuple[RunReport, ...]
-
-    @property
-    def passed(self) -> bool:
-        """True when every run was equal."""
-        return all(run.passed for run in self.runs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
-        runs = [run.to_dict() for run in self.runs]
-        return {"passed": self.passed, "tokens": self.tokens, "runs": runs}
+DEFAULTS = VerifyOptions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    """What all runners of one verification share."""
+    """What all runs of one verification share."""
 
     bundle: LoadedBundle
-    ops: tuple[OpSpec, ...]
-    expected: tuple[Expected, ...]
+    steps: int
+    weights: int  # of the model, for the time limits
     scratch: Path
     progress: Progress
 
-    def program(self, out: Path, kind: str) -> str:
-        return str(out / f"{self.bundle.prefix}_{kind}")
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """One team size on one runner: how to start its programs, and its traced run."""
+
+    report: RunReport  # of a comparison that is still to come
+    runner: tuple[str, ...]
+    tracer: tuple[str, ...]
+    dump: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        cores = "1 core" if self.report.cores == 1 else f"{self.report.cores} cores"
+        return f"{self.report.runner} with {cores}"
 
 
 def verify_bundle(
     build_dir: Path,
     runners: Sequence[str] = ("host",),
-    *,
-    cores: Sequence[int] = HOST_CORES,
-    sanitize: bool = False,
+    options: VerifyOptions = DEFAULTS,
     progress: Progress = lambda _: None,
 ) -> VerifyReport:
-    """Verify a bundle on `runners`; `cores` are the team sizes tried on the host.
+    """Verify a bundle on `runners`.
 
     A difference is in the report, not an exception. Raises BundleError for a damaged bundle,
-    MismatchError when golden files or self-test disagree with simulator or C, ToolError when a
-    compiler or simulator is missing or the C does not build, ConfigError for an unknown runner.
+    MismatchError when golden files, self-test or the end of the context disagree with simulator or
+    C, or a program hangs, ToolError when a compiler or simulator is missing or the C does not
+    build, ConfigError for an unknown runner or steps outside 1..context.
     """
     unknown = [runner for runner in runners if runner not in RUNNERS]
     if unknown:
@@ -133,130 +114,185 @@ def verify_bundle(
         raise ConfigError("no such runner", problems)
     progress("reading the bundle")
     bundle = load_bundle(build_dir)
-    progress("simulating the golden tokens")
-    trace = list(run_steps(bundle.program, bundle.plan, bundle.blobs, bundle.golden.tokens))
-    check_golden(bundle, trace)
-    expected = tuple(expected_records(bundle.program, trace))
-    with tempfile.TemporaryDirectory(prefix="edgec-verify-") as scratch:
-        task = _Task(bundle, op_specs(bundle.program), expected, Path(scratch), progress)
-        runs: list[RunReport] = []
-        for runner in dict.fromkeys(runners):
-            if runner == "host":
-                runs += _verify_host(task, cores, sanitize)
-            else:
-                runs.append(_verify_rv32(task))
-    return VerifyReport(len(bundle.golden.tokens), tuple(runs))
+    count = steps_to_compare(bundle, options.steps)
+    check_selftest(bundle)
+    prefix = "edgec-verify-"
+    with _orderly_end(), tempfile.TemporaryDirectory(prefix=prefix) as scratch:
+        check_tools(runners, Path(scratch))
+        task = _Task(bundle, count, _weights(bundle), Path(scratch), progress)
+        return _verify(task, tuple(dict.fromkeys(runners)), options)
 
 
-def check_golden(bundle: LoadedBundle, trace: Sequence[Record]) -> None:
-    """Raise MismatchError unless the golden files say what the simulator computes."""
-    golden = bundle.golden
-    program = bundle.program
-    fresh = build_golden(program, graph_hash(program, bundle.plan), golden.tokens, trace)
-    stored = (bundle.directory / "golden" / "selftest.bin").read_bytes()
-    problems = []
-    if fresh != golden:
-        problems.append(_golden_problem(fresh, golden))
-    if selftest_bytes(fresh) != stored:
-        problems.append(Problem("golden/selftest.bin", "other tokens or logits", "the simulator's"))
-    if problems:
-        raise MismatchError(
-            "the golden files disagree with the simulator",
-            problems,
-            fix="compile the model again with this edgec",
-        )
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that children and scratch files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _golden_problem(fresh: Golden, stored: Golden) -> Problem:
-    for want, got in zip(fresh.records, stored.records, strict=False):
-        if want != got:
-            op = fresh.ops[want.op]
-            where = f"golden.json: step {want.step}, {op.id}, {op.outputs[want.output].tensor}"
-            return Problem(where, f"CRC-32 {got.crc32:08x}", f"{want.crc32:08x}")
-    return Problem("golden.json", "other tokens, ops or records", "the simulator's")
+def _weights(bundle: LoadedBundle) -> int:
+    tensors = bundle.program.tensors.values()
+    return sum(math.prod(tensor.shape) for tensor in tensors if tensor.kind is Kind.WEIGHT)
 
 
-def _verify_host(task: _Task, cores: Sequence[int], sanitize: bool) -> list[RunReport]:
+def _verify(task: _Task, runners: Sequence[str], options: VerifyOptions) -> VerifyReport:
+    runs = _host_runs(task, options) if "host" in runners else []
+    runs += [_rv32_run(task)] if "rv32" in runners else []
+    traced = [_trace(task, run) for run in runs]
+    task.progress(f"simulating {task.steps} steps")
+    ops = op_specs(task.bundle.program)
+    files = [DumpFile(run.dump, ops) for run in runs]
+    try:
+        nexts = compare_with_simulator(task.bundle, task.steps, files)
+        comparisons = [file.finish() for file in files]
+    except BundleError as error:
+        raise MismatchError("a traced program wrote no dump", error.problems) from error
+    reports = []
+    for run, ended, comparison in zip(runs, traced, comparisons, strict=True):
+        reports.append(_finish(task, run, ended, comparison))
+    context = _context_run(task, runs, reports, nexts)
+    reports.sort(key=lambda report: runners.index(report.runner))
+    return VerifyReport(task.steps, tuple(reports), context)
+
+
+def _host_runs(task: _Task, options: VerifyOptions) -> list[_Run]:
     compiler = find_host_compiler()
     out = task.scratch / "host"
     task.progress(f"building for the host with {compiler.name}")
-    flags = SANITIZERS if sanitize else ()
+    flags = SANITIZERS if options.sanitize else ()
     run_make(Build(task.bundle.directory, out, "host", compiler, PROGRAMS, flags))
-    reports = []
-    for count in cores:
-        task.progress(f"running on the host with {count} cores")
-        comparison = _run_tracer(task, [task.program(out, "tracer"), str(count)])
-        _run_selftest([task.program(out, "runner"), str(count)], comparison)
-        reports.append(_report("host", count, compiler, comparison))
-    return reports
+    runner, tracer = (str(out / f"{task.bundle.prefix}_{kind}") for kind in PROGRAMS)
+    return [
+        _Run(
+            RunReport("host", count, compiler.name, None, 0, 0, None, None),
+            (runner, str(count)),
+            (tracer, str(count), str(task.steps)),
+            out / f"{count}.dump",
+        )
+        for count in options.cores
+    ]
 
 
-def _verify_rv32(task: _Task) -> RunReport:
+def _rv32_run(task: _Task) -> _Run:
     compiler = find_rv32_compiler()
     simulator = find_rv32_simulator(task.scratch)
     out = task.scratch / "rv32"
     task.progress(f"building for rv32 with {compiler.name}")
     flags = (f"-D{task.bundle.prefix.upper()}_RV32_LINUX",) if simulator.linux else ()
-    build = Build(task.bundle.directory, out, "rv32", compiler, PROGRAMS, flags, RV32_OPTIMIZE)
+    build = Build(task.bundle.directory, out, "rv32", compiler, ("runner",), flags, RV32_OPTIMIZE)
     run_make(build)
-    task.progress(f"running on rv32 in {simulator.name}")
-    comparison = _run_tracer(task, [*simulator.command, task.program(out, "tracer")])
-    steps = _run_selftest([*simulator.command, task.program(out, "runner")], comparison)
-    counts = tuple(step.instructions for step in steps)
-    return replace(
-        _report("rv32", 1, compiler, comparison),
-        simulator=simulator.name,
-        instructions=counts if all(counts) else None,
+    run_make(replace(build, targets=("tracer",), steps=task.steps))  # it takes no arguments there
+    runner, tracer = (str(out / f"{task.bundle.prefix}_{kind}") for kind in PROGRAMS)
+    return _Run(
+        RunReport("rv32", 1, compiler.name, simulator.name, 0, 0, None, None),
+        (*simulator.command, runner),
+        (*simulator.command, tracer),
+        out / "tracer.dump",
     )
 
 
-def _run_tracer(task: _Task, command: Sequence[str]) -> Comparison:
-    """Run a traced program and compare its dump; it must be complete to count as a comparison."""
-    run = run_program(command)
-    dump = _dump_of(run)
-    comparison = compare_records(dump, task.ops, task.expected)
-    if comparison.first_divergence is None and (run.exit_code != 0 or not comparison.complete):
+def _limit(task: _Task, runner: str, steps: int) -> float:
+    """Seconds after which a run of so many steps counts as hanging."""
+    return BASE_SECONDS + steps * task.weights / WEIGHTS_PER_SECOND[runner]
+
+
+def _trace(task: _Task, run: _Run) -> ProgramRun:
+    """Run the traced program; its dump goes to a file."""
+    task.progress(f"running on {run.name}")
+    limit = _limit(task, run.report.runner, task.steps)
+    what = f"the traced program on {run.name}"
+    return run_program(run.tracer, what=what, seconds=limit, output=run.dump)
+
+
+def _finish(task: _Task, run: _Run, traced: ProgramRun, comparison: Comparison) -> RunReport:
+    """The report of a run; the self-test is news only when the trace was equal and complete."""
+    report = replace(
+        run.report,
+        ops_compared=comparison.ops_compared,
+        ops_equal=comparison.ops_equal,
+        first_divergence=comparison.first_divergence,
+    )
+    if comparison.first_divergence is not None:
+        return report
+    if traced.exit_code != 0 or not comparison.complete:
         problem = Problem(
             "dump",
             f"{comparison.missing} records missing, {comparison.unexpected} unexpected",
-            f"{len(task.expected)} records",
+            f"all records of {task.steps} steps",
         )
-        raise MismatchError(_ending("the traced program", run, dump), [problem])
-    return comparison
+        raise MismatchError(_ending(f"the traced program on {run.name}", traced), [problem])
+    task.progress(f"self-test on {run.name}")
+    steps = _run_untraced(task, run, "the self-test", [0] * len(task.bundle.golden.tokens))
+    counts = tuple(step.instructions for step in steps)
+    return replace(report, instructions=counts if counts and all(counts) else None)
 
 
-def _run_selftest(command: Sequence[str], comparison: Comparison) -> tuple[StepResult, ...]:
-    """Run the self-test and the timed steps. Its failure is news only when the trace was equal."""
-    run = run_program(command)
-    dump = _dump_of(run)
-    if run.exit_code != 0 and comparison.first_divergence is None:
-        raise MismatchError(_ending("the self-test", run, dump))
-    return dump.steps
+def _run_untraced(
+    task: _Task, run: _Run, name: str, wanted: Sequence[int], arguments: Sequence[str] = ()
+) -> tuple[StepResult, ...]:
+    """Run the program without trace, self-test first; its steps must have the `wanted` statuses."""
+    what = f"{name} on {run.name}"
+    limit = _limit(task, run.report.runner, len(wanted) + len(task.bundle.golden.tokens))
+    ended = run_program((*run.runner, *arguments), what=what, seconds=limit)
+    steps = _dump_of(ended, what).steps
+    problems = [
+        Problem(f"step {index}", f"status {step.status}", f"status {status}")
+        for index, (step, status) in enumerate(zip(steps, wanted, strict=False))
+        if step.status != status
+    ]
+    if not problems and len(steps) != len(wanted):
+        problems = [Problem("dump", f"{len(steps)} steps", f"{len(wanted)} steps")]
+    if problems or ended.exit_code != 0:
+        raise MismatchError(_ending(what, ended), problems[:1])
+    return steps
 
 
-def _dump_of(run: ProgramRun) -> Dump:
+def _context_run(
+    task: _Task, runs: Sequence[_Run], reports: Sequence[RunReport], nexts: Sequence[int]
+) -> ContextReport:
+    """Fill the context on the host, in the team of the middle size, and ask for one step more."""
+    context = task.bundle.program.shape.context
+    host = [run for run in runs if run.report.runner == "host"]
+    skipped = ""
+    if not host:
+        skipped = "it runs on the host only"
+    elif not all(report.passed for report in reports):
+        skipped = "the traced steps differ already"
+    elif context * task.weights > CONTEXT_WORK:
+        skipped = f"more than {CONTEXT_WORK:.0e} multiplications"
+    if skipped:
+        return ContextReport(context, None, skipped)
+    run = host[len(host) // 2]
+    name = "the run to the end of the context"
+    task.progress(f"filling the context on {run.name}")
+    wanted = [0] * context + [CONTEXT_FULL]
+    steps = _run_untraced(task, run, name, wanted, (str(context + 1),))
+    for step, (got, want) in enumerate(zip(steps, nexts, strict=False)):
+        if got.next != want:
+            problem = Problem(f"step {step}", f"next token {got.next}", str(want))
+            raise MismatchError(f"{name} on {run.name} differs from the simulator", [problem])
+    return ContextReport(context, run.report.cores)
+
+
+def _dump_of(run: ProgramRun, what: str) -> Dump:
     try:
         return read_dump(run.output)
     except BundleError as error:
         raise MismatchError(
-            f"the program ended with exit code {run.exit_code} and wrote no dump", error.problems
+            f"{what} ended with exit code {run.exit_code} and wrote no dump", error.problems
         ) from error
 
 
-def _ending(what: str, run: ProgramRun, dump: Dump) -> str:
-    status = next((f", status {s.status} in step {s.step}" for s in dump.steps if s.status), "")
+def _ending(what: str, run: ProgramRun) -> str:
     lines = "\n".join(run.errors.strip().splitlines()[:20])
-    return f"{what} failed: exit code {run.exit_code}{status}" + (f"\n{lines}" if lines else "")
-
-
-def _report(runner: str, cores: int, compiler: Compiler, comparison: Comparison) -> RunReport:
-    return RunReport(
-        runner=runner,
-        cores=cores,
-        compiler=compiler.name,
-        simulator=None,
-        ops_compared=comparison.ops_compared,
-        ops_equal=comparison.ops_equal,
-        first_divergence=comparison.first_divergence,
-        instructions=None,
-    )
+    return f"{what} failed: exit code {run.exit_code}" + (f"\n{lines}" if lines else "")

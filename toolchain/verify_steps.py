@@ -6,24 +6,26 @@ expected values is in memory at a time, whatever the length of the context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain, groupby, islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from codegen.bundle import LoadedBundle
-from codegen.golden import build_golden, expected_records, op_specs, selftest_bytes
+from codegen.golden import build_golden, expected_records, selftest_bytes
 from codegen.serialize import graph_hash
 from sim.compare import Comparison, compare_records
 from sim.dump import END_OF_STEP, HEADER, MAGIC, Dump, read_dump
 from sim.golden import Expected, Golden, OpSpec
 from sim.machine import Record, run_steps
 from toolchain.model.errors import ConfigError, MismatchError, Problem
-from toolchain.model.program import OpKind
+from toolchain.model.program import OpKind, Program
 
 # Compared positions where the cache is read in place; the chunks of the targets that have some
 # are of this order, and the same kernels run.
 IN_PLACE_CHUNK = 64
+SELFTEST = "golden/selftest.bin"
+COMPILE_AGAIN = "compile the model again with this edgec"
 SPREAD = 2654435769  # 2^32 / golden ratio: its multiples spread evenly
 
 
@@ -116,12 +118,68 @@ def compare_with_simulator(
     count = max(steps, len(golden.tokens))
     tokens = [token_at(bundle, step) for step in range(count)]
     nexts: list[int] = []
-    trace = _watched(bundle, run_steps(program, bundle.plan, bundle.blobs, tokens), files, nexts)
-    outputs = sum(len(op.outputs) for op in program.ops)
-    steps_seen = chain.from_iterable(islice(trace, steps))
-    rest = chain.from_iterable(trace)
-    records = chain(steps_seen, rest)
-    check_golden(bundle, islice(records, outputs * len(golden.tokens)))
-    for _ in records:
+
+    def watch(records: Iterable[Record]) -> Iterator[Record]:
+        for step, group in groupby(records, key=lambda record: record.step):
+            trace = list(group)
+            if step < steps:
+                expected = tuple(expected_records(program, trace))
+                for file in files:
+                    file.take(expected)
+                nexts.append(_next_of(program, trace))
+            yield from trace
+
+    records = watch(run_steps(program, bundle.plan, bundle.blobs, tokens))
+    per_step = sum(len(op.outputs) for op in program.ops)
+    check_golden(bundle, islice(records, per_step * len(golden.tokens)))
+    for _ in records:  # behind the golden steps there is nothing to do but to watch
         pass
-    return tuple(nexts[:steps])
+    return tuple(nexts)
+
+
+def _next_of(program: Program, trace: Sequence[Record]) -> int:
+    """The token that a step proposes, from its records."""
+    last = next(op.id for op in program.ops if op.kind is OpKind.ARGMAX)
+    return next(int(record.value.reshape(-1)[0]) for record in trace if record.op == last)
+
+
+def check_golden(bundle: LoadedBundle, trace: Iterable[Record]) -> None:
+    """Raise MismatchError unless the golden files say what the simulator computes."""
+    golden = bundle.golden
+    program = bundle.program
+    fresh = build_golden(program, graph_hash(program, bundle.plan), golden.tokens, trace)
+    problems = []
+    if fresh != golden:
+        problems.append(_golden_problem(fresh, golden))
+    if selftest_bytes(fresh) != stored_selftest(bundle):
+        problems.append(Problem(SELFTEST, "other tokens or logits", "the simulator's"))
+    if problems:
+        raise MismatchError(
+            "the golden files disagree with the simulator", problems, fix=COMPILE_AGAIN
+        )
+
+
+def check_selftest(bundle: LoadedBundle) -> None:
+    """Raise MismatchError unless the self-test's data are those of golden.json.
+
+    The programs take their tokens from there, so this comes before any of them runs.
+    """
+    if selftest_bytes(bundle.golden) != stored_selftest(bundle):
+        problem = Problem(SELFTEST, "other tokens or logits", "those of golden.json")
+        raise MismatchError(
+            "the golden files disagree with each other", [problem], fix=COMPILE_AGAIN
+        )
+
+
+def stored_selftest(bundle: LoadedBundle) -> bytes:
+    """The self-test's data as they are linked."""
+    return (bundle.directory / SELFTEST).read_bytes()
+
+
+def _golden_problem(fresh: Golden, stored: Golden) -> Problem:
+    for want, got in zip(fresh.records, stored.records, strict=False):
+        if want != got:
+            op = fresh.ops[want.op]
+            where = f"golden.json: step {want.step}, {op.id}, {op.outputs[want.output].tensor}"
+            return Problem(where, f"CRC-32 {got.crc32:08x}", f"{want.crc32:08x}")
+    return Problem("golden.json", "other tokens, ops or records", "the simulator's")

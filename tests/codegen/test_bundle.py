@@ -1,4 +1,4 @@
-"""Bundles on disk: complete or refused, and replaced in one move or not at all."""
+"""Bundles on disk: complete or refused, and equal for equal input."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from codegen import bundle_write
-from codegen.bundle import MANIFEST, Bundle, LoadedBundle
+from codegen.bundle import MANIFEST, LoadedBundle
 from codegen.bundle_read import load_bundle
-from codegen.bundle_write import check_destination, write_bundle
 from codegen.json_text import pretty
 from tests.bundles import compile_tiny, seal
 from tests.paths import REPOSITORY
-from toolchain.model.errors import BundleError, ConfigError, EnvironmentFailureError
+from toolchain.model.errors import BundleError
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -126,82 +124,6 @@ def test_output_of_the_bundle_s_own_makefile_does_no_harm(copy: Path) -> None:
     (copy / "build" / "host").mkdir(parents=True)
     (copy / "build" / "host" / "libtiny.a").touch()
     load_bundle(copy)
-
-
-def small(name: str = "a.txt") -> Bundle:
-    return Bundle({MANIFEST: manifest_of(name), name: b"a"})
-
-
-def manifest_of(name: str) -> bytes:
-    return json.dumps({"edgec": "0", "files": {name: ""}}).encode()
-
-
-def test_an_earlier_bundle_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "bundle"
-    write_bundle(small("old.txt"), target)
-    write_bundle(small("sub/new.txt"), target)
-    assert tree(target) == {MANIFEST: manifest_of("sub/new.txt"), "sub/new.txt": b"a"}
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
-    write_bundle(small(), tmp_path / "new")
-    (tmp_path / "empty").mkdir()
-    write_bundle(small(), tmp_path / "empty")
-    assert tree(tmp_path / "empty") == tree(tmp_path / "new")
-
-
-def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
-    write_bundle(small("old.txt"), tmp_path / "real")
-    (tmp_path / "link").symlink_to("real")
-    write_bundle(small("new.txt"), tmp_path / "link")
-    assert (tmp_path / "link").is_symlink()
-    assert set(tree(tmp_path / "real")) == {MANIFEST, "new.txt"}
-
-
-def test_other_directories_and_files_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
-    (tmp_path / "extension").mkdir()
-    (tmp_path / "extension" / MANIFEST).write_text('{"name": "a browser extension"}')
-    write_bundle(small(), tmp_path / "extended")
-    (tmp_path / "extended" / "notes.txt").touch()
-    (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    for name, found in {
-        "mine": r"thesis\.tex",
-        "extension": r"manifest\.json",
-        "extended": r"notes\.txt",
-        "file": "not a directory",
-        "dangling": "not a directory",
-    }.items():
-        with pytest.raises(ConfigError, match=found):
-            write_bundle(small(), tmp_path / name)
-        with pytest.raises(ConfigError, match=name):
-            check_destination(tmp_path / name)
-    assert (tmp_path / "mine" / "thesis.tex").exists()
-
-
-@pytest.mark.parametrize("failing", ["write_bytes", "rename"])
-def test_a_failed_write_leaves_the_old_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    write_bundle(small("old.txt"), tmp_path / "bundle")
-    before = tree(tmp_path / "bundle")
-    original = getattr(Path, failing)
-
-    def full_disk(self: Path, argument: Any) -> Any:
-        if "new.txt" in self.name or self.name == "new":
-            raise OSError(28, "No space left on device")
-        return original(self, argument)
-
-    monkeypatch.setattr(bundle_write, "_exchange", lambda *_: False)
-    monkeypatch.setattr(Path, failing, full_disk)
-    with pytest.raises(EnvironmentFailureError, match="No space left"):
-        write_bundle(small("new.txt"), tmp_path / "bundle")
-    monkeypatch.undo()
-    assert tree(tmp_path / "bundle") == before
-    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
 
 
 COMPILE = """

@@ -41,6 +41,7 @@ typedef struct demo_context {
     const uint8_t *weights[2];
     uint8_t *arena[2];
     uint32_t position;
+    uint8_t verdict[DEMO_MAX_CORES]; /* what each core found in a step of the self-test */
 } demo_context;
 
 /* One core of the team that executes a step. */
