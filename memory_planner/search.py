@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import count
+from random import Random
 
 from memory_planner.bounds import Bound, Inference, State, reason_for
 from memory_planner.sections import Problem
@@ -52,33 +53,36 @@ class Strategy:
 def search(problem: Problem, capacity: int, limit: int) -> Outcome:
     """Offsets with all ends at or below `capacity` units, visiting at most `limit` states.
 
-    Each run may visit 4 states per buffer, twice as many after all strategies had their turn:
-    a dive to a solution visits about one per buffer, and a run that fails early rarely recovers.
+    A dive to a solution visits little more than one state per buffer and one that goes wrong early
+    rarely recovers, so runs are short at first: two states per buffer, half more in each round.
     """
     runs = _Search(problem, capacity)
-    options = strategies(problem)
+    length = 2 * len(problem.sizes)
+    verdict = Verdict.UNDECIDED
     for number in count():
-        length = 4 * len(problem.sizes) << number // len(options)
-        verdict = runs.run(options[number % len(options)], min(limit, runs.nodes + length))
-        if verdict is not Verdict.UNDECIDED or runs.nodes >= limit:
-            break
-    offsets = tuple(runs.inference.offsets) if verdict is Verdict.FITS else ()
-    return Outcome(verdict, offsets, runs.nodes)
+        for strategy in strategies(problem, number):
+            if runs.nodes < limit:
+                verdict = runs.run(strategy, min(limit, runs.nodes + length))
+            if verdict is not Verdict.UNDECIDED or runs.nodes >= limit:
+                offsets = tuple(runs.inference.offsets) if verdict is Verdict.FITS else ()
+                return Outcome(verdict, offsets, runs.nodes)
+        length += length // 2
+    raise AssertionError
 
 
-def strategies(problem: Problem) -> list[Strategy]:
-    """All strategies, in the order of their turns: long, full and large buffers first."""
-    totals = problem.weights.sum(axis=0)
-    buffers = range(len(problem.sizes))
-    area = [problem.durations[b] * problem.sizes[b] for b in buffers]
-    fullest = [int(totals[slice(*problem.spans[b])].max()) for b in buffers]
-    orders = [
-        sorted(buffers, key=lambda b: (-problem.durations[b], -area[b])),
-        sorted(buffers, key=lambda b: (-fullest[b], -problem.durations[b])),
-        sorted(buffers, key=lambda b: (-fullest[b], -area[b])),
-    ]
-    ranks = [tuple(sorted(buffers, key=order.__getitem__)) for order in orders]
-    return [Strategy(rank, weighted) for rank in ranks for weighted in (False, True)]
+def strategies(problem: Problem, number: int) -> Iterator[Strategy]:
+    """The strategies of a round: long, large or both first, in valleys of either kind.
+
+    From the second round on, the orders are disturbed, the same way each time.
+    """
+    generator = Random(number)
+    both = [duration * size for duration, size in zip(problem.durations, problem.sizes, strict=True)]
+    for values in (problem.durations, problem.sizes, both):
+        noise = [1 + 0.3 * generator.random() * (number > 0) for _ in values]
+        order = sorted(range(len(values)), key=lambda b: -values[b] * noise[b])
+        rank = sorted(range(len(values)), key=order.__getitem__)
+        yield Strategy(tuple(rank), weighted=False)
+        yield Strategy(tuple(rank), weighted=True)
 
 
 class _LimitReachedError(Exception):
