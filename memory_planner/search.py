@@ -79,7 +79,7 @@ def strategies(problem: Problem, number: int) -> Iterator[Strategy]:
     both = [duration * size for duration, size in zip(problem.durations, problem.sizes, strict=True)]
     for values in (problem.durations, problem.sizes, both):
         noise = [1 + 0.3 * generator.random() * (number > 0) for _ in values]
-        order = sorted(range(len(values)), key=lambda b: -values[b] * noise[b])
+        order = sorted(range(len(values)), key=lambda b: (-values[b] * noise[b], -both[b]))
         rank = sorted(range(len(values)), key=order.__getitem__)
         yield Strategy(tuple(rank), weighted=False)
         yield Strategy(tuple(rank), weighted=True)
@@ -114,6 +114,8 @@ class _Search:
         state = State([Bound(0, 0)] * count, set())
         for item in tuple(items):
             if len(self.problem.neighbours[item]) == count - 1:  # can as well lie below all others
+                if state.bounds[item].offset + self.problem.sizes[item] > self.capacity:
+                    return Verdict.IMPOSSIBLE
                 self.inference.place(items, state, item, 0)
                 items.remove(item)
         try:
