@@ -10,7 +10,7 @@ import pytest
 from memory_planner.planner import plan_memory
 from memory_planner.target import Link, TargetSpec
 from memory_planner.target_file import load_target
-from sim.cycle_model import overlapped_cycles, transfer_cycles
+from memory_planner.tile_time import overlapped_cycles, transfer_cycles
 from sim.latency import LatencyReport, OpLatency, estimate
 from tests.memory_planner.toy import COSTS, TOY_SHAPE, flat_target, toy_program, toy_target
 from toolchain.model.packing import Packing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
-from sim.cycle_model import overlapped_cycles
+from memory_planner.tile_time import overlapped_cycles
 from sim.latency import LatencyReport, estimate
 from sim.timeline import Event, Lane, TileTimes, decode_timeline, tile_times
 from tests.memory_planner.toy import flat_target, toy_program, toy_target
