@@ -104,14 +104,14 @@ def test_tiles_wait_for_transfer_and_slot() -> None:
 
 
 def test_labels_say_what_travels() -> None:
-    """The head: 25 records of 80 bytes, tiles of 8, 8, 8 and 1 record."""
+    """The head: 25 records of 80 bytes, tiles of 7, 7, 7 and 4 records."""
     _, events = timeline(toy_target())
     labels = [e.label for e in events if e.op == "lm_head" and e.lane is Lane.DMA]
     assert labels == [
-        "tile 1 of 4: 8 records, 640 bytes into slot 0",
-        "tile 2 of 4: 8 records, 640 bytes into slot 1",
-        "tile 3 of 4: 8 records, 640 bytes into slot 0",
-        "tile 4 of 4: 1 record, 80 bytes into slot 1",
+        "tile 1 of 4: 7 records, 560 bytes into slot 0",
+        "tile 2 of 4: 7 records, 560 bytes into slot 1",
+        "tile 3 of 4: 7 records, 560 bytes into slot 0",
+        "tile 4 of 4: 4 records, 320 bytes into slot 1",
     ]
 
 
