@@ -31,6 +31,7 @@ class Outcome:
     program: Program
     plan: Plan
     speed: Speed
+    target: TargetSpec
     problems: tuple[Problem, ...]  # empty when it fits
     shortfalls: tuple[Shortfall, ...]
 
@@ -56,7 +57,7 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     if plan is None:
         plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(design, program, plan, speed, problems, lacking)
+    return Outcome(design, program, plan, speed, target, problems, lacking)
 
 
 def fits(design: Design, target: TargetSpec) -> bool:
