@@ -2,14 +2,16 @@
 
 Everything begins in the preferred region of activations (L1), state in the region that it was
 given. While the preferred region is too small, the largest buffer that is live at its fullest
-step and can give way does so: a tile is halved, an activation or scratch moves to the fallback
-region. What the user pinned stays. The order depends on sizes and names alone.
+step and can give way does so: a tile shrinks, an activation or scratch moves to the fallback
+region; tiles of more than their usual size come first. Once all fits, tiles grow again into what
+is left. What the user pinned stays. The order depends on sizes and names alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import inf
 
 from memory_planner.allocate import Allocation, Buffer, allocate, peak_time
 from memory_planner.blobs import Blob
@@ -22,18 +24,18 @@ from memory_planner.footprint import (
     scratch_size,
 )
 from memory_planner.liveness import folded_roles, lifetimes
-from memory_planner.target import TargetSpec
-from memory_planner.tiling import slot_size, tile_slots
-from toolchain.model.program import Kind, OpKind, Program, TensorSpec
+from memory_planner.target import TargetSpec, align_up
+from memory_planner.tiling import RoleTiles, role_tiles
+from toolchain.model.program import Kind, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Arenas:
-    """Buffers and their allocation by region, and how often the tiles of a role were halved."""
+    """Buffers and their allocation by region, and the size of the tiles of each role."""
 
     buffers: Mapping[str, tuple[Buffer, ...]]
     allocations: Mapping[str, Allocation]
-    halvings: Mapping[str, int]
+    tiles: Mapping[str, int]  # bytes of all slots, by role
 
 
 def working_buffers(program: Program) -> tuple[Buffer, ...]:
@@ -53,31 +55,6 @@ def working_buffers(program: Program) -> tuple[Buffer, ...]:
     return tuple(sorted(buffers, key=lambda buffer: buffer.name))
 
 
-def tile_buffers(
-    program: Program,
-    target: TargetSpec,
-    halvings: Mapping[str, int],
-    off_chip: Set[str] = frozenset(),
-) -> tuple[Buffer, ...]:
-    """The slots of each role that moves data, as large as its largest op needs.
-
-    The embedding has one only when it is among the weights `off_chip`.
-    """
-    sizes: dict[str, int] = {}
-    for op in program.ops:
-        steps = halvings.get(op.role, 0)
-        size = slot_size(program, op, target, steps)
-        if op.kind is OpKind.EMBED and op.inputs[0] not in off_chip:
-            size = 0
-        count = tile_slots(op, program, target, steps) if size else 0
-        sizes[op.role] = max(sizes.get(op.role, 0), count * size)
-    return tuple(
-        Buffer(TILE_PREFIX + role, size, time, time + 1)
-        for time, (role, size) in enumerate(sizes.items())
-        if size
-    )
-
-
 def plan_arenas(
     program: Program,
     target: TargetSpec,
@@ -85,38 +62,124 @@ def plan_arenas(
     states: Mapping[str, Sequence[TensorSpec]],
     off_chip: Set[str] = frozenset(),
 ) -> Arenas:
-    """Arenas of all regions. One may exceed its region when nothing is left that can give way."""
-    end = len(folded_roles(program))
-    home = target.region(target.placement["activations"][0])
-    room = home.size - home.reserved - (blobs[home.name].size if home.name in blobs else 0)
-    working = working_buffers(program)
+    """Arenas of all regions. One may exceed its region when nothing is left that can give way.
+
+    The embedding has a tile only when it is among the weights `off_chip`.
+    """
+    search = _Search(program, target, blobs, states, role_tiles(program, target, off_chip))
     moved: set[str] = set()
-    halvings: dict[str, int] = {}
+    tiles = {role: options.within(inf) for role, options in search.options.items()}
     while True:
-        buffers = {
-            name: [Buffer(spec.name, spec.size, 0, end) for spec in specs]
+        buffers = search.buffers(moved, tiles)
+        if search.fits(buffers):
+            tiles = _grown(search, moved, tiles)
+            return allocate_all(target, search.buffers(moved, tiles), tiles)
+        yielding = search.yielding(buffers)
+        if yielding is None:
+            return allocate_all(target, buffers, tiles)
+        buffer, size = yielding
+        if buffer.name.startswith(TILE_PREFIX):
+            tiles[buffer.name.removeprefix(TILE_PREFIX)] = size
+        else:
+            moved.add(buffer.name)
+
+
+class _Search:
+    """What stays the same while buffers give way."""
+
+    def __init__(
+        self,
+        program: Program,
+        target: TargetSpec,
+        blobs: Mapping[str, Blob],
+        states: Mapping[str, Sequence[TensorSpec]],
+        options: Mapping[str, RoleTiles],
+    ) -> None:
+        self.program, self.target, self.options = program, target, options
+        self.homes = target.placement["activations"]
+        self.home = target.region(self.homes[0])
+        blob = blobs[self.home.name].size if self.home.name in blobs else 0
+        self.room = self.home.size - self.home.reserved - blob
+        self.times = {role: time for time, role in enumerate(folded_roles(program))}
+        self.states = {
+            name: [Buffer(spec.name, spec.size, 0, len(self.times)) for spec in specs]
             for name, specs in states.items()
         }
-        for buffer in working:
-            usual = target.placement["activations"][buffer.name in moved]
-            buffers[target.pinned(buffer.name) or usual].append(buffer)
-        if target.tiling:
-            buffers[target.tiling.region] += tile_buffers(program, target, halvings, off_chip)
-        height = allocate(buffers[home.name], home.align).height
-        yielding = None
-        if height > room:
-            yielding = _yielding_buffer(program, target, buffers[home.name], halvings)
-        if yielding is None:
-            return allocate_all(target, buffers, halvings)
-        if yielding.name.startswith(TILE_PREFIX):
-            role = yielding.name.removeprefix(TILE_PREFIX)
-            halvings[role] = halvings.get(role, 0) + 1
-        else:
-            moved.add(yielding.name)
+        self.working = working_buffers(program)
+
+    def buffers(self, moved: Set[str], tiles: Mapping[str, int]) -> dict[str, list[Buffer]]:
+        """The buffers of every region, with the tiles of these sizes."""
+        buffers = {name: list(held) for name, held in self.states.items()}
+        for buffer in self.working:
+            usual = self.homes[buffer.name in moved]
+            buffers[self.target.pinned(buffer.name) or usual].append(buffer)
+        if self.target.tiling:
+            for role, size in tiles.items():
+                tile = Buffer(TILE_PREFIX + role, size, self.times[role], self.times[role] + 1)
+                buffers[self.target.tiling.region].append(tile)
+        return buffers
+
+    def fits(self, buffers: Mapping[str, Sequence[Buffer]]) -> bool:
+        """Whether the preferred region has room for its buffers."""
+        return allocate(buffers[self.home.name], self.home.align).height <= self.room
+
+    def live(self, buffers: Sequence[Buffer], time: int) -> int:
+        """Bytes of the preferred region at a time, each buffer rounded up to the alignment."""
+        return sum(align_up(b.size, self.home.align) for b in buffers if b.first <= time < b.last)
+
+    def yielding(self, buffers: Mapping[str, Sequence[Buffer]]) -> tuple[Buffer, int] | None:
+        """What gives way at the preferred region's peak, with the size that is left of it there.
+
+        The largest buffer that can, but first a tile of more than its usual size. A tile shrinks
+        until all fits, or until another buffer is the one to give way.
+        """
+        wanted = buffers[self.home.name]
+        peak = peak_time(wanted, self.home.align)
+        candidates = [b for b in wanted if b.first <= peak < b.last and self._can_yield(b)]
+        if not candidates:
+            return None
+        candidates.sort(key=lambda b: (self._unusual(b), b.size, b.name))
+        buffer = candidates.pop()
+        if not buffer.name.startswith(TILE_PREFIX):
+            return buffer, 0
+        options = self._tiles_of(buffer)
+        rivals = max((b.size for b in candidates), default=0)
+        least = options.usual if self._unusual(buffer) else rivals
+        left = self.room - self.live(wanted, peak) + align_up(buffer.size, self.home.align)
+        return buffer, options.within(min(max(left, least), buffer.size - 1))
+
+    def _tiles_of(self, buffer: Buffer) -> RoleTiles:
+        return self.options[buffer.name.removeprefix(TILE_PREFIX)]
+
+    def _unusual(self, buffer: Buffer) -> bool:
+        is_tile = buffer.name.startswith(TILE_PREFIX)
+        return is_tile and buffer.size > self._tiles_of(buffer).usual
+
+    def _can_yield(self, buffer: Buffer) -> bool:
+        if buffer.name.startswith(TILE_PREFIX):
+            return self._tiles_of(buffer).within(buffer.size - 1) < buffer.size
+        spec = self.program.tensors.get(buffer.name)
+        fixed = buffer.name == PARTIALS or (spec is not None and spec.kind is Kind.STATE)
+        return len(self.homes) > 1 and not fixed and self.target.pinned(buffer.name) is None
+
+
+def _grown(search: _Search, moved: Set[str], tiles: Mapping[str, int]) -> dict[str, int]:
+    """Each tile as large as the others leave room for: what moved away later made some."""
+    grown = dict(tiles)
+    for role, size in tiles.items():
+        time = search.times[role]
+        others = search.buffers(moved, {**grown, role: 0})[search.home.name]
+        left = search.room - search.live(others, time)
+        for larger in search.options[role].larger(size):
+            attempt = {**grown, role: larger}
+            if larger <= left and search.fits(search.buffers(moved, attempt)):
+                grown = attempt
+                break
+    return grown
 
 
 def allocate_all(
-    target: TargetSpec, buffers: Mapping[str, Sequence[Buffer]], halvings: Mapping[str, int]
+    target: TargetSpec, buffers: Mapping[str, Sequence[Buffer]], tiles: Mapping[str, int]
 ) -> Arenas:
     """Offsets for the buffers of every region."""
     return Arenas(
@@ -124,30 +187,5 @@ def allocate_all(
         allocations={
             name: allocate(wanted, target.region(name).align) for name, wanted in buffers.items()
         },
-        halvings=dict(halvings),
+        tiles=dict(tiles),
     )
-
-
-def _yielding_buffer(
-    program: Program,
-    target: TargetSpec,
-    buffers: Sequence[Buffer],
-    halvings: Mapping[str, int],
-) -> Buffer | None:
-    """The largest buffer at the preferred region's peak that can give way; None without one."""
-    homes = target.placement["activations"]
-    peak = peak_time(buffers, target.region(homes[0]).align)
-    once_more = {role: halvings.get(role, 0) + 1 for role in folded_roles(program)}
-    halved = {tile.name: tile.size for tile in tile_buffers(program, target, once_more)}
-
-    def can_yield(buffer: Buffer) -> bool:
-        if buffer.name in halved:
-            return halved[buffer.name] < buffer.size
-        if buffer.name.startswith(TILE_PREFIX):
-            return False
-        spec = program.tensors.get(buffer.name)
-        fixed = buffer.name == PARTIALS or (spec is not None and spec.kind is Kind.STATE)
-        return len(homes) > 1 and not fixed and target.pinned(buffer.name) is None
-
-    candidates = [b for b in buffers if b.first <= peak < b.last and can_yield(b)]
-    return max(candidates, key=lambda buffer: (buffer.size, buffer.name), default=None)

@@ -9,7 +9,7 @@ raises DoesNotFitError with the facts and with remedies that were planned to pro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
@@ -38,67 +38,57 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     check_pins(program, target)
     _check_transfers(program, target)
     draft = draft_plan(program, target)
-    lacking = shortfalls(draft.plan, program, target)
+    lacking = shortfalls(draft, program, target)
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
-    linears = plan_linears(program, target, draft.halvings, draft.plan)
-    plan = replace(draft.plan, linears=linears)
+    plan = replace(draft, linears=plan_linears(program, target, draft))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A plan without transfers in which a region may exceed its capacity."""
-
-    plan: Plan
-    halvings: Mapping[str, int]  # of the tiles, by role
-
-
 def fits(program: Program, target: TargetSpec) -> bool:
     """Whether no region would be too small."""
-    return all(region.free >= 0 for region in draft_plan(program, target).plan.regions)
+    return all(region.free >= 0 for region in draft_plan(program, target).regions)
 
 
-def draft_plan(program: Program, target: TargetSpec) -> Draft:
-    """What the program needs on the target, whether or not there is so much."""
+def draft_plan(program: Program, target: TargetSpec) -> Plan:
+    """What the program needs on the target, whether or not there is so much.
+
+    A plan without transfers, in which a region may exceed its capacity.
+    """
     blobs = place_blobs(program, target)
     arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
     draft = _draft(program, target, blobs, arenas)
     if target.off_chip is None:
         return draft
-    beyond = draft.plan.region(target.off_chip.region).blob_size
-    if not beyond and all(region.free >= 0 for region in draft.plan.regions):
+    beyond = draft.region(target.off_chip.region).blob_size
+    if not beyond and all(region.free >= 0 for region in draft.regions):
         return draft
     outside = place_outside(program, target)
     draft = _draft(program, target, outside.blobs, outside.arenas)
-    plan = replace(draft.plan, streams=streams_of(program, target, outside))
-    return Draft(plan, draft.halvings)
+    return replace(draft, streams=streams_of(program, target, outside))
 
 
-def _draft(
-    program: Program, target: TargetSpec, blobs: Mapping[str, Blob], arenas: Arenas
-) -> Draft:
+def _draft(program: Program, target: TargetSpec, blobs: Mapping[str, Blob], arenas: Arenas) -> Plan:
     roles = folded_roles(program)
     regions = tuple(
         _region_plan(target, name, blob, arenas.allocations[name]) for name, blob in blobs.items()
     )
     placements = _placements(program, blobs, arenas, regions, len(roles))
-    plan = Plan(
+    return Plan(
         target=target.name,
         cores=target.cores,
         roles=roles,
         placements=placements,
         linears={},
-        attention=plan_attention(program, target, arenas.halvings),
+        attention=plan_attention(program, target, arenas.tiles),
         regions=regions,
         rows=report_rows(program, target, regions, placements, blobs),
         blob_headers={name: blob.header for name, blob in blobs.items() if blob.offsets},
     )
-    return Draft(plan, arenas.halvings)
 
 
 def _region_plan(target: TargetSpec, name: str, blob: Blob, arena: Allocation) -> RegionPlan:

@@ -80,7 +80,7 @@ class Tiling:
     """Weights and KV cache come to the cores through double-buffered tiles in `region`."""
 
     region: str
-    slot_cap: int  # bytes of one slot beyond which larger transfers gain nothing
+    slot_cap: int  # bytes of a slot of cache rows; larger tiles of weights give way first
     positions_cap: int  # cache rows of one slot, likewise
 
 

@@ -1,19 +1,20 @@
 """How many weight records and cache rows travel at a time, and the transfers that follow.
 
-A slot holds whole records. It is filled up to the target's cap, in multiples of the core count so
-that no core idles, and with at least one record per core even beyond the cap; a matrix of more
-than one record per core is cut into two tiles or more, so that work overlaps with transfers.
-When memory is short the planner halves the tiles of a role (`halvings`) down to one record, and
-then gives up the second slot: transfer and work take turns.
+A slot holds whole records. A linear gets the number of records and of slots with which it is
+fastest by the cost model (tile_sizes.py), among those for which its role's buffer has room. Cache
+rows fill a slot up to the target's caps, or as far as the buffer goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from memory_planner.footprint import TILE_PREFIX, attention_slot_size
 from memory_planner.plan import AttentionPlan, LinearPlan, Plan, Transfer
-from memory_planner.target import CORES, TargetSpec, align_up
+from memory_planner.target import CORES, Link, TargetSpec, align_up
+from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
+from memory_planner.tile_time import linear_tiles
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program, ProgramShape
 
@@ -24,66 +25,102 @@ def max_transfer(target: TargetSpec) -> int:
     return min(link.max_transfer for link in target.links if link.destination == destination)
 
 
-def records_per_tile(layout: WeightLayout, target: TargetSpec, halvings: int) -> int:
-    """Records of one slot, at least 1, after halving the preferred number `halvings` times."""
-    return max(1, _preferred_records(layout, target) >> halvings)
+@dataclass(frozen=True, slots=True)
+class RoleTiles:
+    """The sizes that the tile buffer of a role can have: ascending, one tuple per kind of op."""
+
+    sizes: tuple[tuple[int, ...], ...]
+    usual: int  # bytes beyond which a buffer gives way before anything else does
+
+    def within(self, budget: float) -> int:
+        """Bytes of the largest buffer of at most `budget` bytes; of the smallest if none is."""
+        return max(
+            max((size for size in sizes if size <= budget), default=sizes[0])
+            for sizes in self.sizes
+        )
+
+    def larger(self, size: int) -> Iterator[int]:
+        """Buffers of more than `size` bytes, largest first."""
+        found = self.within(float("inf"))
+        while found > size:
+            yield found
+            smaller = self.within(found - 1)
+            if smaller == found:
+                return
+            found = smaller
 
 
-def tile_slots(op: Op, program: Program, target: TargetSpec, halvings: int) -> int:
-    """Slots of the op's tiles: 2, but 1 when even one record in each is too much.
+def role_tiles(
+    program: Program, target: TargetSpec, off_chip: Set[str] = frozenset()
+) -> dict[str, RoleTiles]:
+    """What moves through tiles, by role in order of first use; `off_chip` weights come from there.
 
-    The record of an embedding has one slot: nothing overlaps with its transfer.
+    Other weights are assumed on the link of their preferred region: their place is not known yet.
     """
-    if op.kind is OpKind.EMBED:
-        return 1
-    if op.kind is not OpKind.LINEAR:
-        return 2
-    return 2 if _preferred_records(program.layout_of(op), target) >> halvings else 1
-
-
-def _preferred_records(layout: WeightLayout, target: TargetSpec) -> int:
-    assert target.tiling is not None
-    cores = target.cores
-    capped = target.tiling.slot_cap // layout.record_size // cores * cores
-    two_tiles = align_up(align_up(layout.records, 2) // 2, cores)
-    limit = max_transfer(target) // layout.record_size
-    return min(max(capped, cores), two_tiles, layout.records, limit)
-
-
-def positions_per_chunk(shape: ProgramShape, target: TargetSpec, halvings: int) -> int:
-    """Cache rows of one slot, at least 1; a multiple of 4 unless fewer or all, for alignment."""
     if target.tiling is None:
-        return shape.context
-    row = shape.kv_heads * shape.head_dim
-    capped = target.tiling.slot_cap // (row + 8 * shape.kv_heads)
-    preferred = min(target.tiling.positions_cap, capped, max_transfer(target) // row)
-    if preferred >= shape.context and not halvings:
-        return shape.context
-    chunk = min(preferred, shape.context) >> halvings
-    return max(1, chunk // 4 * 4 if chunk >= 4 else chunk)
+        return {}
+    kinds: dict[str, dict[tuple[WeightLayout | None, bool], Op]] = {}
+    for op in program.ops:
+        if op.kind is OpKind.ATTENTION:
+            kinds.setdefault(op.role, {})[None, False] = op
+        elif op.kind is OpKind.LINEAR or (op.kind is OpKind.EMBED and op.inputs[0] in off_chip):
+            outside = program.weight_of(op).name in off_chip
+            kinds.setdefault(op.role, {})[program.layout_of(op), outside] = op
+    return {
+        role: RoleTiles(
+            tuple({_buffer_sizes(program, target, op, key[1]): None for key, op in ops.items()}),
+            _usual_size(target, [layout for layout, _ in ops]),
+        )
+        for role, ops in kinds.items()
+    }
 
 
-def slot_size(program: Program, op: Op, target: TargetSpec, halvings: int) -> int:
-    """Bytes of one slot of the op's tile buffer; 0 when it reads in place or moves nothing.
-
-    Of an embedding, which reads in place unless it is off chip, one record.
-    """
-    if target.tiling is None or op.kind not in (OpKind.LINEAR, OpKind.ATTENTION, OpKind.EMBED):
-        return 0
+def _buffer_sizes(program: Program, target: TargetSpec, op: Op, outside: bool) -> tuple[int, ...]:
+    assert target.tiling is not None
     align = target.region(target.tiling.region).align
     if op.kind is OpKind.ATTENTION:
-        positions = positions_per_chunk(program.shape, target, halvings)
-        return attention_slot_size(program.shape, positions, align)
+        counts = chunk_sizes(program.shape, target)
+        return tuple(2 * attention_slot_size(program.shape, count, align) for count in counts)
     layout = program.layout_of(op)
-    if op.kind is OpKind.EMBED:
-        return align_up(layout.record_size, align)
-    return align_up(records_per_tile(layout, target, halvings) * layout.record_size, align)
+    if op.kind is OpKind.EMBED:  # one slot: nothing overlaps with its transfer
+        return (align_up(layout.record_size, align),)
+    region = target.placement["weights"][0]
+    if outside and target.off_chip:
+        region = target.off_chip.region
+    frontier = linear_sizes(layout, target.link(region), target)
+    return tuple(size.buffer_size for size in frontier)
 
 
-def plan_linears(
-    program: Program, target: TargetSpec, halvings: Mapping[str, int], plan: Plan
-) -> dict[str, LinearPlan]:
-    """A plan per LINEAR op. `halvings` is by role; `plan` says where the weights are read from."""
+def _usual_size(target: TargetSpec, layouts: Sequence[WeightLayout | None]) -> int:
+    assert target.tiling is not None
+    per_core = [target.cores * layout.record_size for layout in layouts if layout]
+    return 2 * max(target.tiling.slot_cap, *per_core, 0)
+
+
+def linear_sizes(layout: WeightLayout, link: Link, target: TargetSpec) -> tuple[TileSize, ...]:
+    """The sizes of a matrix that are worth their bytes, smallest buffer first."""
+    assert target.tiling is not None
+    align = target.region(target.tiling.region).align
+    return tile_sizes(linear_tiles(layout, link, target), align, max_transfer(target))
+
+
+def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
+    """Cache rows that a slot may hold, fewest first, up to what the target's caps allow.
+
+    Multiples of 4 unless fewer or all, for alignment; at least 1.
+    """
+    assert target.tiling is not None
+    row = shape.kv_heads * shape.head_dim
+    capped = target.tiling.slot_cap // (row + 8 * shape.kv_heads)
+    most = min(target.tiling.positions_cap, capped, max_transfer(target) // row, shape.context)
+    counts = [count for count in range(1, most + 1) if count < 4 or count % 4 == 0]
+    if most == shape.context and counts[-1] != most:
+        counts.append(most)
+    return counts or [1]
+
+
+def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, LinearPlan]:
+    """A plan per LINEAR op; `plan` says where weights are read from and how large tiles may be."""
     plans = {}
     for op in program.ops:
         if op.kind is not OpKind.LINEAR:
@@ -92,27 +129,34 @@ def plan_linears(
         if target.tiling is None:
             plans[op.id] = LinearPlan(op.id, weight, layout.records, None, 0, ())
             continue
-        steps = halvings.get(op.role, 0)
-        count = records_per_tile(layout, target, steps)
-        slots = tile_slots(op, program, target, steps)
-        slot = slot_size(program, op, target, steps)
-        transfers = _transfers(layout, count, slots, plan.source(weight, op.layer).offset)
-        buffer = TILE_PREFIX + op.role
-        plans[op.id] = LinearPlan(op.id, weight, count, buffer, slot, transfers, slots)
+        buffer, source = TILE_PREFIX + op.role, plan.source(weight, op.layer)
+        frontier = linear_sizes(layout, target.link(source.region), target)
+        best = best_within(frontier, plan.placements[buffer].size)
+        plans[op.id] = LinearPlan(
+            op=op.id,
+            weight=weight,
+            records_per_tile=best.records,
+            tile_buffer=buffer,
+            slot_size=best.slot_size,
+            transfers=_transfers(layout, best.records, best.slots, source.offset),
+            slots=best.slots,
+        )
     return plans
 
 
-def plan_attention(
-    program: Program, target: TargetSpec, halvings: Mapping[str, int]
-) -> AttentionPlan:
-    """How attention reads the cache; the same for every block."""
-    ops: Sequence[Op] = [op for op in program.ops if op.kind is OpKind.ATTENTION]
-    if target.tiling is None or not ops:
+def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int]) -> AttentionPlan:
+    """How attention reads the cache, the same for every block; `tiles` are bytes by role."""
+    role = next((op.role for op in program.ops if op.kind is OpKind.ATTENTION), None)
+    if target.tiling is None or role is None:
         return AttentionPlan(program.shape.context, None, 0)
-    steps = halvings.get(ops[0].role, 0)
-    positions = positions_per_chunk(program.shape, target, steps)
-    slot = slot_size(program, ops[0], target, steps)
-    return AttentionPlan(positions, TILE_PREFIX + ops[0].role, slot)
+    align = target.region(target.tiling.region).align
+    fitting = [
+        (count, size)
+        for count in chunk_sizes(program.shape, target)
+        if 2 * (size := attention_slot_size(program.shape, count, align)) <= tiles[role]
+    ]
+    count, size = fitting[-1]
+    return AttentionPlan(count, TILE_PREFIX + role, size)
 
 
 def _transfers(layout: WeightLayout, count: int, slots: int, source: int) -> tuple[Transfer, ...]:

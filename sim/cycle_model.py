@@ -14,8 +14,13 @@ from math import prod
 
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
-from memory_planner.target import Link, TargetSpec
-from toolchain.model.packing import WeightLayout
+from memory_planner.target import TargetSpec
+from memory_planner.tile_time import (
+    linear_tiles,
+    overlapped_cycles,
+    record_cycles,
+    transfer_cycles,
+)
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 # Accesses per unit of work, counted in the kernels' source and rounded up.
@@ -49,21 +54,6 @@ class Context:
     plan: Plan
     target: TargetSpec
     position: int  # of the token: attention reads position + 1 rows
-
-
-def transfer_cycles(link: Link, size: int) -> float:
-    """Cycles of one DMA transfer of `size` bytes, programming and waiting included."""
-    return max(link.min_cycles, link.setup_cycles + size / link.bytes_per_cycle)
-
-
-def overlapped_cycles(dma: Sequence[float], compute: Sequence[float]) -> float:
-    """Cycles of a double-buffered pipeline: tile i+1 travels while tile i is computed.
-
-    The first transfer is exposed, then each tile costs the longer of its work and the next
-    transfer, the last tile its work.
-    """
-    waits = [*dma[1:], 0.0]
-    return dma[0] + sum(max(pair) for pair in zip(compute, waits, strict=True))
 
 
 def _pipelined(
@@ -144,27 +134,17 @@ def _linear(context: Context, op: Op) -> OpCycles:
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
     moved = ((link.name, layout.size),)
-    record, barrier = _record_cycles(target, layout), target.costs.barrier
-    rest = _stalls(context, op) + barrier
+    rest = _stalls(context, op) + target.costs.barrier
     if not how.transfers:
         words = layout.size / 4 / target.cores
         rest += words * _extra_load(context, region)
-        compute = record * _share(context, layout.records) + rest
+        compute = record_cycles(target, layout) * _share(context, layout.records) + rest
         return OpCycles(compute, 0.0, compute, moved)
-    dma = [transfer_cycles(link, tile.size) for tile in how.transfers]
-    work = [barrier + record * _share(context, tile.records) for tile in how.transfers]
-    if how.slots == 1:
-        turns = sum(dma) + sum(work) + barrier * (len(work) - 1)
-        return OpCycles(sum(work) + rest, sum(dma), turns + rest, moved, tuple(dma), tuple(work))
-    return _pipelined(dma, work, rest, moved)
-
-
-def _record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
-    """Cycles of one core for one record: all its rows, padding rows included."""
-    lanes, costs = layout.packing.rows, target.costs
-    macs = lanes * layout.columns * costs.mac[layout.packing.value]
-    groups = lanes * layout.groups * costs.linear_group if layout.groups > 1 else 0.0
-    return macs + groups + lanes * costs.linear_row
+    tiles = linear_tiles(layout, link, target)
+    runs = [tiles.run(1, tile.records) for tile in how.transfers]
+    dma, work = [run.transfer for run in runs], [run.work for run in runs]
+    total = tiles.cycles(how.records_per_tile, how.slots) + rest
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
 
 
 def _attention(context: Context, op: Op) -> OpCycles:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from memory_planner.plan import Plan
 from memory_planner.target import Link, TargetSpec
-from sim.cycle_model import OpCycles, transfer_cycles
+from memory_planner.tile_time import transfer_cycles
+from sim.cycle_model import OpCycles
 from toolchain.model.program import Op
 
 

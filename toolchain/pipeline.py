@@ -97,7 +97,7 @@ def compile_model(
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
-    reports = build_reports(quant, program, plan, latency)
+    reports = build_reports(quant, program, plan, target, latency)
     parts = BundleParts(
         program=program,
         plan=plan,

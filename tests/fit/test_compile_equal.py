@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory_planner.limits import without_off_chip
+from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
 from sim.latency import estimate
@@ -23,6 +23,7 @@ from toolchain.fit.report import fit_report
 from toolchain.fit.speed import speed_of
 from toolchain.model.checkpoint import load_model
 from toolchain.model.config import read_config
+from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.program import ActMode
@@ -80,9 +81,58 @@ def test_fit_is_the_report_of_a_compile(
         program = lower_model(quantize_model(load_model(directory), quant), lower)
     plan = plan_memory(program, target)
     latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = Outcome(design, program, plan, speed_of(latency), (), ())
+    compiled = Outcome(design, program, plan, speed_of(latency), target, (), ())
     assert fitted == fit_report(compiled)
     assert fitted["fits"]
+
+
+@settings(max_examples=15)
+@given(
+    shape=shapes(),
+    quant=quants(),
+    inside=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    l1=st.integers(40, 400),
+)
+def test_fit_is_the_report_of_a_compile_that_streams(
+    shape: dict[str, Any], quant: QuantConfig, inside: tuple[int, int], l1: int
+) -> None:
+    """The whole report, byte for byte, with hardly any room for weights on the chip."""
+    sizes = {"mram": 64 * inside[0], "tile_sram": 64 * inside[1], "l1": 64 * l1}
+    target = limited_target(load_target("siracusa"), MemoryLimits(sizes))
+    with tempfile.TemporaryDirectory() as folder:
+        directory = write_model(Path(folder) / "model", **shape)
+        design = Design(read_config(directory), quant, shape["context"])
+        fitted = fit_report(plan_design(design, target))
+        lower = LowerConfig(shape["context"])
+        program = lower_model(quantize_model(load_model(directory), quant), lower)
+    try:
+        plan = plan_memory(program, target)
+    except DoesNotFitError:
+        assert not fitted["fits"]
+        return
+    latency = estimate(program, plan, target, shape["context"] // 2)
+    compiled = fit_report(Outcome(design, program, plan, speed_of(latency), target, (), ()))
+    assert json.dumps(fitted) == json.dumps(compiled)
+    assert fitted["off_chip"]["missing"] == 0
+    beyond = [entry for entry in fitted["placements"] if entry["region"] == "hyperram"]
+    assert fitted["off_chip"]["bytes"] >= sum(entry["bytes_per_token"] for entry in beyond)
+    assert (plan.streams is not None) == any("per block" in entry["reason"] for entry in beyond)
+
+
+def test_reasons_of_a_model_that_streams() -> None:
+    """The bundled model, most of its weights off chip."""
+    from toolchain.fit.shapes import load_shape
+
+    sizes = {"mram": 200 * 1024, "tile_sram": 220 * 1024}
+    target = limited_target(load_target("siracusa"), MemoryLimits(sizes))
+    report = fit_report(
+        plan_design(Design(load_shape("bundled").config, QuantConfig(), 256), target)
+    )
+    reasons = {entry["what"]: entry["reason"] for entry in report["placements"]}
+    assert report["fits"]
+    assert reasons["mlp.gate_proj"] == "no room on chip: streamed per block"
+    packed = sum(entry["bytes"] for entry in report["placements"])
+    assert packed == report["bytes"]["packed"]
 
 
 @pytest.mark.parametrize("target_name", ["siracusa", "rv32"])

@@ -145,7 +145,7 @@ def test_a_larger_budget_never_sends_more_outside(data: st.DataObject) -> None:
     sizes = []
     for budget in (small, large):
         target = limited_target(toy_target(far=1 << 18), MemoryLimits(budget))
-        plan = draft_plan(program, target).plan
+        plan = draft_plan(program, target)
         lacking = any(region.free < 0 for region in plan.regions)
         sizes.append(1 << 20 if lacking else off_chip_bytes(program, plan))
         if not lacking:

@@ -3,79 +3,196 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from memory_planner.allocate import Buffer, allocate
+from memory_planner.limits import MemoryLimits, limited_target
+from memory_planner.plan import Plan
 from memory_planner.planner import plan_memory
-from memory_planner.tiling import positions_per_chunk, records_per_tile
+from memory_planner.target import Link, TargetSpec, align_up
+from memory_planner.target_file import load_target
+from memory_planner.tile_sizes import best_within, tile_sizes
+from memory_planner.tile_time import LinearTiles, Run, overlapped_cycles, sequence_cycles
+from memory_planner.tiling import chunk_sizes, max_transfer
+from sim.cycle_model import Context, op_cycles
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
-from toolchain.model.packing import Packing, WeightLayout
+from toolchain.fit.design import Design, build_program
+from toolchain.fit.shapes import load_shape
+from toolchain.model.packing import Packing
+from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.quant_settings import QuantConfig
+
+LINK = Link("link", ("far",), "near", 8.0, 20.0, 85.0, 4096)
 
 
-def layout(records: int, columns: int) -> WeightLayout:
-    """Per-channel nibbles: a record has 8 rows and 32 + 4 * columns bytes."""
-    return WeightLayout(Packing.NIBBLE, 8 * records, columns, columns)
+def tiles(records: int, record_size: int = 288, per_record: float = 100.0) -> LinearTiles:
+    return LinearTiles(records, record_size, per_record, LINK, cores=8, barrier=10.0)
 
 
-# 8 cores, slots of at most 4096 bytes, transfers of at most 16384
-TABLE = [
-    # records, columns, halvings -> records per tile
-    (4, 64, 0, 4),  # 288 bytes each: all at once
-    (8, 64, 0, 8),  # one record per core: cutting would idle half of them
-    (9, 64, 0, 8),  # more: two tiles, so that the second travels while the first is computed
-    (14, 64, 0, 8),
-    (100, 64, 0, 8),  # 14 would fit, whole rounds of 8 cores
-    (100, 24, 0, 32),  # 128 bytes each: exactly the cap
-    (40, 24, 0, 24),  # half of them, rounded up to the cores
-    (100, 256, 0, 8),  # 1056 bytes each: one per core goes beyond the cap
-    (100, 1016, 0, 4),  # 4096 bytes each: four per transfer at most
-    (100, 24, 2, 8),
-    (100, 24, 5, 1),
-    (100, 24, 9, 1),
-    (1, 4080, 0, 1),
+def test_time_of_a_sequence() -> None:
+    runs = [Run(3, 100, 30), Run(1, 50, 20)]
+    # 100, then three times the longer of 30 and the next transfer, then 20
+    assert sequence_cycles(runs, 2, 10) == 100 + 100 + 100 + 50 + 20
+    assert sequence_cycles(runs, 1, 10) == 3 * 130 + 70 + 3 * 10
+    assert sequence_cycles([Run(1, 100, 30)], 1, 10) == sequence_cycles([Run(1, 100, 30)], 2, 10)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 400))
+def test_runs_are_tiles_one_by_one(records: int, per_tile: int, per_record: float) -> None:
+    shape = tiles(records, per_record=per_record)
+    each = [shape.run(1, min(per_tile, records - i)) for i in range(0, records, per_tile)]
+    transfers, work = [run.transfer for run in each], [run.work for run in each]
+    assert shape.cycles(per_tile, 2) == pytest.approx(overlapped_cycles(transfers, work))
+    turns = sum(transfers) + sum(work) + 10.0 * (len(each) - 1)
+    assert shape.cycles(per_tile, 1) == pytest.approx(turns)
+
+
+@given(
+    records=st.integers(1, 80),
+    record_size=st.integers(4, 300).map(lambda n: 4 * n),
+    per_record=st.floats(0, 3000),
+    budget=st.integers(0, 20_000),
+)
+def test_the_best_size_is_the_best(
+    records: int, record_size: int, per_record: float, budget: int
+) -> None:
+    """Against every number of records and of slots that the buffer and a transfer can hold."""
+    shape = tiles(records, record_size, per_record)
+    best = best_within(tile_sizes(shape, 8, 4096), budget)
+    allowed = [
+        (shape.cycles(count, slots), slots * align_up(count * record_size, 8))
+        for count, slots in product(range(1, records + 1), (1, 2))
+        if count * record_size <= max(4096, record_size)
+        and slots * align_up(count * record_size, 8) <= budget
+    ]
+    least = allowed or [(shape.cycles(1, 1), align_up(record_size, 8))]
+    assert (best.cycles, best.buffer_size) == min(least)
+    assert best.cycles == shape.cycles(best.records, best.slots)
+
+
+def test_a_tile_that_gains_nothing_is_smaller() -> None:
+    # one record per core, work far longer than a transfer: cutting costs barriers and rounds
+    assert best_within(tile_sizes(tiles(8), 8, 4096), 1e9).slots == 1
+    # nothing to overlap with: one slot
+    assert best_within(tile_sizes(tiles(1), 8, 4096), 1e9).buffer_size == 288
+
+
+def siracusa(l1: int) -> TargetSpec:
+    return limited_target(load_target("siracusa"), MemoryLimits({"l1": 1024 * l1}, ()))
+
+
+def small(name: str, context: int) -> Program:
+    return build_program(Design(load_shape(name).config, QuantConfig(), context))
+
+
+PLANS = [
+    *[(toy_program(), toy_target(l1=size)) for size in (2800, 3100, 3600, 16384)],
+    (toy_program(packings={"l01.attn.q_proj": Packing.BYTE}), toy_target(l1=3300)),
+    (toy_program(packing=Packing.BYTE, group_size=4), toy_target(cores=3, l1=4000)),
+    *[
+        (small(name, 64), siracusa(l1))
+        for name, l1 in product(("stories260k", "bundled"), (8, 20, 200))
+    ],
 ]
 
 
-@pytest.mark.parametrize(("records", "columns", "halvings", "expected"), TABLE)
-def test_records_per_tile(records: int, columns: int, halvings: int, expected: int) -> None:
-    target = toy_target(slot_cap=4096, max_transfer=16384)
-    assert records_per_tile(layout(records, columns), target, halvings) == expected
+def _allowed(plan: Plan, program: Program, target: TargetSpec, op: Op) -> set[tuple[int, int]]:
+    """Records and slots for which the region of tiles has room, all other buffers as planned."""
+    assert target.tiling is not None
+    region = target.region(target.tiling.region)
+    room = region.size - region.reserved - plan.region(region.name).blob_size
+    others = [
+        Buffer(place.name, place.size, place.first, place.last)
+        for place in plan.placements.values()
+        if place.region == region.name and place.name != f"tile.{op.role}"
+    ]
+    own, layout = plan.placements[f"tile.{op.role}"], program.layout_of(op)
+    found = set()
+    for records in range(1, min(layout.records, max_transfer(target) // layout.record_size) + 1):
+        slot = align_up(records * layout.record_size, region.align)
+        for slots in (1, 2):
+            tile = Buffer(own.name, max(slots * slot, 0), own.first, own.last)
+            if allocate([*others, tile], region.align).height <= room:
+                found.add((records, slots))
+    return found
+
+
+@pytest.mark.parametrize(("program", "target"), PLANS)
+def test_no_other_tile_that_has_room_is_faster(program: Program, target: TargetSpec) -> None:
+    """By the estimate of the simulator, on whole plans, at any budget."""
+    plan = plan_memory(program, target)
+    context = Context(program, plan, target, 0)
+    seen = set()
+    for op in program.ops:
+        if op.kind is not OpKind.LINEAR or (op.role, program.layout_of(op)) in seen:
+            continue
+        seen.add((op.role, program.layout_of(op)))
+        how = plan.linears[op.id]
+        allowed = _allowed(plan, program, target, op)
+        assert (how.records_per_tile, how.slots) in allowed
+        least = op_cycles(context, op).total
+        for records, slots in allowed:
+            layout = program.layout_of(op)
+            transfers = tuple(
+                replace(
+                    how.transfers[0],
+                    records=min(records, layout.records - first),
+                    size=min(records, layout.records - first) * layout.record_size,
+                )
+                for first in range(0, layout.records, records)
+            )
+            other = replace(how, records_per_tile=records, slots=slots, transfers=transfers)
+            changed = replace(plan, linears={**plan.linears, op.id: other})
+            assert op_cycles(Context(program, changed, target, 0), op).total >= least
+
+
+def test_more_room_is_never_slower() -> None:
+    program = small("stories260k", 64)
+    times = []
+    for size in (7, 8, 10, 14, 20, 64):
+        narrow = siracusa(size)
+        context = Context(program, plan_memory(program, narrow), narrow, 0)
+        linears = [op for op in program.ops if op.kind is OpKind.LINEAR]
+        times.append(sum(op_cycles(context, op).total for op in linears))
+    assert times == sorted(times, reverse=True)
+    assert times[0] > times[-1]
 
 
 @pytest.mark.parametrize(
-    ("context", "cap", "halvings", "expected"),
+    ("context", "cap", "expected"),
     [
-        (32, 16, 0, 16),
-        (32, 64, 0, 20),  # 24 bytes per position: 21 fit in 512, 20 keep chunks aligned
-        (10, 64, 0, 10),  # the whole cache at once
-        (10, 64, 1, 4),
-        (32, 16, 2, 4),
-        (32, 16, 3, 2),
-        (32, 16, 9, 1),
+        (32, 16, [1, 2, 3, 4, 8, 12, 16]),
+        (32, 64, [1, 2, 3, 4, 8, 12, 16, 20]),  # 24 bytes per position: 21 fit in 512
+        (10, 64, [1, 2, 3, 4, 8, 10]),  # the whole cache at once
+        (32, 2, [1, 2]),
     ],
 )
-def test_positions_per_chunk(context: int, cap: int, halvings: int, expected: int) -> None:
+def test_chunks_of_the_cache(context: int, cap: int, expected: list[int]) -> None:
     shape = replace(TOY_SHAPE, context=context)  # 8 bytes of row and 16 of scales per position
-    target = toy_target(slot_cap=512, positions_cap=cap)
-    assert positions_per_chunk(shape, target, halvings) == expected
+    assert chunk_sizes(shape, toy_target(slot_cap=512, positions_cap=cap)) == expected
 
 
 def test_transfers_of_the_head() -> None:
     plan = plan_memory(toy_program(), toy_target())
     base = plan.placements["embed.weight"].offset
-    # 97 rows of 4 per record: 25 records of 80 bytes, 6 fit the cap, 8 cores take 8
+    # 97 rows of 4 per record: 25 records of 80 bytes, 4 rounds of 8 cores at least, of which
+    # tiles of 7 have as many and a shorter first transfer
     facts = [
         (t.source_offset - base, t.slot, t.first_record, t.records, t.size)
         for t in plan.linears["lm_head"].transfers
     ]
     assert facts == [
-        (0, 0, 0, 8, 640),
-        (640, 1, 8, 8, 640),
-        (1280, 0, 16, 8, 640),
-        (1920, 1, 24, 1, 80),
+        (0, 0, 0, 7, 560),
+        (560, 1, 7, 7, 560),
+        (1120, 0, 14, 7, 560),
+        (1680, 1, 21, 4, 320),
     ]
-    assert plan.linears["lm_head"].slot_size == 640
-    assert plan.placements["tile.lm_head"].size == 1280
+    assert plan.linears["lm_head"].slot_size == 560
+    assert plan.placements["tile.lm_head"].size == 1120
 
 
 def test_blocks_of_different_packing_share_the_larger_tile() -> None:
@@ -84,4 +201,4 @@ def test_blocks_of_different_packing_share_the_larger_tile() -> None:
     one, two = plan.linears["l00.attn.q_proj"], plan.linears["l01.attn.q_proj"]
     assert one.tile_buffer == two.tile_buffer == "tile.attn.q_proj"
     assert (one.slot_size, two.slot_size) == (2 * 112, 4 * 88)
-    assert plan.placements["tile.attn.q_proj"].size == 2 * 4 * 88
+    assert plan.placements["tile.attn.q_proj"].size == 4 * 88  # no record per core: all at once

@@ -181,21 +181,21 @@ MUTATIONS: list[tuple[str, Mutation, str]] = [
         linear("lm_head", tile_buffer="tile.mlp.up_proj"),
         "tile buffer tile.mlp.up_proj",
     ),
-    ("slots too far apart", linear("lm_head", slot_size=648), "two slots of 648 bytes"),
-    ("slots overlap", linear("lm_head", slot_size=632), "lm_head transfer 0"),
-    ("slot misaligned", linear("lm_head", slot_size=636), "a multiple of 8 bytes"),
+    ("slots too far apart", linear("lm_head", slot_size=568), "two slots of 568 bytes"),
+    ("slots overlap", linear("lm_head", slot_size=552), "lm_head transfer 0"),
+    ("slot misaligned", linear("lm_head", slot_size=556), "a multiple of 8 bytes"),
     (
         "record missing",
         linear("lm_head", transfers=lambda t: t[:-1]),
-        "transfers that end at record 24",
+        "transfers that end at record 21",
     ),
     ("no transfers", linear("lm_head", transfers=()), "transfers that end at record 0"),
     (
         "record twice",
         linear("lm_head", transfers=lambda t: (t[0], *t)),
-        "first record 0, allowed 8",
+        "first record 0, allowed 7",
     ),
-    ("out of order", linear("lm_head", transfers=swapped), "first record 8, allowed 0"),
+    ("out of order", linear("lm_head", transfers=swapped), "first record 7, allowed 0"),
     ("same slot twice", transfer(1, slot=lambda _: 0), "transfer 1: found slot 0"),
     ("slot of nobody", transfer(1, slot=lambda _: 3), "transfer 1: found slot 3"),
     ("wrong source", transfer(2, source_offset=lambda n: n + 80), "transfer 2: found source"),
@@ -209,8 +209,8 @@ MUTATIONS: list[tuple[str, Mutation, str]] = [
     ("empty transfer", transfer(3, records=lambda _: 0, size=lambda _: 0), "0 records of 0 bytes"),
     (
         "ragged tiles",
-        linear("lm_head", records_per_tile=9, slot_size=640),
-        "a tile of 8 records before the last",
+        linear("lm_head", records_per_tile=9, slot_size=560),
+        "a tile of 7 records before the last",
     ),
     ("no positions", attention(positions_per_chunk=0), "0 positions per chunk"),
     ("more than the context", attention(positions_per_chunk=64), "64 positions per chunk"),
@@ -267,7 +267,7 @@ def test_transfer_beyond_the_dma_limit() -> None:
     plan = plan_memory(PROGRAM, TARGET)
     problems = validate_plan(PROGRAM, toy_target(mram=4096, max_transfer=400), plan)
     text = "\n".join(str(problem) for problem in problems)
-    assert "lm_head transfer 0: found 8 records of 640 bytes, allowed 1 record to 400 bytes" in text
+    assert "lm_head transfer 0: found 7 records of 560 bytes, allowed 1 record to 400 bytes" in text
 
 
 def test_chunk_beyond_the_dma_limit() -> None:

@@ -186,7 +186,7 @@ def test_without_weights_there_is_no_snr(page: Element, toy_page: Element) -> No
 
 def test_what_does_not_fit_has_no_timeline() -> None:
     program, target = toy_program(), toy_target(mram=2048, tile_sram=1024)
-    plan = draft_plan(program, target).plan
+    plan = draft_plan(program, target)
     fit = {
         **FIT,
         "fits": False,

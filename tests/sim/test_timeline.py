@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
-from sim.cycle_model import overlapped_cycles
+from memory_planner.tile_time import overlapped_cycles
 from sim.latency import LatencyReport, estimate
 from sim.timeline import Event, Lane, TileTimes, decode_timeline, tile_times
 from tests.memory_planner.toy import flat_target, toy_program, toy_target
@@ -104,14 +104,14 @@ def test_tiles_wait_for_transfer_and_slot() -> None:
 
 
 def test_labels_say_what_travels() -> None:
-    """The head: 25 records of 80 bytes, tiles of 8, 8, 8 and 1 record."""
+    """The head: 25 records of 80 bytes, tiles of 7, 7, 7 and 4 records."""
     _, events = timeline(toy_target())
     labels = [e.label for e in events if e.op == "lm_head" and e.lane is Lane.DMA]
     assert labels == [
-        "tile 1 of 4: 8 records, 640 bytes into slot 0",
-        "tile 2 of 4: 8 records, 640 bytes into slot 1",
-        "tile 3 of 4: 8 records, 640 bytes into slot 0",
-        "tile 4 of 4: 1 record, 80 bytes into slot 1",
+        "tile 1 of 4: 7 records, 560 bytes into slot 0",
+        "tile 2 of 4: 7 records, 560 bytes into slot 1",
+        "tile 3 of 4: 7 records, 560 bytes into slot 0",
+        "tile 4 of 4: 4 records, 320 bytes into slot 1",
     ]
 
 

@@ -31,6 +31,7 @@ class Outcome:
     program: Program
     plan: Plan
     speed: Speed
+    target: TargetSpec
     problems: tuple[Problem, ...]  # empty when it fits
     shortfalls: tuple[Shortfall, ...]
 
@@ -45,7 +46,7 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     program = build_program(design)
     check_pins(program, target)
     draft = draft_plan(program, target)
-    lacking = tuple(shortfalls(draft.plan, program, target))
+    lacking = tuple(shortfalls(draft, program, target))
     problems = tuple(map(_problem, lacking))
     plan = None
     if not lacking:
@@ -54,9 +55,9 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
         except DoesNotFitError as error:  # a record is too large for one transfer
             problems = error.problems
     if plan is None:
-        plan = with_sample_linears(program, draft.plan, target, draft.halvings)
+        plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(design, program, plan, speed, problems, lacking)
+    return Outcome(design, program, plan, speed, target, problems, lacking)
 
 
 def fits(design: Design, target: TargetSpec) -> bool:
@@ -79,7 +80,7 @@ def draft_fits(design: Design, target: TargetSpec) -> bool:
     program = build_program(design)
     if not may_fit(program, target):
         return False
-    return all(region.free >= 0 for region in draft_plan(program, target).plan.regions)
+    return all(region.free >= 0 for region in draft_plan(program, target).regions)
 
 
 def may_fit(program: Program, target: TargetSpec) -> bool:

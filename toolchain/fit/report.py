@@ -11,6 +11,7 @@ from typing import Any
 
 from memory_planner.explain import Shortfall
 from toolchain.fit.pattern import SparseLayout
+from toolchain.fit.placements import weight_placements
 from toolchain.fit.planning import Outcome, contributors
 from toolchain.fit.remedies import Remedy
 from toolchain.fit.sizes import count_parameters, gptq_checkpoint_size, packed_size
@@ -56,6 +57,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
         "rows": [
             {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
         ],
+        "placements": weight_placements(program, plan, outcome.target),
         "off_chip": _off_chip(outcome.speed),
         "problems": _problems(outcome.problems, outcome.shortfalls),
         "remedies": [remedy.to_dict() for remedy in remedies],

@@ -7,7 +7,6 @@ memory, and that time is added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from memory_planner.plan import Plan
@@ -123,12 +122,10 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
     )
 
 
-def with_sample_linears(
-    program: Program, plan: Plan, target: TargetSpec, halvings: Mapping[str, int]
-) -> Plan:
+def with_sample_linears(program: Program, plan: Plan, target: TargetSpec) -> Plan:
     """A draft with the transfers of one linear of each kind: enough for `decode_speed`."""
     samples = tuple(op for op, _ in _op_counts(program, plan) if op.kind is OpKind.LINEAR)
-    linears = plan_linears(replace(program, ops=samples), target, halvings, plan)
+    linears = plan_linears(replace(program, ops=samples), target, plan)
     return replace(plan, linears=linears)
 
 

@@ -49,6 +49,7 @@ def print_fit(report: Json) -> None:
         console.print(line, markup=False)
     console.print(_region_table(report))
     console.print(_row_table(report))
+    console.print(_placement_table(report["placements"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -237,6 +238,19 @@ def _row_table(report: Json) -> Table:
 def _cells(sizes: Mapping[str, int]) -> list[str]:
     total = sum(sizes.values())
     return [*(size_text(size) if size else "" for size in sizes.values()), size_text(total)]
+
+
+def _placement_table(entries: Sequence[Json]) -> Table:
+    table = Table("weights", title="Where the weights are")
+    for title in ("bytes", "per token"):
+        table.add_column(title, justify="right")
+    table.add_column("region")
+    table.add_column("why")
+    for entry in entries:
+        sizes = (size_text(entry["bytes"]), size_text(entry["bytes_per_token"]))
+        names = (entry["region"], entry["reason"])
+        table.add_row(entry["what"], *sizes, *names)
+    return table
 
 
 def _width_table(entries: Sequence[Json]) -> Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from memory_planner.plan import Plan
+from memory_planner.target import TargetSpec
 from sim.latency import LatencyReport
 from toolchain.fit.design import Design
 from toolchain.fit.planning import Outcome
@@ -21,11 +22,11 @@ Json = dict[str, Any]
 
 
 def build_reports(
-    quant: QuantModel, program: Program, plan: Plan, latency: LatencyReport
+    quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, latency: LatencyReport
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
     design = Design(quant.config, quant.quant, program.shape.context)
-    outcome = Outcome(design, program, plan, speed_of(latency), problems=(), shortfalls=())
+    outcome = Outcome(design, program, plan, speed_of(latency), target, problems=(), shortfalls=())
     return {
         "fit.json": fit_report(outcome),
         "quantization.json": quantization_report(quant, program),

@@ -7,7 +7,7 @@ on; neighbouring tiles share a bar when there are too many to be seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
@@ -19,7 +19,7 @@ from toolchain.report.scale import Axis, count, decimal
 
 LEFT, RIGHT = 56, 4
 NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
-LANES = {Lane.CORES: "cores", Lane.DMA: "DMA"}
+LANES = {Lane.CORES: "cores", Lane.DMA: "DMA", Lane.OFF_CHIP: "off chip"}
 MAX_BARS = 250  # of one lane in the detail
 
 
@@ -46,14 +46,17 @@ class Detail:
     title: str
 
 
-def overview(latency: LatencyReport) -> LaneFigure:
-    """Every op of the token."""
-    frame = _frame()
+def overview(latency: LatencyReport, timeline: Sequence[Event]) -> LaneFigure:
+    """Every op of the token, and beside it the streams of blocks if there are any."""
+    streams = [event for event in timeline if event.lane is Lane.OFF_CHIP]
+    lanes = _lanes(bool(streams))
+    frame = _frame(lanes)
     axis = frame.x_axis(0, latency.cycles_per_token)
     starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
     ops = zip(latency.ops, starts, strict=False)
     boxes = [_op_box(axis, frame.top, op, start) for op, start in ops]
-    return _figure(frame, axis, boxes, latency.bound_cycles)
+    boxes += _stream_boxes(axis, frame.top, streams, (0, latency.cycles_per_token))
+    return _figure(frame, axis, boxes, lanes, latency.bound_cycles)
 
 
 def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
@@ -62,29 +65,34 @@ def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
         f"{op.id}: {op.kind}, {count(op.total_cycles)} cycles from {count(start)}, "
         f"cores {count(op.compute_cycles)}, DMA {count(op.dma_cycles)}, bound by {op.bound_by}"
     )
+    if op.stream_wait:
+        facts += f", the first {count(op.stream_wait)} of them waiting for the block's weights"
     busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
     bars = []
-    for lane in LANES:
-        if busy[lane]:
-            height = BARS * min(1.0, busy[lane] / op.total_cycles)
+    for lane, cycles in busy.items():
+        if cycles:
+            height = BARS * min(1.0, cycles / op.total_cycles)
             bars.append(Frame(left, _lane_top(top, lane) + BARS - height, width, height))
     return box(Frame(left, top, width, NAMES), op.kind, facts, op.id, bars)
 
 
 def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
-    """The first block; None when the program has none."""
+    """The first block, and what streams meanwhile; None when the program has none."""
     inside = {op.id: op for op in program.ops if op.layer == 0}
-    events = [event for event in timeline if event.op in inside and event.lane in LANES]
+    streams = [event for event in timeline if event.lane is Lane.OFF_CHIP]
+    events = [e for e in timeline if e.op in inside and e.lane is not Lane.OFF_CHIP]
     if not events:
         return None
     first, last = events[0].start, max(event.end for event in events)
-    frame = _frame()
+    lanes = _lanes(bool(streams))
+    frame = _frame(lanes)
     axis = frame.x_axis(first, last)
     boxes = list(_name_boxes(axis, frame.top, events, inside))
-    for lane in LANES:
+    for lane in (Lane.CORES, Lane.DMA):
         boxes += _tile_boxes(axis, frame.top, [e for e in events if e.lane is lane], inside)
+    boxes += _stream_boxes(axis, frame.top, streams, (first, last))
     title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
-    return Detail(_figure(frame, axis, boxes), title)
+    return Detail(_figure(frame, axis, boxes, lanes), title)
 
 
 def _name_boxes(
@@ -125,20 +133,47 @@ def _tile_title(part: Sequence[Event], busy: int) -> str:
     return f"{label}: {facts}, {count(first.start)} to {count(last.end)}"
 
 
-def _frame() -> Frame:
-    return Frame(LEFT, 18, WIDTH - LEFT - RIGHT, NAMES + len(LANES) * (BARS + GAP))
+def _stream_boxes(
+    axis: Axis, top: float, streams: Sequence[Event], span: tuple[int, int]
+) -> Iterator[Box]:
+    """Streams of blocks, as far as they are within `span` cycles; neighbours differ in shade."""
+    for index, event in enumerate(streams):
+        start, end = max(event.start, span[0]), min(event.end, span[1])
+        if start >= end:
+            continue
+        title = (
+            f"{event.label}: for {event.op}, off chip {count(event.cycles)} cycles, "
+            f"{count(event.start)} to {count(event.end)}"
+        )
+        area = Frame(axis.at(start), _lane_top(top, Lane.OFF_CHIP), axis.span(end - start), BARS)
+        yield box(area, f"stream slot{index % 2}", title)
+
+
+def _lanes(streams: bool) -> dict[Lane, str]:
+    """The lanes to draw, with their names."""
+    return {lane: name for lane, name in LANES.items() if streams or lane is not Lane.OFF_CHIP}
+
+
+def _frame(lanes: Mapping[Lane, str]) -> Frame:
+    return Frame(LEFT, 18, WIDTH - LEFT - RIGHT, NAMES + len(lanes) * (BARS + GAP))
 
 
 def _lane_top(top: float, lane: Lane) -> float:
     return top + NAMES + GAP + list(LANES).index(lane) * (BARS + GAP)
 
 
-def _figure(frame: Frame, axis: Axis, boxes: list[Box], mark: int | None = None) -> LaneFigure:
+def _figure(
+    frame: Frame,
+    axis: Axis,
+    boxes: list[Box],
+    lanes: Mapping[Lane, str],
+    mark: int | None = None,
+) -> LaneFigure:
     """`mark` is the bandwidth bound in cycles."""
     labels = [Tick(decimal(frame.top + NAMES / 2 + 4), "op")]
     labels += [
         Tick(decimal(_lane_top(frame.top, lane) + BARS / 2 + 4), name)
-        for lane, name in LANES.items()
+        for lane, name in lanes.items()
     ]
     return LaneFigure(
         frame=frame.text(),

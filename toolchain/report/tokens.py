@@ -55,7 +55,7 @@ def token_view(source: PageSource) -> TokenView | None:
         position=latency.position,
         cycles=count(latency.cycles_per_token),
         prefill_cycles=count(latency.prefill_cycles_per_token),
-        overview=overview(latency),
+        overview=overview(latency, source.timeline),
         detail=block_detail(source.program, source.timeline),
         dearest=dearest_ops(source.program, latency),
         kinds=_kinds(latency),

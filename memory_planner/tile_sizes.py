@@ -1,0 +1,62 @@
+"""The tile sizes of a matrix that are worth their bytes, by the cost model.
+
+Every number of records that one transfer can carry is tried, with one slot and with two. What
+remains is the frontier: of two sizes of the same time the smaller buffer, and no size for which a
+smaller buffer is as fast. The best size within a budget is then the largest that it holds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from memory_planner.target import align_up
+from memory_planner.tile_time import LinearTiles
+
+
+@dataclass(frozen=True, slots=True)
+class TileSize:
+    """`records` of a slot, and what they cost: bytes of all slots, cycles of the linear."""
+
+    records: int
+    slots: int
+    slot_size: int  # bytes, aligned
+    cycles: float
+
+    @property
+    def buffer_size(self) -> int:
+        """Bytes of all slots."""
+        return self.slots * self.slot_size
+
+
+@lru_cache(maxsize=4096)
+def tile_sizes(tiles: LinearTiles, align: int, limit: int) -> tuple[TileSize, ...]:
+    """The frontier, smallest buffer and longest time first.
+
+    `limit` is what one transfer carries, in bytes. The first size is one record in one slot.
+    """
+    most = max(1, min(tiles.records, limit // tiles.record_size))
+    sizes = [
+        TileSize(
+            records,
+            slots,
+            align_up(records * tiles.record_size, align),
+            tiles.cycles(records, slots),
+        )
+        for records in range(1, most + 1)
+        for slots in (1, 2)
+    ]
+    sizes.sort(key=lambda size: (size.buffer_size, size.cycles, size.records))
+    frontier = sizes[:1]
+    for size in sizes[1:]:
+        if size.cycles < frontier[-1].cycles:
+            frontier.append(size)
+    return tuple(frontier)
+
+
+def best_within(frontier: Sequence[TileSize], budget: float) -> TileSize:
+    """The fastest size whose slots take at most `budget` bytes; the smallest when none does."""
+    found = bisect_right(frontier, budget, key=lambda size: size.buffer_size)
+    return frontier[max(0, found - 1)]

@@ -1,0 +1,93 @@
+"""Cycles of a sequence of tiles.
+
+The planner chooses tiles by this formula and sim/cycle_model.py counts them by it, so that the two
+cannot disagree.
+
+With two slots tile i+1 travels while tile i is worked on: the first transfer is exposed, then every
+tile costs the longer of its work and the next transfer, the last one its work. With one slot
+transfer and work take turns, and the cores meet once more before a slot is filled again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from memory_planner.target import Link, TargetSpec
+from toolchain.model.packing import WeightLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` equal tiles one after the other, at least one; cycles of each."""
+
+    count: int
+    transfer: float
+    work: float
+
+
+def sequence_cycles(runs: Sequence[Run], slots: int, barrier: float) -> float:
+    """Cycles from the first transfer to the end of the last work; `slots` is 1 or 2."""
+    if slots == 1:
+        tiles = sum(run.count for run in runs)
+        return sum(run.count * (run.transfer + run.work) for run in runs) + barrier * (tiles - 1)
+    inside = sum((run.count - 1) * max(run.work, run.transfer) for run in runs)
+    between = sum(max(run.work, following.transfer) for run, following in pairwise(runs))
+    return runs[0].transfer + inside + between + runs[-1].work
+
+
+def overlapped_cycles(transfers: Iterable[float], work: Iterable[float]) -> float:
+    """Cycles of unequal tiles over two slots."""
+    runs = [Run(1, *tile) for tile in zip(transfers, work, strict=True)]
+    return sequence_cycles(runs, 2, 0.0)
+
+
+def transfer_cycles(link: Link, size: int) -> float:
+    """Cycles of one DMA transfer of `size` bytes, programming and waiting included."""
+    return max(link.min_cycles, link.setup_cycles + size / link.bytes_per_cycle)
+
+
+def record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
+    """Cycles of one core for one record: all its rows, padding rows included."""
+    lanes, costs = layout.packing.rows, target.costs
+    macs = lanes * layout.columns * costs.mac[layout.packing.value]
+    groups = lanes * layout.groups * costs.linear_group if layout.groups > 1 else 0.0
+    return macs + groups + lanes * costs.linear_row
+
+
+@dataclass(frozen=True, slots=True)
+class LinearTiles:
+    """What the time of a tiled linear depends on, besides the size of its tiles."""
+
+    records: int
+    record_size: int  # bytes
+    record_cycles: float  # of one core
+    link: Link
+    cores: int
+    barrier: float
+
+    def run(self, count: int, records: int) -> Run:
+        """`count` tiles of `records` records, a barrier at the end of each."""
+        travel = transfer_cycles(self.link, records * self.record_size)
+        return Run(count, travel, self.barrier + self.record_cycles * -(-records // self.cores))
+
+    def cycles(self, per_tile: int, slots: int) -> float:
+        """Cycles of all tiles of `per_tile` records, the last of which may have fewer."""
+        full, rest = divmod(self.records, per_tile)
+        runs = [self.run(full, per_tile)] if full else []
+        if rest:
+            runs.append(self.run(1, rest))
+        return sequence_cycles(runs, slots, self.barrier)
+
+
+def linear_tiles(layout: WeightLayout, link: Link, target: TargetSpec) -> LinearTiles:
+    """The tiles of a matrix that reaches the cores over `link`."""
+    return LinearTiles(
+        records=layout.records,
+        record_size=layout.record_size,
+        record_cycles=record_cycles(target, layout),
+        link=link,
+        cores=target.cores,
+        barrier=target.costs.barrier,
+    )
