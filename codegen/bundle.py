@@ -78,7 +78,13 @@ class LoadedBundle:
 
 def emit_bundle(parts: BundleParts) -> Bundle:
     """All files of the bundle; raises ConfigError when the prefix cannot be used."""
-    options = CodeOptions(parts.prefix, parts.version, len(parts.golden.tokens))
+    options = CodeOptions(
+        parts.prefix,
+        parts.version,
+        len(parts.golden.tokens),
+        tuple(parts.settings.get("prompt_start", ())),
+        tuple(parts.settings.get("eos_token_ids", ())),
+    )
     code = render_code(parts.program, parts.plan, parts.target, options)
     files = {path: text.encode() for path, text in code.items()}
     files[PLAN] = pretty(document(parts.program, parts.plan))

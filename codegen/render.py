@@ -53,6 +53,8 @@ class CodeOptions:
     prefix: str  # of every external symbol
     version: str  # of edgec
     golden_steps: int  # tokens of the self-test
+    prompt_start: tuple[int, ...] = ()  # ids that the tokenizer puts in front of every text
+    stop_tokens: tuple[int, ...] = ()  # ids that end a text
 
 
 def render_code(
@@ -72,6 +74,8 @@ def render_code(
         "target_crc": crc_constant(plan.target),
         "cores": plan.cores,
         "golden_steps": options.golden_steps,
+        "prompt_start": _ids("Every text begins with", options.prompt_start),
+        "stop_tokens": _ids("Generation ends at", options.stop_tokens),
         "graph_hash": graph.hex(),
     }
     files = {path: _render(name, values) for name, path in CODE_TEMPLATES.items()}
@@ -82,6 +86,10 @@ def render_code(
         _path(path, options.prefix): apply_prefix(text, options.prefix)
         for path, text in files.items()
     }
+
+
+def _ids(what: str, ids: tuple[int, ...]) -> str:
+    return f"{what} {', '.join(map(str, ids)) or 'no special id'}."
 
 
 def _path(path: str, prefix: str) -> str:

@@ -354,3 +354,28 @@ def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path) -> None:
     save_file({n: w * np.float32("nan") for n, w in load_file(weights).items()}, weights)
     args = ("--target", str(tmp_path / "small.toml"), "-o", str(tmp_path / "out"))
     assert edgec("compile", str(directory), *args).exit_code == 3
+
+
+def test_compare_wants_all_that_is_golden(build: Path, tmp_path: Path) -> None:
+    """A dump of nothing, or cut off, is no proof; what a board lacks on purpose is --partial."""
+    command = ["make", "-s", "-C", str(build), "tracer", f"OUT={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    whole = subprocess.run([tmp_path / "edgec_tracer", "1"], check=True, capture_output=True).stdout
+    dump, golden = tmp_path / "dump", str(build / "golden")
+
+    def compare(data: bytes, *options: str) -> Result:
+        dump.write_bytes(data)
+        return edgec("compare", str(dump), golden, *options)
+
+    assert compare(whole).exit_code == 0
+    assert compare(b"").exit_code == 6
+    assert "make tracer" in compare(b"").output
+    first = 20 + int.from_bytes(whole[16:20], "little")  # one record: five words and the bytes
+    assert compare(whole[:first]).exit_code == 6
+    assert compare(whole[:first], "--partial").exit_code == 0
+    wrong = bytearray(whole)
+    wrong[first - 1] ^= 1
+    result = compare(bytes(wrong))
+    assert result.exit_code == 6
+    assert "op embed" in result.output
+    assert json.loads(edgec("compare", str(dump), golden, "--json").stdout)["equal"] is False

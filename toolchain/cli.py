@@ -227,8 +227,9 @@ def verify(build: Path, runners: str, steps: int | None, as_json: bool) -> None:
 @main.command()
 @click.argument("dump", type=click.Path(path_type=Path))
 @click.argument("golden", type=click.Path(path_type=Path))
+@click.option("--partial", is_flag=True, help="The dump holds only some of the golden tensors.")
 @json_option
-def compare(dump: Path, golden: Path, as_json: bool) -> None:
+def compare(dump: Path, golden: Path, partial: bool, as_json: bool) -> None:
     """Name the first op, step and element where DUMP differs from the GOLDEN folder of a bundle.
 
     \b
@@ -236,7 +237,7 @@ def compare(dump: Path, golden: Path, as_json: bool) -> None:
     """
     from toolchain.commands import run_compare
 
-    run_compare(dump, golden, as_json)
+    run_compare(dump, golden, partial, as_json)
 
 
 @main.command()

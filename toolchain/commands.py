@@ -148,18 +148,23 @@ def run_verify(build: Path, runners: tuple[str, ...], steps: int | None, as_json
         raise SystemExit(MismatchError.exit_code)
 
 
-def run_compare(dump: Path, golden: Path, as_json: bool) -> None:
-    """Print the first divergence; exit code 6 when there is one."""
+def run_compare(dump_file: Path, golden: Path, partial: bool, as_json: bool) -> None:
+    """Print the first divergence; exit code 6 unless all that must be there is there and equal."""
     from sim.compare import compare_dump
     from sim.dump import read_dump
     from sim.golden import read_golden
 
-    comparison = asdict(compare_dump(read_dump(_read(dump), str(dump)), read_golden(golden)))
+    dump = read_dump(_read(dump_file), str(dump_file))
+    result = compare_dump(dump, read_golden(golden))
+    failed = next((asdict(step) for step in dump.steps if step.status), None)
+    whole = result.ops_compared > 0 and (partial or result.missing == 0)
+    equal = whole and failed is None and result.first_divergence is None
+    comparison = {"equal": equal, **asdict(result), "first_failed_step": failed}
     if as_json:
         print_json(comparison)
     else:
         tables.print_comparison(comparison)
-    if comparison["first_divergence"]:
+    if not equal:
         raise SystemExit(MismatchError.exit_code)
 
 

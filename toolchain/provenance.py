@@ -42,6 +42,7 @@ def settings_of(quant: QuantModel, lower: LowerConfig, tokenizer: Tokenizer) -> 
         "residual_bits": lower.residual_bits,
         "vocab_size": config.vocab_size,
         "bos_token_id": tokenizer.bos_token_id,
+        "prompt_start": tokenizer.encode(""),
         "eos_token_ids": list(config.eos_token_ids),
     }
 

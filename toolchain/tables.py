@@ -105,6 +105,13 @@ def print_verified(report: Json) -> None:
 
 def print_comparison(comparison: Json) -> None:
     """Result of `edgec compare`."""
+    if not comparison["ops_compared"]:
+        stdout().print("no traced op in this dump: write it with `make tracer`")
+    if comparison["first_failed_step"]:
+        failed = comparison["first_failed_step"]
+        stdout().print(
+            f"step {failed['step']} ended with status {failed['status']} (see the bundle's header)"
+        )
     stdout().print(
         f"{comparison['ops_equal']:,} of {comparison['ops_compared']:,} ops equal, "
         f"{comparison['missing']:,} expected tensors not in the dump, "

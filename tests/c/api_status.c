@@ -62,6 +62,11 @@ static int check_init(void) {
     wrong.weights_l2 = memory.weights_mram; /* a sound blob in the wrong place */
     CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_TARGET);
     CHECK(init_mixed() == TINY_MIXED_BLOBS);
+    wrong = memory;
+    wrong.weights_mram = NULL;
+    CHECK(tiny_init(&context, &wrong, 0) != TINY_OK);
+    const tiny_core core = {0U, 1U, NULL};
+    CHECK(tiny_step(&context, &core, 0, NULL) == TINY_CONTEXT_FULL); /* no step after a failure */
     CHECK(init_spoiled(0U, 1U, 0) == TINY_BAD_MAGIC);
     CHECK(init_spoiled(8U, 2U, 0) == TINY_BAD_VERSION);
     CHECK(init_spoiled(12U, 5U, 0) == TINY_BAD_BYTE_ORDER);

@@ -633,6 +633,7 @@ demo_status demo_init(demo_context *context, const demo_memory *memory, int chec
     if (context == NULL || memory == NULL) {
         return DEMO_BAD_ARGUMENT;
     }
+    context->position = CONTEXT; /* after a failure below, no step is possible */
     context->weights[BLOB_MRAM] = memory->weights_mram;
     context->weights[BLOB_L2] = memory->weights_l2;
     context->arena[ARENA_TILE_SRAM] = memory->arena_tile_sram;
