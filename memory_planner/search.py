@@ -76,7 +76,9 @@ def strategies(problem: Problem, number: int) -> Iterator[Strategy]:
     From the second round on, the orders are disturbed, the same way each time.
     """
     generator = Random(number)
-    both = [duration * size for duration, size in zip(problem.durations, problem.sizes, strict=True)]
+    both = [
+        duration * size for duration, size in zip(problem.durations, problem.sizes, strict=True)
+    ]
     for values in (problem.durations, problem.sizes, both):
         noise = [1 + 0.3 * generator.random() * (number > 0) for _ in values]
         order = sorted(range(len(values)), key=lambda b: (-values[b] * noise[b], -both[b]))

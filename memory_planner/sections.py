@@ -48,7 +48,7 @@ def make_problem(sizes: Sequence[int], times: Sequence[tuple[int, int]]) -> Prob
     spans = tuple(zip(firsts.tolist(), lasts.tolist(), strict=True))
     scaled = tuple(size // unit for size in sizes)
     overlap = live.astype(np.int32) @ live.T.astype(np.int32) > 0
-    np.fill_diagonal(overlap, False)  # noqa: FBT003
+    np.fill_diagonal(overlap, False)
     return Problem(
         unit=unit,
         sizes=scaled,
