@@ -203,7 +203,7 @@ def graph_hash(program: Program, plan: Plan) -> bytes:
     placed = plan_to_json(plan)
     del placed["rows"]
     for region in placed["regions"]:
-        for report in ("capacity", "reserved", "peak"):
+        for report in ("capacity", "reserved", "peak", "proven"):
             del region[report]
     value = {"format": FORMAT_VERSION, "program": program_to_json(program), "plan": placed}
     return hashlib.sha256(canonical(value)).digest()

@@ -1,18 +1,24 @@
-"""Offsets for buffers with lifetimes: the best of several greedy orders, checked against a bound.
+"""Offsets for buffers with lifetimes: greedy orders, then an exact search, against a bound.
 
-Static allocation of buffers with known lifetimes to one address range, as TensorFlow Lite does it
-(Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020): buffers in
-a fixed order, each into the smallest gap that holds it among the buffers alive at the same time.
-No height can be below the fullest moment, so an order that reaches it is optimal and ends the
-search. Sizes and offsets are multiples of the alignment; results depend on the input alone.
+Static allocation of buffers with known lifetimes to one address range. No height can be below the
+fullest moment. Several greedy orders are tried first, as TensorFlow Lite does it (Pisarchyk and
+Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020): buffers in a fixed order,
+each into the smallest gap that holds it among the buffers alive at the same time. What they leave
+open, a search (search.py) decides as far as a limit of visited states allows. Sizes and offsets
+are multiples of the alignment; results depend on the input alone, not on its order or on time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
+from memory_planner.search import Outcome, Verdict, search
+from memory_planner.sections import Problem, make_problem
 from memory_planner.target import align_up
+
+SEARCH_LIMIT = 4000  # visited states: at most about a second for the graphs of this planner
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,26 +33,127 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """Offsets by name; `height` is the end of the highest buffer, `bound` a proven minimum."""
+    """Offsets by name; `height` is the end of the highest buffer."""
 
     offsets: Mapping[str, int]
     height: int
-    bound: int
+    bound: int  # bytes of the fullest moment: no height is lower
+    proven: bool  # no height below `height` exists
+    method: str  # what found it: a greedy order by its name, or "search"
+
+    @property
+    def gap(self) -> int:
+        """Bytes above the bound; of a proven allocation, unavoidable ones."""
+        return self.height - self.bound
 
 
-def allocate(buffers: Sequence[Buffer], align: int) -> Allocation:
-    """Offsets of all buffers, the lowest height that the greedy orders find."""
-    bound = max(live_sizes(buffers, align), default=0)
-    best: Allocation | None = None
-    for order in _orders(buffers, align):
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether buffers fit a capacity; with an allocation when they do."""
+
+    verdict: Verdict
+    allocation: Allocation | None
+
+
+def allocate(
+    buffers: Sequence[Buffer],
+    align: int,
+    capacity: int | None = None,
+    limit: int = SEARCH_LIMIT,
+) -> Allocation:
+    """Offsets of all buffers, as low as `limit` visited states find.
+
+    With a capacity, that height is sought first, so that the result fits whenever `fit` finds
+    that it does.
+    """
+    best = greedy(buffers, align)
+    if capacity is not None and best.bound <= capacity < best.height:
+        best = fit(buffers, align, capacity, limit).allocation or best
+    return best if best.proven else _lowered(buffers, align, best, limit)
+
+
+def fit(buffers: Sequence[Buffer], align: int, capacity: int, limit: int = SEARCH_LIMIT) -> Fit:
+    """Whether the buffers fit `capacity` bytes, by the bound, the greedy orders and the search."""
+    if _fullest(buffers, align) > capacity:
+        return Fit(Verdict.IMPOSSIBLE, None)
+    best = greedy(buffers, align, capacity)
+    if best.height <= capacity:
+        return Fit(Verdict.FITS, best)
+    request = _Request(buffers, align)
+    outcome = request.search(capacity, limit)
+    if outcome.verdict is not Verdict.FITS:
+        return Fit(outcome.verdict, None)
+    return Fit(Verdict.FITS, request.allocation(outcome, best.bound))
+
+
+def greedy(buffers: Sequence[Buffer], align: int, enough: int = 0) -> Allocation:
+    """The lowest result of the greedy orders, or the first that is as low as `enough` bytes."""
+    results = []
+    for result in greedy_results(buffers, align):
+        results.append(result)
+        if result.height <= max(enough, result.bound):
+            break
+    return min(results, key=lambda result: result.height)
+
+
+def greedy_results(buffers: Sequence[Buffer], align: int) -> Iterator[Allocation]:
+    """The allocation of each greedy order."""
+    bound = _fullest(buffers, align)
+    for method, order in _orders(buffers, align):
         offsets = _best_fit(order, align)
         height = max((offsets[b.name] + align_up(b.size, align) for b in buffers), default=0)
-        if best is None or height < best.height:
-            best = Allocation(offsets, height, bound)
-        if height == bound:
-            break
-    assert best is not None
-    return best
+        yield Allocation(offsets, height, bound, height == bound, method)
+
+
+class _Request:
+    """Buffers in the terms of the search, in an order that does not depend on the request's."""
+
+    def __init__(self, buffers: Sequence[Buffer], align: int) -> None:
+        order = sorted(buffers, key=lambda b: (b.first, b.last, b.size, b.name))
+        self.buffers = [buffer for buffer in order if buffer.size]
+        self.empty = [buffer.name for buffer in order if not buffer.size]
+        self.sizes = [align_up(buffer.size, align) for buffer in self.buffers]
+        self.problem: Problem = make_problem(self.sizes, [(b.first, b.last) for b in self.buffers])
+
+    def search(self, capacity: int, limit: int) -> Outcome:
+        """Offsets within `capacity` bytes."""
+        return search(self.problem, capacity // self.problem.unit, limit)
+
+    def allocation(self, outcome: Outcome, bound: int) -> Allocation:
+        """What the search found."""
+        offsets = dict.fromkeys(self.empty, 0)
+        height = 0
+        for buffer, size, units in zip(self.buffers, self.sizes, outcome.offsets, strict=True):
+            offsets[buffer.name] = units * self.problem.unit
+            height = max(height, offsets[buffer.name] + size)
+        return Allocation(offsets, height, bound, height == bound, "search")
+
+
+def _lowered(buffers: Sequence[Buffer], align: int, best: Allocation, limit: int) -> Allocation:
+    """The lowest allocation that searches at several capacities find.
+
+    First at the bound, then halfway between the highest capacity without a result and the lowest
+    with one. Each may visit an eighth of the limit; while some is left, this is repeated with
+    twice as much each.
+    """
+    request = _Request(buffers, align)
+    unit = request.problem.unit
+    floor = best.bound  # nothing lower exists
+    left, share = limit, max(1, limit // 8)
+    while floor < best.height and left:
+        failed, capacity = floor - unit, floor
+        while capacity < best.height and left:
+            outcome = request.search(capacity, min(share, left))
+            left -= outcome.nodes
+            if outcome.verdict is Verdict.FITS:
+                best = request.allocation(outcome, best.bound)
+            else:
+                failed = capacity
+            if outcome.verdict is Verdict.IMPOSSIBLE:
+                floor = capacity + unit
+            capacity = failed + max(unit, (best.height - failed) // 2 // unit * unit)
+        share *= 2
+    return replace(best, proven=floor >= best.height)
 
 
 def live_sizes(buffers: Sequence[Buffer], align: int) -> list[int]:
@@ -64,26 +171,43 @@ def peak_time(buffers: Sequence[Buffer], align: int) -> int:
     return sizes.index(max(sizes)) if sizes else 0
 
 
-def _orders(buffers: Sequence[Buffer], align: int) -> list[list[Buffer]]:
-    """Each order is tried once; ties are broken by start and name."""
-    live = live_sizes(buffers, align)
+def _live_at_starts(buffers: Sequence[Buffer], align: int) -> dict[int, int]:
+    """Live bytes at each time at which a buffer starts, in order; nowhere are there more."""
+    changes: dict[int, int] = {}
+    for buffer in buffers:
+        size = align_up(buffer.size, align)
+        changes[buffer.first] = changes.get(buffer.first, 0) + size
+        changes[buffer.last] = changes.get(buffer.last, 0) - size
+    times = sorted(changes)
+    live = dict(zip(times, accumulate(changes[time] for time in times), strict=True))
+    starts = {buffer.first for buffer in buffers}
+    return {time: size for time, size in live.items() if time in starts}
+
+
+def _fullest(buffers: Sequence[Buffer], align: int) -> int:
+    return max(_live_at_starts(buffers, align).values(), default=0)
+
+
+def _orders(buffers: Sequence[Buffer], align: int) -> list[tuple[str, list[Buffer]]]:
+    """Orders by name; ties are broken by start and name."""
+    live = _live_at_starts(buffers, align)
 
     def breadth(buffer: Buffer) -> int:
-        return max(live[buffer.first : buffer.last])
+        return max(size for time, size in live.items() if buffer.first <= time < buffer.last)
 
     def duration(buffer: Buffer) -> int:
         return buffer.last - buffer.first
 
-    keys: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
-        lambda b: (b.size, duration(b)),
-        lambda b: (b.size * duration(b), b.size),
-        lambda b: (duration(b), b.size),
-        lambda b: (breadth(b), b.size),
-        lambda b: (breadth(b), duration(b), b.size),
-    )
+    keys: dict[str, Callable[[Buffer], tuple[int, ...]]] = {
+        "size": lambda b: (b.size, duration(b)),
+        "area": lambda b: (b.size * duration(b), b.size),
+        "duration": lambda b: (duration(b), b.size),
+        "fullest, size": lambda b: (breadth(b), b.size),
+        "fullest, duration": lambda b: (breadth(b), duration(b), b.size),
+    }
     return [
-        sorted(buffers, key=lambda b: (*(-part for part in key(b)), b.first, b.name))
-        for key in keys
+        (name, sorted(buffers, key=lambda b: (*(-part for part in key(b)), b.first, b.name)))
+        for name, key in keys.items()
     ]
 
 

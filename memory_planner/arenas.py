@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import inf
 
-from memory_planner.allocate import Allocation, Buffer, allocate, peak_time
+from memory_planner.allocate import Allocation, Buffer, allocate, fit, peak_time
 from memory_planner.blobs import Blob
 from memory_planner.footprint import (
     MAX_CORES,
@@ -73,10 +73,10 @@ def plan_arenas(
         buffers = search.buffers(moved, tiles)
         if search.fits(buffers):
             tiles = _grown(search, moved, tiles)
-            return allocate_all(target, search.buffers(moved, tiles), tiles)
+            return allocate_all(target, search.buffers(moved, tiles), tiles, blobs)
         yielding = search.yielding(buffers)
         if yielding is None:
-            return allocate_all(target, buffers, tiles)
+            return allocate_all(target, buffers, tiles, blobs)
         buffer, size = yielding
         if buffer.name.startswith(TILE_PREFIX):
             tiles[buffer.name.removeprefix(TILE_PREFIX)] = size
@@ -121,7 +121,8 @@ class _Search:
 
     def fits(self, buffers: Mapping[str, Sequence[Buffer]]) -> bool:
         """Whether the preferred region has room for its buffers."""
-        return allocate(buffers[self.home.name], self.home.align).height <= self.room
+        found = fit(buffers[self.home.name], self.home.align, self.room)
+        return found.allocation is not None
 
     def live(self, buffers: Sequence[Buffer], time: int) -> int:
         """Bytes of the preferred region at a time, each buffer rounded up to the alignment."""
@@ -179,13 +180,19 @@ def _grown(search: _Search, moved: Set[str], tiles: Mapping[str, int]) -> dict[s
 
 
 def allocate_all(
-    target: TargetSpec, buffers: Mapping[str, Sequence[Buffer]], tiles: Mapping[str, int]
+    target: TargetSpec,
+    buffers: Mapping[str, Sequence[Buffer]],
+    tiles: Mapping[str, int],
+    blobs: Mapping[str, Blob],
 ) -> Arenas:
-    """Offsets for the buffers of every region."""
+    """Offsets for the buffers of every region, above all such that they fit beside its blob."""
+    allocations = {}
+    for name, wanted in buffers.items():
+        region = target.region(name)
+        room = region.size - region.reserved - (blobs[name].size if name in blobs else 0)
+        allocations[name] = allocate(wanted, region.align, room)
     return Arenas(
         buffers={name: tuple(wanted) for name, wanted in buffers.items()},
-        allocations={
-            name: allocate(wanted, target.region(name).align) for name, wanted in buffers.items()
-        },
+        allocations=allocations,
         tiles=dict(tiles),
     )

@@ -187,7 +187,7 @@ class _Attempt:
             slot = self.slot_size(staging)
             buffer = Buffer(STREAM_BUFFER, 2 * slot, 0, len(folded_roles(self.program)))
             buffers = {**arenas.buffers, staging: (*arenas.buffers[staging], buffer)}
-            arenas = allocate_all(self.target, buffers, arenas.tiles)
+            arenas = allocate_all(self.target, buffers, arenas.tiles, {})
         taken = {
             r.name: align_up(arenas.allocations[r.name].height, r.align)
             for r in self.target.regions

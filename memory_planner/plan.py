@@ -103,6 +103,7 @@ class RegionPlan:
     arena_base: int
     arena_size: int
     peak: int  # arena bytes that the schedule needs at its fullest step (lower bound)
+    proven: bool = False  # no smaller arena exists, even where it exceeds the peak
 
     @property
     def used(self) -> int:

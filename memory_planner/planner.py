@@ -102,6 +102,7 @@ def _region_plan(target: TargetSpec, name: str, blob: Blob, arena: Allocation) -
         arena_base=blob.base + blob.size,
         arena_size=align_up(arena.height, region.align),
         peak=arena.bound,
+        proven=arena.proven,
     )
 
 

@@ -16,7 +16,6 @@ from memory_planner.bounds import State
 from memory_planner.sections import Problem
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 FAR = 1 << 62
 
 
@@ -29,37 +28,41 @@ def find_valley(
 ) -> list[int]:
     """The buffers on the floor of the valley to branch on.
 
-    A valley with one such buffer that cannot stay empty comes first. Otherwise it is the one of
-    the highest weight (by section), or without weights the lowest, and among these the one with
-    the fewest buffers.
+    A valley that exactly one buffer can fill and that must not stay empty comes first. Otherwise
+    it is the one of the highest weight (by section), or without weights the lowest, and of these
+    the one with the fewest buffers.
     """
     first, last = problem.extent(items)
     index = np.asarray(items, dtype=np.intp)
-    live = problem.live[index, first:last]
-    heights = np.where(live, state.offsets(items)[:, None], FAR)
+    heights = np.where(problem.live[index, first:last], state.offsets(items)[:, None], FAR)
     floors = heights.min(axis=0)
-    lowest = live & (heights == floors)
-    settled = (lowest == live).all(axis=1)
-    settled[[at for at, item in enumerate(items) if item in state.floating]] = False
+    lowest = (heights == floors) & (heights < FAR)
+    settled = lowest.sum(axis=1) == (heights < FAR).sum(axis=1)
+    settled[[row for row, item in enumerate(items) if item in state.floating]] = False
     counts = lowest.sum(axis=0)
-    columns = np.flatnonzero((counts > 0) & ~lowest[~settled].any(axis=0))
-    rank = floors[columns] if weights is None else -weights[first:last][columns]
-    columns = columns[np.lexsort((counts[columns], rank))]
+    valleys = np.flatnonzero((counts > 0) & ~lowest[~settled].any(axis=0))
+    rank = floors if weights is None else -weights[first:last]
+    valleys = valleys[np.lexsort((counts[valleys], rank[valleys]))]
+    single = valleys[counts[valleys] == 1]
     room = capacity - problem.weights[index, first:last].sum(axis=0)
-    overlap = problem.overlap[np.ix_(index, index)]
-    tops = state.offsets(items) + problem.weights[index].max(axis=1)
-    chosen = columns[0]
     rest = np.where(lowest, FAR, heights).min(axis=0)
-    seen: set[int] = set()
-    for column in columns[counts[columns] == 1]:
-        row = int(lowest[:, column].argmax())
-        if row in seen:
-            continue
-        seen.add(row)
-        below = np.where(live | ~overlap[row][:, None], FAR, tops[:, None]).min(axis=0)
-        tight = columns[(counts[columns] == 1) & lowest[row, columns]]
-        tight = tight[np.minimum(below, rest)[tight] > room[tight]]
-        if len(tight):
-            chosen = tight[0]
-            break
-    return [items[row] for row in np.flatnonzero(lowest[:, chosen])]
+    for row in dict.fromkeys(lowest[:, single].argmax(axis=0).tolist()):
+        columns = single[lowest[row, single]]
+        least = np.minimum(rest, _lowest_below(problem, items, state, row)[first:last])
+        tight = columns[least[columns] > room[columns]]
+        if tight.size:
+            return [items[row]]
+    return [items[row] for row in np.flatnonzero(lowest[:, valleys[0]])]
+
+
+def _lowest_below(problem: Problem, items: Sequence[int], state: State, row: int) -> Ints:
+    """By section: the lowest offset of `items[row]` if, above its bound, it is the lowest there.
+
+    Then it lies on a buffer that is not live in the section.
+    """
+    neighbours = problem.neighbours[items[row]]
+    others = [item for item in items if item in neighbours]
+    tops = state.offsets(others) + [problem.sizes[item] for item in others]
+    live = problem.live[np.asarray(others, dtype=np.intp)]
+    lowest: Ints = np.where(live, FAR, tops[:, None]).min(axis=0)
+    return lowest

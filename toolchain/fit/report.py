@@ -50,6 +50,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
                 "used": region.used,
                 "free": region.free,
                 "arena_lower_bound": region.peak,
+                "arena_proven": region.proven,
                 "arena": region.arena_size,
             }
             for region in plan.regions
