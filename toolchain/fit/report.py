@@ -134,6 +134,7 @@ def _problems(problems: Sequence[Problem], shortfalls: Sequence[Shortfall]) -> l
                 {"name": name, "count": count, "bytes": size}
                 for name, count, size in contributors(shortfall)
             ],
+            "cannot_coexist": shortfall.conflict_facts(),
         }
         for shortfall in shortfalls
     ]
