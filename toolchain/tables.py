@@ -73,7 +73,8 @@ def print_simulation(report: Json) -> None:
     console.print(
         f"estimate at position {report['position']:,}: {report['cycles_per_token']:,} cycles, "
         f"{report['tokens_per_second']:,.1f} tokens/s at the target's clock; "
-        f"bandwidth bound {report['bound_tokens_per_second']:,.1f} tokens/s"
+        f"bandwidth bound {report['bound_tokens_per_second']:,.1f} tokens/s",
+        soft_wrap=True,
     )
     console.print(f"simulated at {report['simulated_tokens_per_second']:,.1f} tokens/s here")
 

@@ -139,7 +139,7 @@ def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_j
         "context": design.context,
         "vocab": design.shape.vocab_size,
         "uses_off_chip": False,
-        "leaves_off_chip": whole.off_chip is not None,
+        "off_chip_exists": whole.off_chip is not None,
     }
     if as_json:
         print_json(facts | {"suggestions": found})

@@ -30,6 +30,11 @@ class Knob:
         """Whether `values` are a range of numbers."""
         return self.least is not None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether `values` leaves out no number, so that the mildest that fits is the largest."""
+        return isinstance(self.values, range) and self.values.step == -1
+
     def part(self, share: float) -> int:
         """The number `share` (0..1) of the way down to `least`, in equal ratios."""
         assert self.least is not None

@@ -23,11 +23,10 @@ SUGGEST_TAKES = frozenset(
         "head_bits",
         "context",
         "vocab",
-        "activations",
         "params",
     }
 )
-SWEEP_REFUSES = frozenset({"layer_order", "attn_width", "mlp_width"})
+SWEEP_REFUSES = frozenset({"layer_order", "attn_width", "mlp_width", "activations"})
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 
 

@@ -38,7 +38,7 @@ class Change:
 
     knob: Knob
     value: int
-    most: bool  # the mildest value that fits
+    most: bool  # no larger number fits
 
     @property
     def leaves_little(self) -> bool:
@@ -153,7 +153,7 @@ def _single(probe: _Probe, design: Design, knob: Knob) -> Remedy | None:
     found = probe.first(len(knob.values), lambda index: knob.apply(design, knob.values[index]))
     if found is None or not probe.is_planned(found[1]):
         return None
-    change = Change(knob, knob.values[found[0]], knob.is_number)
+    change = Change(knob, knob.values[found[0]], knob.is_exact)
     return Remedy((change,), design, found[1].design)
 
 

@@ -119,7 +119,7 @@ def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
     console.print(table)
     console.print(
         "off-chip memory is not used: what is listed needs no stream\n"
-        * facts["leaves_off_chip"]
+        * facts["off_chip_exists"]
         + "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
         "tokens/s: estimate at half of the context; --json prints each as a config.json"
     )
@@ -291,8 +291,6 @@ def _off_chip_lines(off_chip: Json) -> list[str]:
     if off_chip["missing"]:
         rest = f"{off_chip['missing']:,} of them have no place: this is no plan"
     else:
-        rest = (
-            f"blocks wait {off_chip['exposed_ms_per_token']:,.1f} ms for theirs, the rest is hidden"
-        )
-        rest += " behind work or part of the embedding and head"
+        rest = f"of that, blocks wait {off_chip['exposed_ms_per_token']:,.1f} ms; the rest overlaps with"
+        rest += " their work, or belongs to embedding and head"
     return [f"off chip: {taken} at an assumed {rate} MB/s", f"          {rest}"]
