@@ -77,7 +77,8 @@ def fits(design: Design, target: TargetSpec) -> bool:
 
 def may_fit(program: Program, target: TargetSpec) -> bool:
     """A necessary condition from sizes alone: permanent data against the regions allowed for it."""
-    records = [program.layout_of(op).record_size for op in program.ops if op.kind is OpKind.LINEAR]
+    linears = {program.weight_of(op).layout for op in program.ops if op.kind is OpKind.LINEAR}
+    records = [layout.record_size for layout in linears if layout]
     if target.tiling and max(records) > max_transfer(target):
         return False
     total = 0
