@@ -53,8 +53,8 @@ def misfit_text(report: Json) -> str:
     for problem in report["problems"]:
         lines += _problem_lines(problem)
     remedies = report["remedies"]
-    for lead, group in remedy_groups(remedies):
-        lines.append(f"  fix: {lead[0].lower()}{lead[1:]}")
+    for number, (lead, group) in enumerate(remedy_groups(remedies)):
+        lines.append(f"  {'' if number else 'fix: '}{lead[0].lower()}{lead[1:]}")
         lines += map(_remedy_line, group)
     if not remedies:
         lines += [

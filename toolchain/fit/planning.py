@@ -93,10 +93,10 @@ def may_fit(program: Program, target: TargetSpec) -> bool:
 
 
 def _may_stream(program: Program, target: TargetSpec) -> bool:
-    """A necessary condition of streaming: two slots, each of an average block's streamed bytes.
+    """A necessary condition of streaming: two slots, each of an average streamed weight.
 
-    Of L blocks with W bytes of weights, X bytes stream. On the chip stay W - X bytes, KV cache and
-    constants, and slots of 2 X / L, one behind the other in one region.
+    Of N weights of blocks with W bytes, X bytes stream. On the chip stay W - X bytes, KV cache and
+    constants, and slots of 2 X / N at least, one behind the other in one region.
     """
     if target.off_chip is None:
         return True
@@ -109,15 +109,16 @@ def _may_stream(program: Program, target: TargetSpec) -> bool:
     for spec in program.tensors.values():
         if spec.kind in PERMANENT and (spec.kind is not Kind.WEIGHT or "." in spec.name[:-7]):
             sizes[spec.kind] += spec.size
-    layers, weights = program.shape.layers, sizes[Kind.WEIGHT]
+    names = [s.name for s in program.tensors.values() if s.kind is Kind.WEIGHT]
+    count, weights = sum("." in name[:-7] for name in names), sizes[Kind.WEIGHT]
     streamed = max(0, weights - room(["weights"]))
     lacking = sum(sizes.values()) - room(PERMANENT.values())
-    if lacking > 0 and layers <= 2:
+    if lacking > 0 and count <= 2:
         return False
     if lacking > 0:
-        streamed = max(streamed, lacking * layers // (layers - 2))
+        streamed = max(streamed, lacking * count // (count - 2))
     slots = [target.region(name) for name in target.off_chip.staging]
-    return 2 * streamed // layers <= max(region.size - region.reserved for region in slots)
+    return 2 * streamed // count <= max(region.size - region.reserved for region in slots)
 
 
 def permanent_size(program: Program) -> int:

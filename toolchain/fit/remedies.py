@@ -21,7 +21,7 @@ from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.knobs import Knob, knobs_of
 from toolchain.fit.planning import may_fit
 from toolchain.model.errors import ConfigError, DoesNotFitError
-from toolchain.model.program import Program
+from toolchain.model.program import Kind, Program
 
 SMALL = 3  # changes; larger combinations only when there is nothing else
 LITTLE = 4  # a number below a fourth of what it was leaves little of the model
@@ -112,6 +112,8 @@ def find_remedies(design: Design, target: TargetSpec) -> list[Remedy]:
     last = probe.drafts + COMBINATION_DRAFTS
     for size in range(max(2, len(needed)), len(usable) + 1):
         chosen = [s for s in combinations(usable, size) if needed <= {k.change for k in s}]
+        if size > SMALL:  # many, of which few help: those first that leave least on the chip
+            chosen.sort(key=lambda knobs: _block_size(_drastic(design, knobs)))
         made = _combinations(probe, design, chosen, last)
         found = list(islice((r for r in made if _is_milder(r, limits)), SHOWN_COMBINATIONS))
         if found or (singles and size >= SMALL):
@@ -147,6 +149,16 @@ def _drastic(design: Design, knobs: Sequence[Knob]) -> Design:
     for knob in knobs:
         design = knob.apply(design, knob.values[-1] if knob.least is None else knob.least)
     return design
+
+
+def _block_size(design: Design) -> int:
+    """Bytes of the weights and the KV cache of all blocks: what must be on chip or stream."""
+    if not _is_possible(design):
+        return 0  # dismissed at once
+    tensors = build_program(design).tensors.values()
+    return sum(
+        t.size for t in tensors if t.kind in (Kind.WEIGHT, Kind.STATE) and "." in t.name[:-7]
+    )
 
 
 def _single(probe: _Probe, design: Design, knob: Knob) -> Remedy | None:
