@@ -54,6 +54,7 @@ def render_report(source: PageSource) -> str:
         "map_categories": map_categories(maps, strips),
         "buffers": buffer_rows(program, plan),
         "timeline": token_view(source),
+        "traced": source.model_hash is not None,  # a bundle's page lies beside its trace
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),
         "heat": snr_heat(program, found),
