@@ -78,6 +78,8 @@ def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
 def _streamed_draft(program: Program, target: TargetSpec) -> Plan:
     outside = place_outside(program, target)
     draft = _draft(program, target, outside.blobs, outside.arenas)
+    if not outside.blobs[target.off_chip.region].offsets:
+        return draft
     return replace(draft, streams=streams_of(program, target, outside))
 
 

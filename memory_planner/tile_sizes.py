@@ -32,21 +32,24 @@ class TileSize:
 
 
 @lru_cache(maxsize=4096)
-def tile_sizes(tiles: LinearTiles, align: int, limit: int) -> tuple[TileSize, ...]:
+def tile_sizes(
+    tiles: LinearTiles, align: int, limit: int, slots: tuple[int, ...] = (1, 2)
+) -> tuple[TileSize, ...]:
     """The frontier, smallest buffer and longest time first.
 
-    `limit` is what one transfer carries, in bytes. The first size is one record in one slot.
+    `limit` is what one transfer carries, in bytes. The first size is one record in the fewest of
+    the `slots` that are allowed.
     """
     most = max(1, min(tiles.records, limit // tiles.record_size))
     sizes = [
         TileSize(
             records,
-            slots,
+            count,
             align_up(records * tiles.record_size, align),
-            tiles.cycles(records, slots),
+            tiles.cycles(records, count),
         )
         for records in range(1, most + 1)
-        for slots in (1, 2)
+        for count in slots
     ]
     sizes.sort(key=lambda size: (size.buffer_size, size.cycles, size.records))
     frontier = sizes[:1]

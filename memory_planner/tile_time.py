@@ -48,6 +48,12 @@ def transfer_cycles(link: Link, size: int) -> float:
     return max(link.min_cycles, link.setup_cycles + size / link.bytes_per_cycle)
 
 
+def pieces_cycles(link: Link, size: int, most: int) -> float:
+    """Cycles of `size` bytes in transfers of at most `most` bytes."""
+    pieces = (min(most, size - done) for done in range(0, size, most))
+    return sum(transfer_cycles(link, piece) for piece in pieces)
+
+
 def record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
     """Cycles of one core for one record: all its rows, padding rows included."""
     lanes, costs = layout.packing.rows, target.costs

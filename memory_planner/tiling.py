@@ -8,11 +8,11 @@ rows fill a slot up to the target's caps, or as far as the buffer goes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.footprint import TILE_PREFIX, attention_slot_size
-from memory_planner.plan import AttentionPlan, LinearPlan, Plan, Transfer
-from memory_planner.target import CORES, Link, TargetSpec, align_up
+from memory_planner.plan import AttentionPlan, LinearPlan, Plan, StreamPlan, Transfer
+from memory_planner.target import CORES, Link, TargetSpec
 from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
 from memory_planner.tile_time import linear_tiles
 from toolchain.model.packing import WeightLayout
@@ -63,7 +63,7 @@ def role_tiles(
     for op in program.ops:
         if op.kind is OpKind.ATTENTION:
             kinds.setdefault(op.role, {})[None, False] = op
-        elif op.kind is OpKind.LINEAR or (op.kind is OpKind.EMBED and op.inputs[0] in off_chip):
+        elif op.kind is OpKind.LINEAR:
             outside = program.weight_of(op).name in off_chip
             kinds.setdefault(op.role, {})[program.layout_of(op), outside] = op
     return {
@@ -82,11 +82,9 @@ def _buffer_sizes(program: Program, target: TargetSpec, op: Op, outside: bool) -
         counts = chunk_sizes(program.shape, target)
         return tuple(2 * attention_slot_size(program.shape, count, align) for count in counts)
     layout = program.layout_of(op)
-    if op.kind is OpKind.EMBED:  # one slot: nothing overlaps with its transfer
-        return (align_up(layout.record_size, align),)
     region = target.placement["weights"][0]
     if outside and target.off_chip:
-        region = target.off_chip.region
+        region = target.off_chip.staging[0]
     frontier = linear_sizes(layout, target.link(region), target)
     return tuple(size.buffer_size for size in frontier)
 
@@ -130,15 +128,24 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
             plans[op.id] = LinearPlan(op.id, weight, layout.records, None, 0, ())
             continue
         buffer, source = TILE_PREFIX + op.role, plan.source(weight, op.layer)
-        frontier = linear_sizes(layout, target.link(source.region), target)
+        frontier = linear_sizes(
+            _of_one_stream(op, layout, plan), target.link(source.region), target
+        )
         best = best_within(frontier, plan.placements[buffer].size)
+        parts = [(0, layout.records, source.offset)]
+        if plan.streams and plan.placements[weight].region == plan.streams.region and op.layer < 0:
+            parts = list(_head_parts(layout, plan, plan.streams))
         plans[op.id] = LinearPlan(
             op=op.id,
             weight=weight,
             records_per_tile=best.records,
             tile_buffer=buffer,
             slot_size=best.slot_size,
-            transfers=_transfers(layout, best.records, best.slots, source.offset),
+            transfers=tuple(
+                transfer
+                for part in parts
+                for transfer in _transfers(layout, best.records, best.slots, part)
+            ),
             slots=best.slots,
         )
     return plans
@@ -159,15 +166,38 @@ def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int
     return AttentionPlan(count, TILE_PREFIX + role, size)
 
 
-def _transfers(layout: WeightLayout, count: int, slots: int, source: int) -> tuple[Transfer, ...]:
+def _of_one_stream(op: Op, layout: WeightLayout, plan: Plan) -> WeightLayout:
+    """The layout of the rows that the kernel gets at a time: of a head off chip, one stream."""
+    streams = plan.streams
+    if streams is None or op.layer >= 0 or plan.placements[op.inputs[2]].region != streams.region:
+        return layout
+    rows = min(layout.rows, streams.part_records * layout.packing.rows)
+    return replace(layout, rows=rows)
+
+
+def _head_parts(
+    layout: WeightLayout, plan: Plan, streams: StreamPlan
+) -> Iterator[tuple[int, int, int]]:
+    """(first record, end, offset in the staging region) of each stream of the head."""
+    base = plan.placements[streams.buffer].offset
+    for index in range(streams.head, streams.head - (-layout.records // streams.part_records)):
+        first = (index - streams.head) * streams.part_records
+        yield first, min(first + streams.part_records, layout.records), base + streams.slot(index)
+
+
+def _transfers(
+    layout: WeightLayout, count: int, slots: int, part: tuple[int, int, int]
+) -> tuple[Transfer, ...]:
+    """The tiles of the records of `part`: (first, end, offset of the first one)."""
     size = layout.record_size
+    begin, end, source = part
     return tuple(
         Transfer(
-            source_offset=source + first * size,
+            source_offset=source + (first - begin) * size,
             slot=index % slots,
             first_record=first,
-            records=min(count, layout.records - first),
-            size=min(count, layout.records - first) * size,
+            records=min(count, end - first),
+            size=min(count, end - first) * size,
         )
-        for index, first in enumerate(range(0, layout.records, count))
+        for index, first in enumerate(range(begin, end, count))
     )
