@@ -281,7 +281,8 @@ class _Layout:
     def _attention(self) -> AttentionView:
         attrs = self._op("attn.attention").attrs
         how = self.plan.attention
-        return AttentionView(how.positions_per_chunk, how.slot_size, **attrs)
+        slots = how.slots if how.tile_buffer else 0
+        return AttentionView(how.positions_per_chunk, how.slot_size, slots, **attrs)
 
 
 def _rows_of_bytes(data: bytes) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ class AttentionView:
 
     positions_per_chunk: int
     slot_size: int
+    slots: int
     score_multiplier: int
     score_exponent: int
     exp_bits: int

@@ -55,6 +55,7 @@ class AttentionPlan:
     positions_per_chunk: int  # the context when in place
     tile_buffer: str | None
     slot_size: int
+    slots: int = 2  # 2: transfers overlap with the work; 1: they take turns
 
 
 @dataclass(frozen=True, slots=True)

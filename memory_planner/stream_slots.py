@@ -140,5 +140,4 @@ def head_sizes(program: Program, target: TargetSpec, head: Op, staging: str) -> 
     assert target.off_chip is not None
     link = target.link_between(target.off_chip.region, staging)
     tiles = linear_tiles(program.layout_of(head), link, target)
-    sizes = tile_sizes(tiles, target.region(staging).align, link.max_transfer, (2,))
-    return sizes
+    return tile_sizes(tiles, target.region(staging).align, link.max_transfer, (2,))

@@ -11,6 +11,7 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
@@ -57,7 +58,7 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
         problems += _check_regions(spec) + _check_names(spec)
     if problems:
         raise ConfigError(f"target file {name_or_path} is not valid", problems)
-    return spec
+    return by_cost(spec)
 
 
 def read_target_text(name_or_path: str | Path) -> str:
@@ -239,7 +240,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:
-    """Off-chip memory takes nothing else; links lead to every staging region, and on to the tiles."""
+    """Off-chip memory takes nothing else; links lead to every staging region, and on to tiles."""
     if spec.off_chip is None:
         return []
     outside, problems = spec.off_chip.region, []

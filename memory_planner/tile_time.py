@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from memory_planner.target import Link, TargetSpec
 from toolchain.model.packing import WeightLayout
+from toolchain.model.program import ProgramShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +98,25 @@ def linear_tiles(layout: WeightLayout, link: Link, target: TargetSpec) -> Linear
         cores=target.cores,
         barrier=target.costs.barrier,
     )
+
+
+def attention_runs(
+    shape: ProgramShape, link: Link, target: TargetSpec, length: int, positions: int
+) -> list[Run]:
+    """The chunks of attention over `length` cache rows that come over `link`.
+
+    Two passes: k with the scales of both, then v with its scales. A chunk ends with a barrier.
+    """
+    costs, heads = target.costs, -(-shape.heads // target.cores)
+    scan = heads * costs.attention_scan
+    visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
+    scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
+    full, rest = divmod(length, positions)
+    runs = []
+    for scales, cycles in ((2, visit + scan), (1, visit)):
+        for chunks, count in ((full, positions), (1 if rest else 0, rest)):
+            sizes = [count * row, *[count * scale] * scales]
+            if chunks:
+                travel = sum(transfer_cycles(link, size) for size in sizes)
+                runs.append(Run(chunks, travel, costs.barrier + count * cycles))
+    return runs

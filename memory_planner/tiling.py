@@ -1,8 +1,8 @@
 """How many weight records and cache rows travel at a time, and the transfers that follow.
 
 A slot holds whole records. A linear gets the number of records and of slots with which it is
-fastest by the cost model (tile_sizes.py), among those for which its role's buffer has room. Cache
-rows fill a slot up to the target's caps, or as far as the buffer goes.
+fastest by the cost model (tile_sizes.py), among those for which its role's buffer has room, and so
+does attention with cache rows, up to the target's caps.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from memory_planner.footprint import TILE_PREFIX, attention_slot_size
 from memory_planner.plan import AttentionPlan, LinearPlan, Plan, StreamPlan, Transfer
 from memory_planner.target import CORES, Link, TargetSpec
-from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
-from memory_planner.tile_time import linear_tiles
+from memory_planner.tile_sizes import TileSize, best_within, frontier_of, tile_sizes
+from memory_planner.tile_time import attention_runs, linear_tiles, sequence_cycles
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program, ProgramShape
 
@@ -76,11 +76,8 @@ def role_tiles(
 
 
 def _buffer_sizes(program: Program, target: TargetSpec, op: Op, outside: bool) -> tuple[int, ...]:
-    assert target.tiling is not None
-    align = target.region(target.tiling.region).align
     if op.kind is OpKind.ATTENTION:
-        counts = chunk_sizes(program.shape, target)
-        return tuple(2 * attention_slot_size(program.shape, count, align) for count in counts)
+        return tuple(size.buffer_size for size in attention_sizes(program.shape, target))
     layout = program.layout_of(op)
     region = target.placement["weights"][0]
     if outside and target.off_chip:
@@ -115,6 +112,24 @@ def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
     if most == shape.context and counts[-1] != most:
         counts.append(most)
     return counts or [1]
+
+
+def attention_sizes(shape: ProgramShape, target: TargetSpec) -> tuple[TileSize, ...]:
+    """The chunks of cache rows that are worth their bytes, smallest buffer first.
+
+    Timed with a full cache, which comes over the link of its preferred region.
+    """
+    assert target.tiling is not None
+    align = target.region(target.tiling.region).align
+    link, barrier = target.link(target.placement["state"][0]), target.costs.barrier
+    sizes = []
+    for count in chunk_sizes(shape, target):
+        runs = attention_runs(shape, link, target, shape.context, count)
+        size = attention_slot_size(shape, count, align)
+        sizes += [
+            TileSize(count, slots, size, sequence_cycles(runs, slots, barrier)) for slots in (1, 2)
+        ]
+    return frontier_of(sizes)
 
 
 def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, LinearPlan]:
@@ -156,14 +171,8 @@ def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int
     role = next((op.role for op in program.ops if op.kind is OpKind.ATTENTION), None)
     if target.tiling is None or role is None:
         return AttentionPlan(program.shape.context, None, 0)
-    align = target.region(target.tiling.region).align
-    fitting = [
-        (count, size)
-        for count in chunk_sizes(program.shape, target)
-        if 2 * (size := attention_slot_size(program.shape, count, align)) <= tiles[role]
-    ]
-    count, size = fitting[-1]
-    return AttentionPlan(count, TILE_PREFIX + role, size)
+    best = best_within(attention_sizes(program.shape, target), tiles[role])
+    return AttentionPlan(best.records, TILE_PREFIX + role, best.slot_size, best.slots)
 
 
 def _of_one_stream(op: Op, layout: WeightLayout, plan: Plan) -> WeightLayout:

@@ -51,7 +51,9 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
         problems.append(Problem("attention", found, f"1 to {shape.context}"))
     if how.slot_size < need:
         problems.append(Problem("attention", f"slots of {how.slot_size} bytes", f"{need} or more"))
-    problems += _check_slots(ops[0], how.tile_buffer, (2, how.slot_size), target, plan)
+    if how.slots not in (1, 2):
+        return [*problems, Problem("attention", f"{how.slots} slots", "1 or 2 slots")]
+    problems += _check_slots(ops[0], how.tile_buffer, (how.slots, how.slot_size), target, plan)
     limit = min(
         link.max_transfer for link in target.links if link.destination == target.tiling.region
     )

@@ -1,4 +1,4 @@
-"""The part of the plan check that is about off-chip memory: what travels when, and into which slot."""
+"""The part of the plan check that is about off-chip memory: what travels when, into which slot."""
 
 from __future__ import annotations
 

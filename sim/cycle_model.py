@@ -17,11 +17,12 @@ from memory_planner.plan import Plan, StreamPlan
 from memory_planner.target import TargetSpec
 from memory_planner.tile_time import (
     LinearTiles,
+    attention_runs,
     linear_tiles,
     overlapped_cycles,
     pieces_cycles,
     record_cycles,
-    transfer_cycles,
+    sequence_cycles,
 )
 from toolchain.model.program import Kind, Op, OpKind, Program
 
@@ -171,31 +172,21 @@ def _parts(context: Context, op: Op, tiles: LinearTiles) -> Iterator[tuple[int, 
 def _attention(context: Context, op: Op) -> OpCycles:
     """Two passes over the cache: k with the scales of both, then v with its scales."""
     target, shape, how = context.target, context.program.shape, context.plan.attention
-    costs, length = target.costs, context.position + 1
-    heads = _share(context, shape.heads)
-    scan = heads * costs.attention_scan
-    visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
+    length = context.position + 1
     region = context.plan.placements[op.inputs[2]].region
     link = target.link(region)
     moved = ((link.name, kv_bytes(context)),)
-    rest = _stalls(context, op) + costs.barrier
+    rest = _stalls(context, op) + target.costs.barrier
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * _extra_load(context, region)
-        compute = length * (scan + 2 * visit) + rest
+        runs = attention_runs(shape, link, target, length, length)
+        compute = sum(run.work - target.costs.barrier for run in runs) + rest
         return OpCycles(compute, 0.0, compute, moved)
-    scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
-    chunks = _chunks(length, how.positions_per_chunk)
-    dma, work = [], []
-    for scales, cycles in ((2, visit + scan), (1, visit)):
-        for count in chunks:
-            sizes = [count * row, *[count * scale] * scales]
-            dma.append(sum(transfer_cycles(link, size) for size in sizes))
-            work.append(costs.barrier + count * cycles)
-    return _pipelined(dma, work, rest, moved)
-
-
-def _chunks(length: int, most: int) -> list[int]:
-    return [min(most, length - first) for first in range(0, length, most)]
+    runs = attention_runs(shape, link, target, length, how.positions_per_chunk)
+    dma = tuple(run.transfer for run in runs for _ in range(run.count))
+    work = tuple(run.work for run in runs for _ in range(run.count))
+    total = sequence_cycles(runs, how.slots, target.costs.barrier) + rest
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, dma, work, how.slots)
 
 
 def _extra_load(context: Context, region: str) -> float:

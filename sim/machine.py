@@ -218,7 +218,7 @@ class Machine:
             self._written.append((name, typed))
 
     def cache_rows(self, op: Op, length: int) -> KVCache:
-        """See `Store`: two passes of chunks through alternating slots, as edgec_kv_stream.h does.
+        """See `Store`: two passes of chunks through the slots in turn, as edgec_kv_stream.h does.
 
         Pass 1 moves rows of k and both scales, pass 2 rows of v and its scales.
         """
@@ -232,7 +232,7 @@ class Machine:
         for index, (targets, start) in enumerate(product(passes, starts)):
             count = min(how.positions_per_chunk, length - start)
             for name, offset in targets.items():
-                slot = index % 2 * how.slot_size
+                slot = index % how.slots * how.slot_size
                 parts[name] = parts.get(name, []) if start else []
                 parts[name].append(self._cache_chunk(op, name, (start, count), slot + offset))
         heads = (length, shape.kv_heads, shape.head_dim)

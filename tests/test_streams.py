@@ -20,6 +20,7 @@ from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import Pin
 from memory_planner.target_file import load_target
+from memory_planner.validate import validate_plan
 from sim.machine import MemoryFaultError, run_steps
 from sim.session import Session
 from tests.bundles import compile_tiny, edit, seal
@@ -73,6 +74,17 @@ def test_what_travels_at_once_has_a_single_slot(tmp_path: Path) -> None:
     assert linears["l00.mlp.down_proj"].slots == 1
     assert {t.slot for t in linears["l00.mlp.down_proj"].transfers} == {0}
     assert all(how.slots == 1 for how in linears.values() if len(how.transfers) == 1)
+
+
+def test_attention_with_one_slot(tmp_path: Path) -> None:
+    bundle = compile_tiny(tmp_path, num_layers=1, context=12)
+    chunk = replace(bundle.plan.attention, positions_per_chunk=4, slots=1)
+    plan = replace(bundle.plan, attention=chunk)
+    assert validate_plan(bundle.program, load_target("siracusa"), plan) == []
+    one, two = (
+        list(run_steps(bundle.program, p, bundle.blobs, TOKENS)) for p in (bundle.plan, plan)
+    )
+    assert all((a.value == b.value).all() for a, b in zip(one, two, strict=True))
 
 
 def test_streams_on_rv32(tmp_path: Path) -> None:
