@@ -22,7 +22,7 @@ from memory_planner.blobs import (
 from memory_planner.footprint import STREAM_BUFFER
 from memory_planner.liveness import folded_roles
 from memory_planner.plan import Stream, StreamPlan
-from memory_planner.stream_slots import Demand, OffChipWeights, head_of, head_sizes
+from memory_planner.stream_slots import Demand, OffChipWeights, head_of, head_sizes, weights_read
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import best_within
 from toolchain.model.program import Kind, Program, TensorSpec
@@ -67,7 +67,7 @@ def leaving_order(program: Program, target: TargetSpec) -> list[str]:
 def place_outside(program: Program, target: TargetSpec) -> Outside:
     """The placement with the fewest bytes off chip; with all of them when nothing has room."""
     order = leaving_order(program, target)
-    layers = _layers(program)
+    layers, read = _layers(program), weights_read(program, target)
     variants = _state_variants(program, target)
     arenas: dict[tuple[frozenset[str], int], Arenas] = {}
     sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
@@ -77,7 +77,7 @@ def place_outside(program: Program, target: TargetSpec) -> Outside:
         names = frozenset(order[:count])
         moved = frozenset(names - layers.keys())
         inside = sum(size for name, size in sizes.items() if name not in names)
-        weights = OffChipWeights(program, target, names)
+        weights = OffChipWeights(program, target, names, read)
         for index, states in enumerate(variants):
             key = moved, index
             if key not in arenas:
@@ -183,7 +183,7 @@ class _Attempt:
         """The first region and the fewest cuts with which everything has room."""
         assert self.target.off_chip is not None
         for staging in self.target.off_chip.staging:
-            if not self.may_fit(staging, self.weights.smallest):
+            if not self.may_fit(staging, 0) or not self.may_fit(staging, self.weights.smallest):
                 continue
             for demand in self.weights.demands():
                 if self.may_fit(staging, demand.slot):

@@ -28,48 +28,67 @@ class Demand:
     slot: int  # before alignment
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight that an op reads; `size` as it lies in the off-chip blob, `record` of one record."""
+
+    name: str
+    role: str
+    layer: int  # -1 outside the blocks
+    size: int
+    record: int
+
+
+def weights_read(program: Program, target: TargetSpec) -> tuple[Weight, ...]:
+    """The weights that ops read, in execution order."""
+    assert target.off_chip is not None
+    align = target.region(target.off_chip.region).align
+    found = []
+    for op in program.ops:
+        for spec in (program.tensors[name] for name in op.inputs):
+            if spec.kind is Kind.WEIGHT:
+                size, record = align_up(spec.size, align), program.layout_of(op).record_size
+                found.append(Weight(spec.name, op.role, op.layer, size, record))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class OffChipWeights:
-    """What the weights of `names` need when they are off chip."""
+    """What the weights of `names` need when they are off chip; `read` are all of the program."""
 
     program: Program
     target: TargetSpec
     names: frozenset[str]
+    read: tuple[Weight, ...]
+
+    @cached_property
+    def _inside_blocks(self) -> tuple[Weight, ...]:
+        return tuple(w for w in self.read if w.layer >= 0 and w.name in self.names)
 
     @cached_property
     def roles(self) -> tuple[str, ...]:
         """Roles of blocks with weights off chip, in the order of a block."""
-        ops = [op for op in self.program.ops if op.layer >= 0]
-        outside = {op.role for op in ops if self._weight(op)}
-        return tuple(role for role in dict.fromkeys(op.role for op in ops) if role in outside)
+        outside = {weight.role for weight in self._inside_blocks}
+        roles = dict.fromkeys(weight.role for weight in self.read if weight.layer >= 0)
+        return tuple(role for role in roles if role in outside)
 
     @cached_property
     def _blocks(self) -> frozenset[tuple[int, ...]]:
-        """Bytes by role as they lie in the off-chip blob; blocks that stream alike are one."""
-        assert self.target.off_chip is not None
-        align = self.target.region(self.target.off_chip.region).align
+        """Bytes by role; blocks that stream alike are one."""
         places = {role: index for index, role in enumerate(self.roles)}
         blocks: dict[int, list[int]] = {}
-        for op in self.program.ops:
-            name = self._weight(op) if op.layer >= 0 else None
-            if name:
-                sizes = blocks.setdefault(op.layer, [0] * len(places))
-                sizes[places[op.role]] = align_up(self.program.tensors[name].size, align)
+        for weight in self._inside_blocks:
+            sizes = blocks.setdefault(weight.layer, [0] * len(places))
+            sizes[places[weight.role]] = weight.size
         return frozenset(tuple(sizes) for sizes in blocks.values())
-
-    def _weight(self, op: Op) -> str | None:
-        """The off-chip weight of an op."""
-        tensors = self.program.tensors
-        found = (n for n in op.inputs if n in self.names and tensors[n].kind is Kind.WEIGHT)
-        return next(found, None)
 
     @cached_property
     def least(self) -> int:
         """Bytes of the records of embedding and head, and of what the check of a blob needs."""
         if not self.names:
             return 0
-        ops = (op for op in self.program.ops if op.layer < 0 and self._weight(op))
-        return max([BLOB_HEADER_SIZE, *(self.program.layout_of(op).record_size for op in ops)])
+        outside = (w.record for w in self.read if w.layer < 0 and w.name in self.names)
+        return max([BLOB_HEADER_SIZE, *outside])
 
     @cached_property
     def smallest(self) -> int:
