@@ -22,13 +22,33 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 
 EXIT_CODES = """\b
 Exit codes: 0 done, 2 bad option, 3 does not fit, 4 unsupported model, 5 broken checkpoint,
 6 outputs differ, 7 compiler or simulator missing, 8 damaged bundle, 9 cannot be quantized,
-10 the system refused (disk, permissions), 70 defect of edgec, 1 interrupted."""
+10 the system refused (disk, permissions), 11 compression failed, 70 defect of edgec,
+1 interrupted."""
 
 Command = Callable[..., None]
+
+# Commands with modules of their own, imported when they are asked for.
+LAZY_COMMANDS = {
+    "compress": "toolchain.compress.command",
+    "recipes": "toolchain.compress.command",
+}
 
 
 class EdgecGroup(click.Group):
     """Turns an EdgecError into its text (or JSON) and exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, those of LAZY_COMMANDS too."""
+        return sorted({*super().list_commands(ctx), *LAZY_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by name, imported now if it is lazy."""
+        if cmd_name not in LAZY_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module
+
+        command: click.Command = getattr(import_module(LAZY_COMMANDS[cmd_name]), cmd_name)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether errors are to be JSON too: they may come before the option is parsed."""

@@ -1,0 +1,277 @@
+"""Runs a recipe: checks everything that can be checked first, then stage after stage.
+
+A stage that is finished with the same options, seed and input is not repeated. After each stage the
+masks are compared with the weights, and the perplexity on held-out text is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from toolchain.compress.checkpoint import Source
+from toolchain.compress.masks import check_masked, check_survived, read_masks
+from toolchain.compress.perplexity import Evaluation, evaluate, is_float
+from toolchain.compress.publish import (
+    check_reusable,
+    content_hash,
+    discard,
+    locked,
+    partial_directory,
+    publish,
+    read_record,
+    write_record,
+)
+from toolchain.compress.recipe import Recipe, Stage
+from toolchain.compress.registry import STAGES
+from toolchain.compress.stage import CalibratedOptions, RunContext, StageOptions
+from toolchain.compress.summary import Row, make_row, write_summary
+from toolchain.compress.texts import TextCache, digest, heldout_file, read_text
+from toolchain.model.errors import ConfigError, EdgecError, Problem
+
+Json = dict[str, Any]
+Report = Callable[[str, str, int, int], None]  # stage, what, steps done, steps in all
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line adds to a recipe."""
+
+    model_dir: Path
+    out: Path
+    device: str = "auto"
+    seed: int = 0
+    allow_hub: bool = False
+    restart: bool = False
+    evaluation: Evaluation | None = None
+
+
+def choose_device(asked: str) -> str:
+    """ "cpu" or "cuda"; raises ConfigError for a device that is not there."""
+    there = torch.cuda.is_available()
+    if asked == "auto":
+        return "cuda" if there else "cpu"
+    if asked == "cuda" and not there:
+        problem = Problem("--device", "cuda", "cpu or auto: torch finds no GPU here")
+        raise ConfigError("the device is not available", [problem])
+    return asked
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Seeded, deterministic torch; what was set before comes back."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    state = torch.random.get_rng_state()
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.random.set_rng_state(state)
+
+
+def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
+    """All stages; the rows of the summary, the input first. Also written to the output.
+
+    Raises an EdgecError of the stage that fails; the stages before it stay.
+    """
+    runner = _Runner(
+        settings, choose_device(settings.device), TextCache(settings.allow_hub), report
+    )
+    check_recipe(recipe, settings, runner.texts)
+    with locked(settings.out):
+        if settings.restart:
+            discard(settings.out)
+        rows, current = [runner.input_row()], settings.model_dir
+        for stage in recipe.stages:
+            row, current = runner.run_or_reuse(stage, current)
+            rows.append(row)
+            write_summary(settings.out, recipe, settings.seed, rows)
+    return rows
+
+
+def check_recipe(recipe: Recipe, settings: Settings, texts: TextCache) -> None:
+    """Everything that can be known before work begins; raises ConfigError or CompressionError."""
+    source = settings.model_dir
+    _check_place(source, settings.out)
+    config = Source.open(source).config
+    problems: list[Problem] = []
+    for stage in recipe.stages:
+        found = list(stage.options.misfits(config))
+        problems += [
+            Problem(f"{stage.label}.{problem.where}", problem.found, problem.allowed, problem.fix)
+            for problem in found
+        ]
+        if not found:
+            config = stage.options.after(config)
+        options = stage.options
+        if isinstance(options, CalibratedOptions) and options.needs_text():
+            problems += _text_problems(stage, source, options, settings, texts)
+    if problems:
+        raise ConfigError(f"the recipe {recipe.name} cannot be run on {source}", problems)
+
+
+def _text_problems(
+    stage: Stage, source: Path, options: CalibratedOptions, settings: Settings, texts: TextCache
+) -> list[Problem]:
+    try:
+        texts.windows(source, options, settings.seed)
+    except EdgecError as error:
+        return [
+            Problem(f"{stage.label}: {p.where}", p.found, p.allowed, p.fix) for p in error.problems
+        ]
+    return []
+
+
+def _check_place(source: Path, out: Path) -> None:
+    inside = out.resolve()
+    if inside == source.resolve() or source.resolve() in inside.parents:
+        problem = Problem("-o", str(out), "a directory outside of the model's")
+        raise ConfigError("the output would change the input", [problem])
+    if out.exists() and not out.is_dir():
+        raise ConfigError("the output is no directory", [Problem("-o", str(out), "a directory")])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Runner:
+    """One run of a recipe: what every step needs."""
+
+    settings: Settings
+    device: str
+    texts: TextCache
+    report: Report
+
+    def input_row(self) -> Row:
+        source = self.settings.model_dir
+        check_masked(Source.open(source).model, read_masks(source))
+        return make_row("input", source, self.perplexity("input", source))
+
+    def run_or_reuse(self, stage: Stage, source: Path) -> tuple[Row, Path]:
+        """The row of a stage and the directory of its result."""
+        self.report(stage.label, "reading the input", 0, 0)
+        wanted = self.identity(stage, source)
+        final = self.settings.out / stage.directory
+        found = read_record(final)
+        if found is not None:
+            check_reusable(final, found, wanted)
+            return self.reused_row(stage, final, found), final
+        return self.run(stage, source, final, wanted), final
+
+    def run(self, stage: Stage, source: Path, final: Path, wanted: Json) -> Row:
+        """Run a stage; its directory appears only when everything about it is known."""
+        started = perf_counter()
+        with partial_directory(final.parent, final.name) as scratch:
+            with deterministic(self.settings.seed):
+                metrics = stage.loaded.run(source, scratch, stage.options, self.context(stage))
+            _check_output(stage, source, scratch)
+            value = self.perplexity(stage.label, scratch)
+            seconds = round(perf_counter() - started, 3)
+            record = wanted | {
+                "metrics": dict(metrics.values) | {"perplexity": value},
+                "evaluation": self.evaluation(),
+                "patterns": _patterns(scratch),
+                "layer_order": metrics.layer_order and list(metrics.layer_order),
+                "record": _circumstances(stage, self.device, seconds),
+            }
+            write_record(scratch, record)
+            publish(scratch, final.parent, final.name)
+        return make_row(stage.label, final, value, seconds=seconds)
+
+    def context(self, stage: Stage) -> RunContext:
+        """What the stage is lent."""
+
+        def progress(what: str, done: int, total: int) -> None:
+            self.report(stage.label, what, done, total)
+
+        settings = self.settings
+        return RunContext(self.device, settings.seed, self.texts, progress, settings.allow_hub)
+
+    def reused_row(self, stage: Stage, final: Path, found: Mapping[str, Any]) -> Row:
+        """The row of a finished stage; measured again only if another text is asked for."""
+        if found.get("evaluation") == self.evaluation():
+            value = found["metrics"]["perplexity"]
+        else:
+            value = self.perplexity(stage.label, final)
+        seconds = found["record"]["seconds"]
+        return make_row(stage.label, final, value, seconds=seconds, reused=True)
+
+    def identity(self, stage: Stage, source: Path) -> Json:
+        """What a finished stage must have been made from to be used again."""
+        texts: Json = {}
+        if isinstance(stage.options, CalibratedOptions) and stage.options.needs_text():
+            texts["calibration"] = digest(self.texts.text(stage.options.calibration))
+        return {
+            "kind": stage.kind,
+            "options": json_options(stage.options),
+            "seed": self.settings.seed,
+            "input_hash": content_hash(source),
+            "texts": texts,
+            "device": self.device,
+        }
+
+    def evaluation(self) -> Json | None:
+        """The settings of the perplexity as JSON, with the text's own hash."""
+        asked = self.settings.evaluation
+        if asked is None:
+            return None
+        text = read_text(asked.text, heldout_file(), self.settings.allow_hub)
+        return asdict(asked) | {"text_hash": digest(text)}
+
+    def perplexity(self, label: str, directory: Path) -> float | None:
+        """Of a checkpoint, where it can be measured."""
+        self.report(label, "perplexity", 0, 0)
+        return evaluate(directory, self.settings.evaluation, self.device, self.texts)
+
+
+def json_options(options: StageOptions) -> Json:
+    """Effective options as they come back from JSON."""
+    values = asdict(options)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _patterns(directory: Path) -> Json:
+    masks = read_masks(directory)
+    return {name: mask.pattern for name, mask in masks.items() if mask.pattern}
+
+
+def _check_output(stage: Stage, source: Path, scratch: Path) -> None:
+    masks = read_masks(scratch)
+    if STAGES[stage.kind].keeps_masks:
+        check_survived(read_masks(source), masks)
+    if is_float(scratch):
+        check_masked(Source.open(scratch).model, masks)
+
+
+def _circumstances(stage: Stage, device: str, seconds: float) -> Json:
+    """What differs from run to run, and what the bits of a result may depend on."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    packages = sorted({"edgec", "numpy", "safetensors", "torch", *STAGES[stage.kind].needs})
+    facts: Json = {
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak,  # of the process until now
+        "threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in packages},
+    }
+    if device == "cuda":
+        facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # edgec itself, run from a checkout
+        return "not installed"
