@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.compress.toys import compress, text_file, toy_model
+from tests.compress.toys import compress, stage_values, text_file, toy_model
 from tests.model.tiny import random_weights, tensor_shapes, write_weights
 from toolchain.compress.checkpoint import Source, block_name
 from toolchain.model.errors import ConfigError
@@ -34,10 +33,6 @@ def model(tmp_path: Path) -> Path:
     return directory
 
 
-def stage_of(out: Path, name: str = "01-depth") -> Any:
-    return json.loads((out / name / "edgec_stage.json").read_text())
-
-
 @pytest.mark.parametrize(("method", "gone"), [("magnitude", 0), ("taylor", 2), ("perplexity", 2)])
 def test_known_importance(tmp_path: Path, model: Path, method: str, gone: int) -> None:
     stage: dict[str, Any] = {"kind": "depth", "remove": 1, "method": method, **FREE}
@@ -45,7 +40,7 @@ def test_known_importance(tmp_path: Path, model: Path, method: str, gone: int) -
         stage |= {"calibration": str(text_file(tmp_path)), "samples": 5}
     out = tmp_path / "out"
     compress(model, out, stage)
-    assert stage_of(out)["metrics"]["removed_blocks"] == [gone]
+    assert stage_values(out, "01-depth")["metrics"]["removed_blocks"] == [gone]
     before, after = Source.open(model), Source.open(out / "01-depth")
     assert after.config.num_layers == 3
     kept = [block for block in range(4) if block != gone]
@@ -60,7 +55,7 @@ def test_perplexity_of_a_block_without_effect(tmp_path: Path, model: Path) -> No
     text = {"calibration": str(text_file(tmp_path)), "samples": 5}
     out = tmp_path / "out"
     compress(model, out, stage | text)
-    metrics = stage_of(out)["metrics"]
+    metrics = stage_values(out, "01-depth")["metrics"]
     first, second = metrics["importance"]
     assert 2 in metrics["removed_blocks"]
     assert len(first) == 4
@@ -72,7 +67,7 @@ def test_protected_blocks_stay(tmp_path: Path, model: Path) -> None:
     stage = {"kind": "depth", "remove": 1, "method": "magnitude"}
     out = tmp_path / "out"
     compress(model, out, stage | {"protect_first": 1, "protect_last": 2})
-    assert stage_of(out)["metrics"]["removed_blocks"] == [1]
+    assert stage_values(out, "01-depth")["metrics"]["removed_blocks"] == [1]
 
 
 def test_too_many_are_refused_before_work(tmp_path: Path, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,8 @@ def quiet(stage: str, what: str, done: int, total: int) -> None:
 def compress(model: Path, out: Path, *stages: dict[str, Any], **settings: Any) -> list[Row]:
     """Run stages without any perplexity."""
     return run_recipe(recipe_of(*stages), Settings(model, out, device="cpu", **settings), quiet)
+
+
+def stage_values(out: Path, name: str) -> Any:
+    """The record of a finished stage."""
+    return json.loads((out / name / "edgec_stage.json").read_text(encoding="utf-8"))

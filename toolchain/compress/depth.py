@@ -19,6 +19,7 @@ from pathlib import Path
 
 from toolchain.compress.checkpoint import Source, Tensor, Writer, block_name, copy_blocks
 from toolchain.compress.forward import gradients, losses_without, perplexity_of
+from toolchain.compress.gradient_norms import check_gradients
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageMetrics, option
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem
@@ -125,6 +126,7 @@ def taylor(source: Source, order: Sequence[int], tokens: Tensor, device: str) ->
         for suffix, gradient in found.items():
             sums[suffix] = gradient if sample == 0 else sums[suffix] + gradient
         if sample == samples - 1:
+            check_gradients(order[position], sums)
             scores[position] = _weighted(source, order[position], sums, samples, device)
     return scores
 

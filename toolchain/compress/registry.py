@@ -28,6 +28,7 @@ class StageKind:
 
 STAGES: dict[str, StageKind] = {
     "depth": StageKind("toolchain.compress.depth", "remove whole blocks", keeps_masks=False),
+    "width": StageKind("toolchain.compress.width", "zero single weights, N:M or by rate"),
 }
 
 
