@@ -7,18 +7,19 @@ A model is a source and an order of blocks, so that removal or repetition costs 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from toolchain.compress.blocks import BlockRunner, Head, embed
-from toolchain.compress.checkpoint import Source, Tensor
+from toolchain.compress.checkpoint import Block, Source, Tensor
 from toolchain.model.errors import CompressionError, Problem
 from toolchain.model.names import LINEAR_SUFFIXES
 
 BATCH = 4  # windows per forward pass; a constant, since sums depend on it in the last bit
 Tick = Callable[[], None]
+Form = Callable[[Tensor, Block], Tensor]  # states and weights of a block to states
 
 
 def no_tick() -> None:
@@ -44,16 +45,15 @@ class Passes:
         """States in front of the first block, on the CPU."""
         return embed(self.source, self.tokens)
 
-    def apply(self, states: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """`function` over batches of states, from the CPU and back."""
+    def apply(self, states: Tensor, form: Form, weights: Block) -> Tensor:
+        """A form of a block over batches of states, from the CPU and back."""
         with torch.no_grad():
-            done = [function(part.to(self.device)).cpu() for part in states.split(BATCH)]
+            done = [form(part.to(self.device), weights).cpu() for part in states.split(BATCH)]
         return torch.cat(done)
 
     def through(self, states: Tensor, block: int) -> Tensor:
         """States behind a block of the source."""
-        weights = self.source.block(block, self.device)
-        return self.apply(states, lambda x: self.runner(x, weights))
+        return self.apply(states, self.runner, self.source.block(block, self.device))
 
     def losses(self, states: Tensor, head: Head) -> float:
         """Mean negative log-likelihood per predicted token in nats; refuses NaN and infinity."""
@@ -99,27 +99,38 @@ def perplexity_of(mean: float) -> float:
 def losses_without(
     source: Source, tokens: Tensor, device: str, order: Sequence[int], tick: Tick = no_tick
 ) -> list[float]:
-    """Mean loss of the model without position p of `order`, for every p.
-
-    Every block is loaded once; the states of all shortened models travel together, so memory is
-    len(order) sets of states.
-    """
+    """Mean loss of the model without position p of `order`, for every p."""
     passes = Passes.make(source, tokens, device)
-    whole = passes.start()
-    shortened: list[Tensor] = []
-    for block in order:
-        weights = source.block(block, device)
 
-        def through(x: Tensor, weights: dict[str, Tensor] = weights) -> Tensor:
-            return passes.runner(x, weights)
+    forms: tuple[Form, Form] = (passes.runner, lambda x, _: x)
+    losses = losses_of_variants(passes, order, forms, range(len(order)), tick)
+    return list(losses.values())
 
-        skipped = whole
-        whole = passes.apply(whole, through)
-        shortened = [passes.apply(states, through) for states in shortened]
-        shortened.append(skipped)
+
+def losses_of_variants(
+    passes: Passes,
+    order: Sequence[int],
+    forms: tuple[Form, Form],
+    positions: Collection[int],
+    tick: Tick = no_tick,
+) -> dict[int, float]:
+    """Mean loss of the model with the second form at one position of `order`, for each of some.
+
+    All other positions have the first form. Every block is loaded once; the states of all variants
+    travel together, so memory is len(positions) sets of states.
+    """
+    usual, changed = forms
+    states = passes.start()
+    variants: dict[int, Tensor] = {}
+    for position, block in enumerate(order):
+        weights = passes.source.block(block, passes.device)
+        variants = {p: passes.apply(value, usual, weights) for p, value in variants.items()}
+        if position in positions:
+            variants[position] = passes.apply(states, changed, weights)
+        states = passes.apply(states, usual, weights)
         tick()
-    head = Head.load(source, device)
-    return [passes.losses(states, head) for states in shortened]
+    head = Head.load(passes.source, passes.device)
+    return {position: passes.losses(value, head) for position, value in variants.items()}
 
 
 def gradients(

@@ -28,6 +28,14 @@ class StageKind:
 
 STAGES: dict[str, StageKind] = {
     "depth": StageKind("toolchain.compress.depth", "remove whole blocks", keeps_masks=False),
+    "layer-order": StageKind(
+        "toolchain.compress.layer_order", "run blocks in any order", keeps_masks=False
+    ),
+    "structured": StageKind(
+        "toolchain.compress.structured",
+        "remove feed-forward neurons, heads and attention modules",
+        keeps_masks=False,
+    ),
     "width": StageKind("toolchain.compress.width", "zero single weights, N:M or by rate"),
 }
 

@@ -118,7 +118,7 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
         found = pruner.masks(block, weights, states, amounts)
         pruned = _write_block(writer, block, weights, found)
         if passes is not None:
-            states = _through(passes, states, pruned)
+            states = passes.apply(states, passes.runner, pruned)
         masks |= found
     if norms is not None:
         norms.discard()
@@ -145,10 +145,6 @@ def _passes(source: Source, options: Options, run: RunContext) -> Passes | None:
         return None
     tokens = run.texts.windows(source.directory, options, run.seed)
     return Passes.make(source, tokens, run.device)
-
-
-def _through(passes: Passes, states: Tensor, weights: Block) -> Tensor:
-    return passes.apply(states, lambda x: passes.runner(x, weights))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,7 +182,7 @@ class _Pruner:
             sums[suffix] = sums[suffix] + squares if suffix in sums else squares
 
         runner = self.passes.runner
-        self.passes.apply(states, lambda x: runner(x, weights, tap))
+        self.passes.apply(states, lambda x, w: runner(x, w, tap), weights)
         samples = len(states)
         return {suffix: (total / samples).sqrt().float() for suffix, total in sums.items()}
 
