@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from toolchain.compress.masks import MASKS_FILE, Mask, read_masks, write_masks
+from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.checkpoint import INDEX_FILE, SINGLE_FILE, FloatModel, load_model
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import CheckpointError, Problem
@@ -136,7 +136,7 @@ class Writer:
     def _flush(self) -> None:
         if self._pending:
             path = self.out / f"part-{len(self._shards)}"
-            save_file(self._pending, path, metadata={"format": "pt"})
+            save_tensors(self._pending, path, {"format": "pt"})
             self._shards.append(list(self._pending))
             self._pending = {}
             self._pending_bytes = 0

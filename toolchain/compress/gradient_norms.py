@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from toolchain.compress.checkpoint import Source, Tensor
 from toolchain.compress.forward import gradients
 from toolchain.compress.stage import Progress
+from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.errors import CompressionError, Problem
 
 
@@ -42,7 +43,7 @@ class GradientNorms:
             if sample == samples - 1:
                 done = {suffix: (total / samples).sqrt().cpu() for suffix, total in sums.items()}
                 check_gradients(block, done)
-                save_file(done, norms.file(block))
+                save_tensors(done, norms.file(block))
         return norms
 
     def load(self, block: int, suffix: str) -> Tensor:

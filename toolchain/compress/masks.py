@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.errors import CheckpointError, CompressionError, Problem
 
@@ -39,14 +40,15 @@ class Mask:
 def write_masks(path: Path, masks: Mapping[str, Mask]) -> None:
     """Write the file of a checkpoint; the same masks give the same bytes."""
     tensors = {
-        name: np.packbits(mask.keep, axis=1, bitorder="little") for name, mask in masks.items()
+        name: torch.from_numpy(np.packbits(mask.keep, axis=1, bitorder="little"))
+        for name, mask in masks.items()
     }
     facts = {
         name: {"inputs": mask.keep.shape[1], "pattern": mask.pattern}
         for name, mask in sorted(masks.items())
     }
     # One key: the order of several would follow a random hash.
-    save_file(tensors, path, metadata={"masks": json.dumps(facts)})
+    save_tensors(tensors, path, {"masks": json.dumps(facts)})
 
 
 def read_masks(directory: Path) -> dict[str, Mask]:

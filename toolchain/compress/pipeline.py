@@ -22,6 +22,7 @@ from toolchain.compress.checkpoint import Source
 from toolchain.compress.masks import check_masked, check_survived, read_masks
 from toolchain.compress.perplexity import Evaluation, evaluate, is_float
 from toolchain.compress.publish import (
+    check_places,
     check_reusable,
     content_hash,
     discard,
@@ -94,6 +95,7 @@ def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
     with locked(settings.out):
         if settings.restart:
             discard(settings.out)
+        check_places(settings.out, {s.directory[:2]: s.directory for s in recipe.stages})
         rows, current = [runner.input_row()], settings.model_dir
         for stage in recipe.stages:
             row, current = runner.run_or_reuse(stage, current)

@@ -118,6 +118,28 @@ def check_reusable(directory: Path, found: Mapping[str, Any], wanted: Mapping[st
         raise ConfigError("a finished stage was made in another way", problems, fix)
 
 
+def check_places(out: Path, wanted: Mapping[str, str]) -> None:
+    """Raise ConfigError when stages of another recipe lie in `out`.
+
+    `wanted` maps the two digits of a position to the directory name of the recipe.
+    """
+    problems = []
+    for path in sorted(out.iterdir()):
+        name = path.name
+        expected = wanted.get(name[:2], name)
+        if is_stage(path) and expected != name:
+            problems.append(Problem(str(path), "a stage of another recipe", expected))
+    if problems:
+        fix = "choose another -o, or run with --restart, which deletes them"
+        raise ConfigError("the output belongs to another recipe", problems, fix)
+
+
+def is_stage(path: Path) -> bool:
+    """Whether this is the directory of a finished stage."""
+    name = path.name
+    return name[:2].isdigit() and name[2:3] == "-" and (path / STAGE_FILE).is_file()
+
+
 def write_record(scratch: Path, record: Mapping[str, Any]) -> None:
     """Write edgec_stage.json."""
     write_json(scratch / STAGE_FILE, record)
@@ -130,6 +152,5 @@ def discard(out: Path) -> None:
     for path in sorted(out.iterdir()):
         name = path.name
         partial = name.startswith(".") and name.endswith(".partial")
-        finished = name[:2].isdigit() and name[2:3] == "-" and (path / STAGE_FILE).is_file()
-        if partial or finished:
+        if partial or is_stage(path):
             shutil.rmtree(path)

@@ -18,7 +18,7 @@ from toolchain.compress.checkpoint import Tensor
 from toolchain.compress.stage import CalibratedOptions
 from toolchain.model.config import read_config
 from toolchain.model.errors import CompressionError, ConfigError, Problem
-from toolchain.model.tokenizer import Tokenizer, load_tokenizer
+from toolchain.model.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from toolchain.options import bundled_model
 
 BUILTIN = "builtin"
@@ -89,11 +89,11 @@ class TextCache:
 
     def ids(self, model_dir: Path, text: str) -> list[int]:
         """Token ids of a text without a beginning-of-sequence token."""
-        tokenizer_file = model_dir / "tokenizer.json"
-        tag = hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()
+        tokenizer = load_tokenizer(model_dir)
+        tag = hashlib.sha256((model_dir / TOKENIZER_FILE).read_bytes()).hexdigest()
         key = (tag, digest(text))
         if key not in self._tokens:
-            self._tokens[key] = plain_ids(load_tokenizer(model_dir), text)
+            self._tokens[key] = plain_ids(tokenizer, text)
         return self._tokens[key]
 
     def windows(self, model_dir: Path, options: CalibratedOptions, seed: int) -> Tensor:
