@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import click
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file
@@ -247,7 +248,7 @@ def test_targets_are_listed() -> None:
 
 
 def test_help_shows_an_example_and_imports_nothing_heavy() -> None:
-    for name in main.commands:
+    for name in main.list_commands(click.Context(main)):
         assert "Example: edgec" in edgec(name, "--help").output
     code = (
         "import sys; from click.testing import CliRunner; from toolchain.cli import main;"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.compress.toys import compress, stage_values, toy_model
 from toolchain.compress.checkpoint import BLOCK_SUFFIXES, Source, block_name
+from toolchain.compress.layer_order import Options
 from toolchain.model.errors import ConfigError
 
 
@@ -33,4 +34,14 @@ def test_unknown_blocks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"block 4, allowed 0\.\.3"):
         compress(model, tmp_path / "out", {"kind": "layer-order", "order": [0, 4]})
     with pytest.raises(ConfigError, match="order: found 0 blocks"):
+        compress(model, tmp_path / "out", {"kind": "layer-order", "order": []})
+    with pytest.raises(ConfigError, match="order: found none"):
         compress(model, tmp_path / "out", {"kind": "layer-order"})
+    with pytest.raises(ConfigError, match="at most 3 of 4 blocks"):
+        compress(model, tmp_path / "out", {"kind": "layer-order", "skip_middle": 4})
+
+
+def test_middle_blocks_are_skipped() -> None:
+    assert Options(skip_middle=2).blocks(6) == (0, 1, 4, 5)
+    assert Options(skip_middle=1).blocks(4) == (0, 1, 3)
+    assert Options(skip_middle=3).blocks(4) == (0,)

@@ -175,8 +175,11 @@ def copy_companions(source: Path, out: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Indented JSON with a final newline; NaN is refused."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Indented JSON with a final newline, whole or not at all; NaN is refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
 
 
 def copy_blocks(writer: Writer, order: tuple[int, ...]) -> dict[str, Mask]:

@@ -50,7 +50,7 @@ def compress(**options: Any) -> None:
     \b
     Example: edgec compress my-model --recipe galavotti -o build/small --set depth.remove=4
     """
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from toolchain.compress.recipe import load_recipe
     from toolchain.tables import stderr
@@ -72,13 +72,16 @@ def compress(**options: Any) -> None:
         options["restart"],
         evaluation if windows else None,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(recipe.name, total=None)
+    labels = ["input", *(stage.label for stage in recipe.stages)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=stderr(), transient=True) as bar:
+        whole = bar.add_task(f"recipe {recipe.name}", total=len(labels))
+        step = bar.add_task("", total=None)
 
         def report(stage: str, what: str, done: int, total: int) -> None:
-            text = f"{stage}: {what}" + (f" {done}/{total}" if total else "")
-            bar.update(task, description=text, completed=done, total=total or None)
+            bar.update(whole, completed=labels.index(stage))
+            text = f"{stage}: {what}"
+            bar.update(step, description=text, completed=done, total=total or None)
 
         rows = run_recipe(recipe, settings, report)
     if options["as_json"]:

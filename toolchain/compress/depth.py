@@ -71,8 +71,7 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     order = list(range(source.config.num_layers))
     rounds: list[dict[str, float]] = []
     steps = options.remove if options.iterative else 1
-    for step in range(steps):
-        run.progress("measuring blocks", step, steps)
+    for _ in range(steps):
         scores = importance(source, order, options, run)
         rounds.append({str(block): score for block, score in zip(order, scores, strict=True)})
         count = 1 if options.iterative else options.remove
@@ -106,9 +105,10 @@ def importance(
         return [magnitude(source, block, run.device) for block in order]
     tokens = run.texts.windows(source.directory, options, run.seed)
     if options.method == "perplexity":
-        losses = losses_without(source, tokens, run.device, order)
+        tick = run.ticker("blocks run", len(order))
+        losses = losses_without(source, tokens, run.device, order, tick)
         return [perplexity_of(loss) for loss in losses]
-    return taylor(source, order, tokens, run.device)
+    return taylor(source, order, tokens, run)
 
 
 def magnitude(source: Source, block: int, device: str) -> float:
@@ -117,17 +117,18 @@ def magnitude(source: Source, block: int, device: str) -> float:
     return sum(float(weight.abs().double().sum()) for weight in weights)
 
 
-def taylor(source: Source, order: Sequence[int], tokens: Tensor, device: str) -> list[float]:
+def taylor(source: Source, order: Sequence[int], tokens: Tensor, run: RunContext) -> list[float]:
     """Sum of abs(w * dL/dw) over the projections of every block; L is the mean over samples."""
     scores = [0.0] * len(order)
     sums: dict[str, Tensor] = {}
     samples = len(tokens)
-    for position, sample, found in gradients(source, tokens, device, order):
+    tick = run.ticker("blocks run forward and back", 2 * len(order))
+    for position, sample, found in gradients(source, tokens, run.device, order, tick):
         for suffix, gradient in found.items():
             sums[suffix] = gradient if sample == 0 else sums[suffix] + gradient
         if sample == samples - 1:
             check_gradients(order[position], sums)
-            scores[position] = _weighted(source, order[position], sums, samples, device)
+            scores[position] = _weighted(source, order[position], sums, samples, run.device)
     return scores
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from toolchain.compress.checkpoint import Source, Tensor
 from toolchain.compress.forward import gradients
-from toolchain.compress.stage import Progress
+from toolchain.compress.stage import Progress, ticker
 from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.errors import CompressionError, Problem
 
@@ -31,11 +31,11 @@ class GradientNorms:
         Raises CompressionError when the gradients of a block are all 0 or not finite.
         """
         norms = GradientNorms(folder, source.config.num_layers)
-        samples, steps = len(tokens), norms.blocks * len(tokens)
+        samples = len(tokens)
         sums: dict[str, Tensor] = {}
-        found = gradients(source, tokens, device, range(norms.blocks))
-        for step, (block, sample, gradient) in enumerate(found):
-            progress("measuring gradients", step, steps)
+        tick = ticker(progress, "blocks run forward and back", 2 * norms.blocks)
+        found = gradients(source, tokens, device, range(norms.blocks), tick)
+        for block, sample, gradient in found:
             squares = {suffix: g.pow(2) for suffix, g in gradient.items()}
             if sample:
                 squares = {suffix: sums[suffix] + g for suffix, g in squares.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toolchain.compress.checkpoint import Source
 from toolchain.compress.forward import mean_loss, perplexity_of
+from toolchain.compress.stage import Progress, ticker
 from toolchain.compress.texts import (
     TextCache,
     cut_windows,
@@ -33,7 +34,11 @@ class Evaluation:
 
 
 def evaluate(
-    directory: Path, evaluation: Evaluation | None, device: str, texts: TextCache
+    directory: Path,
+    evaluation: Evaluation | None,
+    device: str,
+    texts: TextCache,
+    progress: Progress,
 ) -> float | None:
     """The perplexity; None without an evaluation, or for a checkpoint that holds no float model."""
     if evaluation is None or not is_float(directory):
@@ -46,7 +51,9 @@ def evaluate(
         problem = Problem(evaluation.text, f"{len(ids)} tokens", f"at least {length}")
         raise CompressionError("the text is too short for a perplexity", [problem])
     source = Source.open(directory)
-    return perplexity_of(mean_loss(source, windows, device, range(source.config.num_layers)))
+    order = range(source.config.num_layers)
+    tick = ticker(progress, "perplexity: blocks run", len(order))
+    return perplexity_of(mean_loss(source, windows, device, order, tick))
 
 
 def is_float(directory: Path) -> bool:

@@ -11,14 +11,15 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from toolchain.compress.checkpoint import Source
+from toolchain.compress.checkpoint import Source, write_json
 from toolchain.compress.masks import check_masked, check_survived, read_masks
 from toolchain.compress.perplexity import Evaluation, evaluate, is_float
 from toolchain.compress.publish import (
@@ -38,10 +39,11 @@ from toolchain.compress.stage import CalibratedOptions, RunContext, StageOptions
 from toolchain.compress.summary import Row, make_row, write_summary
 from toolchain.compress.texts import TextCache, digest, heldout_file, read_text
 from toolchain.model.errors import ConfigError, EdgecError, Problem
+from toolchain.model.json_fields import read_json_object
 
 Json = dict[str, Any]
 Report = Callable[[str, str, int, int], None]  # stage, what, steps done, steps in all
-DEVICES = ("auto", "cpu", "cuda")
+INPUT_FILE = "input.json"  # what was measured of the model as given
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +158,22 @@ class _Runner:
     report: Report
 
     def input_row(self) -> Row:
-        source = self.settings.model_dir
+        """The row of the model as given; measured once for the same text."""
+        source, notes = self.settings.model_dir, self.settings.out / INPUT_FILE
         check_masked(Source.open(source).model, read_masks(source))
-        return make_row("input", source, self.perplexity("input", source))
+        wanted = {
+            "input_hash": content_hash(source),
+            "evaluation": self.evaluation(),
+            "device": self.device,
+        }
+        if notes.is_file():
+            found = read_json_object(notes)
+            value = cast("float | None", found.pop("perplexity", None))
+            if found == wanted:
+                return make_row("input", source, value, reused=True)
+        value = self.perplexity("input", source)
+        write_json(notes, wanted | {"perplexity": value})
+        return make_row("input", source, value)
 
     def run_or_reuse(self, stage: Stage, source: Path) -> tuple[Row, Path]:
         """The row of a stage and the directory of its result."""
@@ -193,11 +208,7 @@ class _Runner:
 
     def context(self, stage: Stage) -> RunContext:
         """What the stage is lent."""
-
-        def progress(what: str, done: int, total: int) -> None:
-            self.report(stage.label, what, done, total)
-
-        settings = self.settings
+        settings, progress = self.settings, partial(self.report, stage.label)
         return RunContext(self.device, settings.seed, self.texts, progress, settings.allow_hub)
 
     def reused_row(self, stage: Stage, final: Path, found: Mapping[str, Any]) -> Row:
@@ -233,8 +244,8 @@ class _Runner:
 
     def perplexity(self, label: str, directory: Path) -> float | None:
         """Of a checkpoint, where it can be measured."""
-        self.report(label, "perplexity", 0, 0)
-        return evaluate(directory, self.settings.evaluation, self.device, self.texts)
+        progress = partial(self.report, label)
+        return evaluate(directory, self.settings.evaluation, self.device, self.texts, progress)
 
 
 def json_options(options: StageOptions) -> Json:

@@ -152,5 +152,7 @@ def discard(out: Path) -> None:
     for path in sorted(out.iterdir()):
         name = path.name
         partial = name.startswith(".") and name.endswith(".partial")
-        if partial or is_stage(path):
+        if is_stage(path) or (partial and path.is_dir()):
             shutil.rmtree(path)
+        elif partial:
+            path.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,6 +107,17 @@ class RunContext:
     texts: TextCache  # calibration token ids, cached over the stages
     progress: Progress
     allow_hub: bool = False
+
+    def ticker(self, what: str, total: int) -> Callable[[], None]:
+        """A function to call after each of `total` steps of equal size."""
+        return ticker(self.progress, what, total)
+
+
+def ticker(progress: Progress, what: str, total: int) -> Callable[[], None]:
+    """A function that counts its calls and reports them."""
+    done = count(1)
+    progress(what, 0, total)
+    return lambda: progress(what, next(done), total)
 
 
 @dataclass(frozen=True, slots=True)

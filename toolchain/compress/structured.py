@@ -32,7 +32,7 @@ import torch
 from toolchain.compress.blocks import BlockRunner
 from toolchain.compress.checkpoint import BLOCK_SUFFIXES, Block, Source, Tensor, Writer, block_name
 from toolchain.compress.cuts import Cut, CutSource, head_rows
-from toolchain.compress.forward import Passes, losses_of_variants, perplexity_of
+from toolchain.compress.forward import Passes, Tick, losses_of_variants, no_tick, perplexity_of
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageMetrics, option
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem
@@ -104,8 +104,8 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     smaller = CutSource.of(source, cuts, config)
     rounds: list[dict[str, float]] = []
     for step in range(options.attention):
-        run.progress("measuring attention modules", step, options.attention)
-        found = attention_perplexity(smaller, tokens, run.device)
+        tick = run.ticker(f"attention module {step + 1}: blocks run", config.num_layers)
+        found = attention_perplexity(smaller, tokens, run.device, tick)
         rounds.append({str(block): value for block, value in found.items()})
         gone = min(found, key=lambda block: (found[block], block))
         smaller = replace(smaller, silent=smaller.silent | {gone})
@@ -202,7 +202,9 @@ def choose_heads(scores: Tensor, before: ModelConfig, after: ModelConfig) -> tup
     return groups, torch.cat(queries)
 
 
-def attention_perplexity(source: CutSource, tokens: Tensor, device: str) -> dict[int, float]:
+def attention_perplexity(
+    source: CutSource, tokens: Tensor, device: str, tick: Tick = no_tick
+) -> dict[int, float]:
     """Perplexity without one more attention module, by block, for those that still speak."""
     passes = Passes.make(source, tokens, device)
     runner = passes.runner
@@ -212,5 +214,5 @@ def attention_perplexity(source: CutSource, tokens: Tensor, device: str) -> dict
 
     order = range(source.config.num_layers)
     speaking = [block for block in order if block not in source.silent]
-    losses = losses_of_variants(passes, order, (runner, without), speaking)
+    losses = losses_of_variants(passes, order, (runner, without), speaking, tick)
     return {block: perplexity_of(loss) for block, loss in losses.items()}

@@ -127,7 +127,7 @@ def print_summary(rows: Sequence[Row]) -> None:
             size_text(row.disk_bytes),
             _count(row.packed_bytes),
             "-" if row.perplexity is None else f"{row.perplexity:.2f}",
-            f"{seconds} (reused)" if row.reused else seconds,
+            f"{seconds} (reused)".strip() if row.reused else seconds,
         )
     stdout().print(table)
 
