@@ -58,11 +58,9 @@ class Passes:
     def losses(self, states: Tensor, head: Head) -> float:
         """Mean negative log-likelihood per predicted token in nats; refuses NaN and infinity."""
         total = 0.0
-        with torch.no_grad():
-            pairs = zip(states.split(BATCH), self.tokens.split(BATCH), strict=True)
-            for part, tokens in pairs:
-                x, t = part.to(self.device), tokens.to(self.device)
-                total += float(head.loss_sum(x, t))
+        with torch.no_grad():  # one window at a time: logits are vocabulary-sized
+            for part, tokens in zip(states.split(1), self.tokens.split(1), strict=True):
+                total += float(head.loss_sum(part.to(self.device), tokens.to(self.device)))
         return check_loss(total / self.predicted)
 
     @property
