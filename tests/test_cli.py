@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file, save_file

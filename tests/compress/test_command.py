@@ -88,3 +88,17 @@ def test_recipes() -> None:
     kinds = [entry["kind"] for entry in json.loads(done.stdout)["stages"]]
     assert {"depth", "layer-order", "structured", "width"} <= set(kinds)
     assert "galavotti" in CliRunner().invoke(main, ["recipes"]).stdout
+
+
+def test_options_of_a_stage() -> None:
+    done = CliRunner().invoke(main, ["recipes", "--stage", "width", "--json"])
+    options = {entry["option"]: entry for entry in json.loads(done.stdout)["options"]}
+    assert options["method"]["allowed"] == "wanda or magnitude or gblm"
+    assert options["samples"] == {
+        "option": "samples",
+        "default": 10,
+        "allowed": "an integer, 1..1048576",
+        "meaning": "windows of calibration text",
+    }
+    assert "alpha of gblm" in CliRunner().invoke(main, ["recipes", "--stage", "width"]).stdout
+    assert CliRunner().invoke(main, ["recipes", "--stage", "lorra"]).exit_code == 2

@@ -29,6 +29,9 @@ from toolchain.cli import json_option, print_json
     show_default=True,
     help="auto: a GPU where there is one.",
 )
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; bits may follow.  [default: all]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--eval-text", default="builtin", show_default=True, help="Held-out text: a file.")
 @click.option(
@@ -70,6 +73,7 @@ def compress(**options: Any) -> None:
         options["seed"],
         options["allow_hub"],
         options["restart"],
+        options["threads"],
         evaluation if windows else None,
     )
     labels = ["input", *(stage.label for stage in recipe.stages)]
@@ -92,34 +96,23 @@ def compress(**options: Any) -> None:
 
 @click.command()
 @click.option("--stages", is_flag=True, help="List the stage kinds instead.")
+@click.option("--stage", "kind", metavar="KIND", help="List the options of a stage kind.")
 @json_option
-def recipes(stages: bool, as_json: bool) -> None:
-    """List the built-in recipes, or the stage kinds.
+def recipes(stages: bool, kind: str | None, as_json: bool) -> None:
+    """List the built-in recipes, the stage kinds, or the options of one.
 
     \b
-    Example: edgec recipes --stages
+    Example: edgec recipes --stage width
     """
-    from rich.table import Table
+    from toolchain.compress.listing import list_options, list_recipes, list_stages, print_entries
 
-    from toolchain.compress.recipe import builtin_recipes, read_toml
-    from toolchain.compress.registry import STAGES
-    from toolchain.tables import stdout
-
-    if stages:
-        found = [
-            {"kind": kind, "summary": entry.summary, "needs": list(entry.needs)}
-            for kind, entry in STAGES.items()
-        ]
+    if kind is not None:
+        title, entries = "options", list_options(kind)
+    elif stages:
+        title, entries = "stages", list_stages()
     else:
-        found = []
-        for name, path in builtin_recipes().items():
-            values = read_toml(path)
-            kinds = [stage["kind"] for stage in values["stage"]]
-            found.append({"name": name, "stages": kinds, "description": values["description"]})
+        title, entries = "recipes", list_recipes()
     if as_json:
-        print_json({"stages" if stages else "recipes": found})
-        return
-    table = Table(*(found[0] if found else ("name",)))
-    for entry in found:
-        table.add_row(*(", ".join(v) if isinstance(v, list) else str(v) for v in entry.values()))
-    stdout().print(table)
+        print_json({title: entries})
+    else:
+        print_entries(entries)

@@ -108,6 +108,15 @@ def describe(hint: Any) -> str:
     return NAMES[hint]
 
 
+def allowed_text(hint: Any, metadata: Mapping[str, Any]) -> str:
+    """Type and range of an option in words."""
+    if metadata["choices"]:
+        return " or ".join(metadata["choices"])
+    low, high = metadata["low"], metadata["high"]
+    limits = "" if low is None and high is None else f", {_range_text(low, high)}"
+    return describe(hint) + limits
+
+
 def _out_of_range(where: str, value: Any, metadata: Mapping[str, Any]) -> list[Problem]:
     """One problem per number outside [low, high] or word that is none of the choices."""
     choices = metadata.get("choices") or ()
@@ -131,5 +140,5 @@ def _inside(number: float, low: float | None, high: float | None) -> bool:
 
 def _range_text(low: float | None, high: float | None) -> str:
     if high is None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if low is None else f"{low:g}..{high:g}"
+        return f"at least {low}"
+    return f"at most {high}" if low is None else f"{low}..{high}"

@@ -56,6 +56,7 @@ class Settings:
     seed: int = 0
     allow_hub: bool = False
     restart: bool = False
+    threads: int | None = None  # of torch on the CPU; None: its own choice
     evaluation: Evaluation | None = None
 
 
@@ -71,17 +72,19 @@ def choose_device(asked: str) -> str:
 
 
 @contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Seeded, deterministic torch; what was set before comes back."""
+def deterministic(threads: int | None) -> Iterator[None]:
+    """Deterministic torch; what was set before comes back."""
+    threads_before = torch.get_num_threads()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     state = torch.random.get_rng_state()
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed)
+    torch.set_num_threads(threads or threads_before)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(threads_before)
         torch.random.set_rng_state(state)
 
 
@@ -98,11 +101,12 @@ def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
         if settings.restart:
             discard(settings.out)
         check_places(settings.out, {s.directory[:2]: s.directory for s in recipe.stages})
-        rows, current = [runner.input_row()], settings.model_dir
-        for stage in recipe.stages:
-            row, current = runner.run_or_reuse(stage, current)
-            rows.append(row)
-            write_summary(settings.out, recipe, settings.seed, rows)
+        with deterministic(settings.threads):
+            rows, current = [runner.input_row()], settings.model_dir
+            for stage in recipe.stages:
+                row, current = runner.run_or_reuse(stage, current)
+                rows.append(row)
+                write_summary(settings.out, recipe, settings.seed, rows)
     return rows
 
 
@@ -189,9 +193,9 @@ class _Runner:
     def run(self, stage: Stage, source: Path, final: Path, wanted: Json) -> Row:
         """Run a stage; its directory appears only when everything about it is known."""
         started = perf_counter()
+        torch.manual_seed(self.settings.seed)  # the same whether stages before it ran or not
         with partial_directory(final.parent, final.name) as scratch:
-            with deterministic(self.settings.seed):
-                metrics = stage.loaded.run(source, scratch, stage.options, self.context(stage))
+            metrics = stage.loaded.run(source, scratch, stage.options, self.context(stage))
             _check_output(stage, source, scratch)
             value = self.perplexity(stage.label, scratch)
             seconds = round(perf_counter() - started, 3)
