@@ -81,6 +81,16 @@ def test_neurons_are_rounded_to_the_grain(
     assert Options(ffn=ffn, grain=grain).kept_neurons(config) == kept
 
 
+def test_balance_of_neurons_and_attention(tmp_path: Path) -> None:
+    """8 blocks, 768 attention and 1152 feed-forward weights each, s = 0.5 and alpha = 1.5."""
+    config = read_config(toy_model(tmp_path / "m", num_layers=8))
+    share, attention = Options(sparsity=0.5).amounts(config)
+    assert attention == 4  # 8 * 0.5 ** (1.5 / 1.5)
+    assert share == pytest.approx((0.5 * 8 * 1920 - 4 * 768) / (8 * 1152))  # a half, here
+    assert Options(sparsity=0.5, balance=3.0).amounts(config)[1] == 6  # 8 * 0.5 ** 0.5 = 5.66
+    assert Options(sparsity=0.5, grain=4).kept_neurons(config) == 12
+
+
 def test_silent_kv_group_goes(tmp_path: Path) -> None:
     """The o columns of one KV group of every block are 0: the group goes, the loss stays."""
     columns = {0: slice(8, 16), 1: slice(0, 8)}  # 4 heads of 4 in 2 groups
@@ -167,6 +177,9 @@ def test_masks_follow_the_cut(tmp_path: Path) -> None:
         ({"ffn": 0.1, "grain": 24}, "multiples of 24"),
         ({"ffn": 0.9, "grain": 32}, "multiples of 32"),
         ({"attention": 1, "grain": 8}, "ffn is 0"),
+        ({"attention": 1, "balance": 2.0}, "no sparsity to balance"),
+        ({"sparsity": 0.5, "ffn": 0.5}, "the sparsity says"),
+        ({"sparsity": 0.5, "kv_groups": 1}, "given with heads"),
     ],
 )
 def test_refusals(tmp_path: Path, values: dict[str, Any], words: str) -> None:

@@ -1,12 +1,16 @@
 """Structured pruning: whole neurons and heads go, and the shapes of the model shrink.
 
 Feed-forward neurons and attention modules as in Sandri et al., "2SSP: A Two-Stage Framework for
-Structured Pruning of LLMs" (arXiv 2501.17771, section 3), with both amounts given by the user:
+Structured Pruning of LLMs" (arXiv 2501.17771, section 3):
 
 1. neurons: the score of a neuron is the mean over samples of the 2-norm over tokens of its
    activation (the input of down_proj); every block keeps equally many, with the highest scores;
 2. attention modules: one after the other, the one without which the perplexity on the calibration
    windows is lowest.
+
+Both amounts are given, or follow from a total `sparsity` s of the projections (equation 5 there):
+of B blocks, B * s ** (W_ffn / W_attn / balance) lose their attention, W being the weights of a
+module in one block, and neurons make up for the rest.
 
 Blocks of a checkpoint are alike in shape, so a single attention module cannot leave it. It is
 silenced instead: its four matrices are 0 and masked, which is exact but saves no bytes.
@@ -45,41 +49,65 @@ class Options(CalibratedOptions):
     ffn: float = option(0.0, "share of feed-forward neurons removed", low=0, high=0.99)
     grain: int = option(32, "neurons are kept in multiples of this", low=1, high=1 << 16)
     attention: int = option(0, "attention modules silenced", low=0, high=511)
+    sparsity: float | None = option(
+        None, "of all projections, balanced between the two", low=0.01, high=0.99
+    )
+    balance: float = option(1.5, "more: more attention goes for a sparsity", low=0.01, high=100)
     kv_groups: int = option(0, "KV heads removed with their query heads", low=0, high=1023)
     query_heads: int = option(0, "query heads removed from every KV group", low=0, high=1023)
 
     def problems(self) -> Iterator[Problem]:
         """Something must go."""
-        if not (self.ffn or self.attention or self.kv_groups or self.query_heads):
-            allowed = "ffn, attention, kv_groups or query_heads above 0"
+        amounts = (self.ffn, self.attention, self.kv_groups, self.query_heads, self.sparsity)
+        if not any(amounts):
+            allowed = "sparsity, ffn, attention, kv_groups or query_heads above 0"
             yield Problem("amount", "nothing to remove", allowed)
+        if self.sparsity and (self.kv_groups or self.query_heads):
+            fix = "remove heads in a stage of their own"
+            yield Problem("sparsity", "given with heads", "neurons and attention only", fix)
 
     def idle(self) -> Mapping[str, str]:
-        """The grain is that of neurons."""
-        return {} if self.ffn else {"grain": "ffn is 0"}
+        """The grain is that of neurons; a sparsity says both amounts."""
+        if self.sparsity is not None:
+            return dict.fromkeys(("ffn", "attention"), "the sparsity says how many")
+        idle = {"balance": "there is no sparsity to balance"}
+        return idle if self.ffn else {**idle, "grain": "ffn is 0"}
 
     def misfits(self, config: ModelConfig) -> Iterator[Problem]:
         """At least one of everything stays, and neurons in whole grains."""
-        shared = config.num_heads // config.num_kv_heads
+        share, attention = self.amounts(config)
         limits = {
-            "attention": config.num_layers - 1,
-            "kv_groups": config.num_kv_heads - 1,
-            "query_heads": shared - 1,
+            "attention": (attention, config.num_layers - 1),
+            "kv_groups": (self.kv_groups, config.num_kv_heads - 1),
+            "query_heads": (self.query_heads, config.num_heads // config.num_kv_heads - 1),
         }
-        for name, most in limits.items():
-            if getattr(self, name) > most:
-                yield Problem(name, str(getattr(self, name)), f"at most {most} in this model")
+        for name, (count, most) in limits.items():
+            if count > most:
+                yield Problem(name, str(count), f"at most {most} in this model")
         ffn = config.intermediate_size
-        if self.ffn and self.kept_neurons(config) in (0, ffn):
-            found = f"{self.ffn:g} of {ffn} in multiples of {self.grain}"
+        if share and not 0 < self.kept_neurons(config) < ffn:
+            found = f"{share:.3g} of {ffn} in multiples of {self.grain}"
             fix = "choose another share, or a smaller grain"
             yield Problem("ffn", found, "a share that leaves some grains and removes some", fix)
 
+    def amounts(self, config: ModelConfig) -> tuple[float, int]:
+        """Share of neurons and number of attention modules for a model of this shape."""
+        if self.sparsity is None:
+            return self.ffn, self.attention
+        attention = 2 * config.hidden_size * (config.num_heads + config.num_kv_heads)
+        attention *= config.head_dim
+        ffn = 3 * config.hidden_size * config.intermediate_size
+        blocks = config.num_layers
+        gone = round(blocks * self.sparsity ** (ffn / attention / self.balance))
+        rest = self.sparsity * blocks * (attention + ffn) - gone * attention
+        return rest / (blocks * ffn), gone
+
     def kept_neurons(self, config: ModelConfig) -> int:
         """The multiple of the grain that is nearest to the share asked for, ties upwards."""
-        if not self.ffn:
+        share, _ = self.amounts(config)
+        if not share:
             return config.intermediate_size
-        exact = config.intermediate_size * (1 - self.ffn)
+        exact = config.intermediate_size * (1 - share)
         grains = int(exact / self.grain + 0.5 + 1e-9)
         return min(grains * self.grain, config.intermediate_size)
 
@@ -103,7 +131,8 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     cuts = tuple(_choose_cuts(source, tokens, config, run))
     smaller = CutSource.of(source, cuts, config)
     rounds: list[dict[str, float]] = []
-    for step in range(options.attention):
+    _, attention = options.amounts(source.config)
+    for step in range(attention):
         tick = run.ticker(f"attention module {step + 1}: blocks run", config.num_layers)
         found = attention_perplexity(smaller, tokens, run.device, tick)
         rounds.append({str(block): value for block, value in found.items()})
