@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,10 @@ Exit codes: 0 done, 2 bad option, 3 does not fit, 4 unsupported model, 5 broken 
 1 interrupted."""
 
 Command = Callable[..., None]
-
-# Commands with modules of their own, imported when they are asked for.
+# Commands of rooms with an extra of their own, imported when they are named or listed.
 LAZY_COMMANDS = {
-    "compress": "toolchain.compress.command",
-    "recipes": "toolchain.compress.command",
+    "compress": ("toolchain.compress.command", "compress"),
+    "recipes": ("toolchain.compress.command", "recipes"),
 }
 
 
@@ -38,16 +38,15 @@ class EdgecGroup(click.Group):
     """Turns an EdgecError into its text (or JSON) and exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, those of LAZY_COMMANDS too."""
-        return sorted({*super().list_commands(ctx), *LAZY_COMMANDS})
+        """Every command, in the order of the alphabet."""
+        return sorted([*super().list_commands(ctx), *LAZY_COMMANDS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by name, imported now if it is lazy."""
+        """The command, imported now if it is one of `LAZY_COMMANDS`."""
         if cmd_name not in LAZY_COMMANDS:
             return super().get_command(ctx, cmd_name)
-        from importlib import import_module
-
-        command: click.Command = getattr(import_module(LAZY_COMMANDS[cmd_name]), cmd_name)
+        module, name = LAZY_COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
