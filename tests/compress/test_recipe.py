@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.compress.toys import recipe_of
+from tests.paths import REPOSITORY
+from toolchain.compress import registry
 from toolchain.compress.recipe import builtin_recipes, load_recipe, parse_recipe, parse_value
-from toolchain.model.errors import ConfigError
+from toolchain.model.errors import ConfigError, ToolError
 
 
 def problems_of(values: dict[str, Any], sets: tuple[str, ...] = ()) -> list[str]:
@@ -101,3 +106,21 @@ def test_unreadable_recipes(tmp_path: Path) -> None:
         load_recipe(str(path))
     with pytest.raises(ConfigError, match="galavotti"):
         load_recipe(str(tmp_path / "absent.toml"))
+
+
+def test_a_missing_package_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = replace(registry.STAGES["depth"], needs=("torch", "no_such_package"))
+    monkeypatch.setitem(registry.STAGES, "depth", kind)
+    with pytest.raises(ToolError, match=r"needs no_such_package, not installed") as caught:
+        recipe_of({"kind": "depth"})
+    assert "edgec[compress]" in str(caught.value)
+
+
+def test_recipes_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from toolchain.compress.listing import *; list_recipes(); list_stages();"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]"

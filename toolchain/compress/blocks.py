@@ -7,10 +7,12 @@ grouped causal attention, SwiGLU); tests compare the logits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolchain.compress.checkpoint import Block, Source, Tensor
 from toolchain.model.config import ModelConfig
@@ -78,7 +80,8 @@ class BlockRunner:
         v = heads("attn.v_proj", cfg.num_kv_heads)
         shared = cfg.num_heads // cfg.num_kv_heads
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        with _repeatable_attention(x.device.type):
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         mixed = mixed.transpose(1, 2).reshape(batch, positions, cfg.num_heads * cfg.head_dim)
         return _linear(mixed, "attn.o_proj", weights, tap)
 
@@ -88,6 +91,11 @@ class BlockRunner:
         gate = _linear(h, "mlp.gate_proj", weights, tap)
         up = _linear(h, "mlp.up_proj", weights, tap)
         return _linear(functional.silu(gate) * up, "mlp.down_proj", weights, tap)
+
+
+def _repeatable_attention(device: str) -> AbstractContextManager[None]:
+    """On a GPU the fused kernels add up gradients in any order; the plain one does not."""
+    return nullcontext() if device == "cpu" else sdpa_kernel(SDPBackend.MATH)
 
 
 def _linear(x: Tensor, suffix: str, weights: Block, tap: Tap | None) -> Tensor:

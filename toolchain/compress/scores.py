@@ -62,6 +62,7 @@ def keep_alpha(score: Tensor, rate: float) -> tuple[Tensor, float]:
     to 0.001 or as near as the weights allow: the variant in the code of Wanda (`--use_variant`).
     Returns the mask and alpha.
     """
+    device, score = score.device, score.cpu()  # sums on a GPU need not be the same every time
     order = torch.sort(score, dim=1, stable=True)
     sums = order.values.clamp(min=0).double().cumsum(dim=1)
     low, high, alpha = 0.0, 1.0, 0.5
@@ -73,10 +74,10 @@ def keep_alpha(score: Tensor, rate: float) -> tuple[Tensor, float]:
         low, high = (low, alpha) if reached > rate else (alpha, high)
         alpha = (low + high) / 2
         counts = _within(sums, alpha)
-    places = torch.arange(score.shape[1], device=score.device)
+    places = torch.arange(score.shape[1])
     keep = torch.empty_like(score, dtype=torch.bool)
     keep.scatter_(1, order.indices, places >= counts[:, None])
-    return keep, alpha
+    return keep.to(device), alpha
 
 
 def share(rate: float, count: int) -> int:
