@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.compress.toys import compress, recipe_of, stage_values, text_file, toy_model
-from toolchain.compress.pipeline import choose_device
+from toolchain.compress.machine import choose_device
 from toolchain.compress.publish import STAGE_FILE, locked
 from toolchain.model.errors import ConfigError, EdgecError, EnvironmentFailureError
 

@@ -6,13 +6,9 @@ masks are compared with the weights, and the perplexity on held-out text is meas
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -20,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from toolchain.compress.checkpoint import Source, write_json
+from toolchain.compress.machine import choose_device, circumstances, deterministic
 from toolchain.compress.masks import check_masked, check_survived, read_masks
 from toolchain.compress.perplexity import Evaluation, evaluate, is_float
 from toolchain.compress.publish import (
@@ -58,34 +55,6 @@ class Settings:
     restart: bool = False
     threads: int | None = None  # of torch on the CPU; None: its own choice
     evaluation: Evaluation | None = None
-
-
-def choose_device(asked: str) -> str:
-    """ "cpu" or "cuda"; raises ConfigError for a device that is not there."""
-    there = torch.cuda.is_available()
-    if asked == "auto":
-        return "cuda" if there else "cpu"
-    if asked == "cuda" and not there:
-        problem = Problem("--device", "cuda", "cpu or auto: torch finds no GPU here")
-        raise ConfigError("the device is not available", [problem])
-    return asked
-
-
-@contextmanager
-def deterministic(threads: int | None) -> Iterator[None]:
-    """Deterministic torch; what was set before comes back."""
-    threads_before = torch.get_num_threads()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    state = torch.random.get_rng_state()
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(threads or threads_before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.set_num_threads(threads_before)
-        torch.random.set_rng_state(state)
 
 
 def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
@@ -204,7 +173,7 @@ class _Runner:
                 "evaluation": self.evaluation(),
                 "patterns": _patterns(scratch),
                 "layer_order": metrics.layer_order and list(metrics.layer_order),
-                "record": _circumstances(stage, self.device, seconds),
+                "record": circumstances(STAGES[stage.kind].needs, self.device, seconds),
             }
             write_record(scratch, record)
             publish(scratch, final.parent, final.name)
@@ -269,26 +238,3 @@ def _check_output(stage: Stage, source: Path, scratch: Path) -> None:
         check_survived(read_masks(source), masks)
     if is_float(scratch):
         check_masked(Source.open(scratch).model, masks)
-
-
-def _circumstances(stage: Stage, device: str, seconds: float) -> Json:
-    """What differs from run to run, and what the bits of a result may depend on."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    packages = sorted({"edgec", "numpy", "safetensors", "torch", *STAGES[stage.kind].needs})
-    facts: Json = {
-        "seconds": round(seconds, 3),
-        "peak_memory_bytes": peak,  # of the process until now
-        "threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in packages},
-    }
-    if device == "cuda":
-        facts["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # edgec itself, run from a checkout
-        return "not installed"
