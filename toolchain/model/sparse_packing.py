@@ -9,10 +9,11 @@ weight (2, 4 or 8, as in the dense packings):
       multipliers  G x u8  one per scale group, only when there is more than one
       index        per whole group of M inputs, in order, the cheapest of (Pattern.index_form)
                      kept      positions of the K = M - N kept weights, ascending, log2 M bits each
-                     removed   positions of the N removed weights, ascending, log2 M bits each
+                     removed   position of the removed weight, log2 M bits; N = 1 only
                      bitmask   M bits, bit c for input c of the group, 1 for a kept weight
       weights      f bits each, two's complement: the K kept weights of every group by ascending
-                   position, then the inputs behind the last whole group, all of them
+                   position, but with the index form `removed` the last one of the group stands in
+                   the place of the removed one; then all inputs behind the last whole group
     padding      zero bytes up to a multiple of 4
 
 Index and weights of a row are strings of bits: bit n of a string is bit n % 8 of its byte n / 8.
@@ -179,6 +180,8 @@ def _pack_rows(values: Ints, layout: SparseLayout) -> Bytes:
     else:
         positions = kept if pattern.index_form is IndexForm.KEPT else removed
         index = _bytes_of(positions, pattern.position_bits)
+    if pattern.index_form is IndexForm.REMOVED:
+        kept = _filled(removed, pattern)
     taken = np.take_along_axis(groups, kept, axis=2).reshape(len(values), layout.kept - values.shape[1] + whole)
     fields = np.concatenate([taken, values[:, whole:]], axis=1)
     return np.concatenate([index, _bytes_of(fields, layout.packing.field_bits)], axis=1)
@@ -198,7 +201,7 @@ def _unpack_rows(stored: Bytes, layout: SparseLayout) -> npt.NDArray[np.int8]:
 
 
 def _kept_positions(index: Bytes, shape: tuple[int, int], pattern: Pattern) -> Ints:
-    """Ascending positions of the kept weights, (rows, groups, K)."""
+    """Positions of the kept weights as stored, (rows, groups, K)."""
     if pattern.index_form is IndexForm.BITMASK:
         mask = _fields_of(index, shape[1] * pattern.group, 1).reshape(*shape, pattern.group)
         if (mask.sum(axis=2) != pattern.kept).any():
@@ -212,9 +215,13 @@ def _kept_positions(index: Bytes, shape: tuple[int, int], pattern: Pattern) -> I
         raise ValueError("the positions of a group are not in ascending order")
     if is_kept:
         return positions
-    gone = np.zeros((*shape, pattern.group), np.int64)
-    np.put_along_axis(gone, positions, 1, axis=2)
-    return np.argsort(gone, axis=2, kind="stable")[:, :, : pattern.kept]
+    return _filled(positions, pattern)
+
+
+def _filled(holes: Ints, pattern: Pattern) -> Ints:
+    """Positions of the kept weights as stored: the last one has the place of the hole."""
+    places = np.arange(pattern.kept)
+    return np.where(places == holes, pattern.kept, places)
 
 
 def _bytes_of(fields: Ints, bits: int) -> Bytes:
