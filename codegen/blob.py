@@ -19,7 +19,8 @@ from memory_planner.footprint import BLOB_ENTRY_SIZE as ENTRY_SIZE
 from memory_planner.footprint import BLOB_HEADER_SIZE as HEADER_SIZE
 from memory_planner.plan import Placement, Plan, RegionPlan
 from toolchain.model.errors import BundleError, InternalError, Problem
-from toolchain.model.packing import WeightInts, pack_weights
+from toolchain.model.matrix_storage import pack_matrix
+from toolchain.model.packing import WeightInts
 from toolchain.model.program import Kind, Program, TensorSpec
 
 MAGIC = b"EDGECBLB"
@@ -90,7 +91,7 @@ def _build_payload(program: Program, plan: Plan, region: RegionPlan) -> bytes:
         if len(content) != tensor.size or offset + len(content) > len(data):
             raise InternalError(f"{tensor.name} does not fill its place in blob {region.name}")
         data[offset : offset + len(content)] = content
-        code = tensor.layout.packing.code if tensor.layout else 0
+        code = tensor.layout.format.code if tensor.layout else 0
         entry = _words(crc32(tensor.name.encode()), offset, len(content), code)
         data[position : position + ENTRY_SIZE] = entry
         position += ENTRY_SIZE
@@ -115,7 +116,7 @@ def _content(program: Program, tensor: TensorSpec) -> bytes:
     if isinstance(value, WeightInts):
         if tensor.layout is None:
             raise InternalError(f"{tensor.name} has packed integers and no layout")
-        return pack_weights(value, tensor.layout)
+        return pack_matrix(value, tensor.layout)
     dtype = np.dtype(tensor.dtype.value)
     if value.shape != tensor.shape or value.dtype != dtype:
         raise InternalError(f"{tensor.name} is {value.dtype}{value.shape}, declared {tensor}")
@@ -228,7 +229,7 @@ def check_blob(
             crc32(tensor.name.encode()),
             placement.offset - region.blob_base,
             tensor.size,
-            tensor.layout.packing.code if tensor.layout else 0,
+            tensor.layout.format.code if tensor.layout else 0,
         )
         for tensor, placement in stored_tensors(program, plan, region)
     )

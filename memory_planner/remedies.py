@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from memory_planner.explain import Shortfall
 from toolchain.model.errors import DoesNotFitError
+from toolchain.model.matrix_storage import smallest_layout
 from toolchain.model.packing import Packing
 from toolchain.model.program import Kind, OpKind, Program, TensorSpec
+from toolchain.model.sparse_packing import SparseLayout
 
 Fits = Callable[[Program], bool]
 Change = Callable[[TensorSpec], TensorSpec]
@@ -154,6 +156,9 @@ def _with(program: Program, change: Change) -> Program:
 def _narrowed(spec: TensorSpec, packing: Packing) -> TensorSpec:
     if spec.layout is None or spec.layout.packing.field_bits <= packing.field_bits:
         return spec
+    if isinstance(spec.layout, SparseLayout):  # at fewer bits its pattern may no longer pay
+        dense = replace(spec.layout.dense, packing=packing)
+        return replace(spec, layout=smallest_layout(dense, [spec.layout.pattern]))
     return replace(spec, layout=replace(spec.layout, packing=packing))
 
 

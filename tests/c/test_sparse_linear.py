@@ -15,7 +15,7 @@ from tests.c.runtime import RUNTIME, Guarded, Matrix, Runtime
 from tests.model.nm_weights import remove
 from toolchain.model.matrix_storage import pack_matrix
 from toolchain.model.nm_pattern import PATTERNS, Pattern
-from toolchain.model.packing import CORE_PACKINGS, Packing, WeightInts, WeightLayout
+from toolchain.model.packing import CORE_PACKINGS, Packing, WeightInts
 from toolchain.model.program import ActMode
 from toolchain.model.sparse_packing import SparseLayout
 

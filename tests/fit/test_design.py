@@ -9,11 +9,11 @@ import pytest
 from memory_planner.target_file import load_target
 from tests.fit.tiny import tiny_config
 from toolchain.fit.design import Design, WhatIf, build_program, check_design
-from toolchain.fit.pattern import Pattern
 from toolchain.fit.planning import plan_design
 from toolchain.fit.report import fit_report
 from toolchain.fit.sizes import count_parameters
 from toolchain.model.errors import ConfigError
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import LowerConfig, outline_program
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import Override, QuantConfig

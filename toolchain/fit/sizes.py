@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from math import prod
 
 from toolchain.fit.adapters import ADAPTER_MARK
-from toolchain.fit.design import Design
-from toolchain.fit.pattern import SparseLayout
+from toolchain.fit.design import Design, width_of
 from toolchain.model.config import ModelConfig
 from toolchain.model.names import expected_shapes
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
+from toolchain.model.sparse_packing import SparseLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,10 @@ def count_parameters(design: Design, program: Program) -> Parameters:
             adapters += layout.rows * layout.columns
         elif layout is not None:
             dense += layout.rows * layout.columns
-            matrix = layout.rows * layout.columns
-            kept += layout.kept if isinstance(layout, SparseLayout) else matrix
+            pattern = width_of(spec.name.removesuffix(".weight"), design.what_if)
+            if isinstance(layout, SparseLayout):
+                pattern = layout.pattern
+            kept += layout.rows * (pattern.kept_of(layout.columns) if pattern else layout.columns)
     return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
 
 

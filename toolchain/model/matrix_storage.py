@@ -17,7 +17,7 @@ from toolchain.model.sparse_packing import SparseLayout, pack_sparse, unpack_spa
 def sparse_layout(dense: WeightLayout, pattern: Pattern) -> SparseLayout:
     """The matrix of `dense` in the packing nm-sparse, whether or not that pays."""
     return SparseLayout(
-        dense.packing, dense.rows, dense.columns, dense.group_size, dense.requant, pattern
+        dense.packing, dense.rows, dense.columns, dense.group_size, dense.requant, pattern=pattern
     )
 
 
@@ -30,6 +30,13 @@ def smallest_layout(dense: WeightLayout, patterns: Iterable[Pattern]) -> WeightL
     return min(paying, key=lambda layout: layout.size, default=dense)
 
 
+def packing_name(layout: WeightLayout) -> str:
+    """The packing as reports name it: "nibble", or "nm-sparse 2:4 nibble" with the stored bits."""
+    if isinstance(layout, SparseLayout):
+        return f"{layout.format.value} {layout.pattern} {layout.packing.value}"
+    return layout.format.value
+
+
 def pack_matrix(weights: WeightInts, layout: WeightLayout) -> bytes:
     """Bytes of a matrix; raises ValueError as `pack_weights` and `pack_sparse` do."""
     if isinstance(layout, SparseLayout):
@@ -37,9 +44,7 @@ def pack_matrix(weights: WeightInts, layout: WeightLayout) -> bytes:
     return pack_weights(weights, layout)
 
 
-def unpack_matrix_records(
-    data: bytes | memoryview, layout: WeightLayout, rows: int
-) -> WeightInts:
+def unpack_matrix_records(data: bytes | memoryview, layout: WeightLayout, rows: int) -> WeightInts:
     """The first `rows` rows of whole records: the inverse of `pack_matrix`."""
     if isinstance(layout, SparseLayout):
         return unpack_sparse_records(data, layout, rows)

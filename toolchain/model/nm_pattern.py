@@ -87,7 +87,7 @@ PATTERN_NAMES = ", ".join(map(str, PATTERNS))
 
 def parse_pattern(text: str) -> Pattern | None:
     """The pattern that `text` names; None unless it is one of PATTERNS."""
-    match = re.fullmatch(r"(\d{1,2}):(\d{1,2})", text)
+    match = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", text)
     pattern = Pattern(int(match[1]), int(match[2])) if match else None
     return pattern if pattern in PATTERNS else None
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.names import EMBED, HEAD, linear_ids
+from toolchain.model.nm_pattern import Pattern
 
 LOWEST_BITS, HIGHEST_BITS = 2, 8
 PER_CHANNEL = -1
@@ -25,14 +26,32 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseRule:
+    """Which N:M patterns the op ids that match `match` (fnmatch) may be stored with.
+
+    Of those that hold in the weights the one of fewest bytes counts; none at all: stay dense.
+    """
+
+    match: str
+    patterns: tuple[Pattern, ...]
+    required: bool = False  # they must hold
+
+    def __str__(self) -> str:
+        if self.required:
+            return ",".join(map(str, self.patterns))
+        return "auto" if self.patterns else "off"
+
+
+@dataclass(frozen=True, slots=True)
 class QuantConfig:
-    """How to quantize: bits 2..8; group_size in columns, -1 for one scale per output channel."""
+    """How to quantize and store: bits 2..8; group_size in columns, -1: one scale per output."""
 
     bits: int = 4
     group_size: int = 32
     embed_bits: int = 8
     head_bits: int = 8
     overrides: tuple[Override, ...] = ()  # applied in order, the last one wins
+    sparse: tuple[SparseRule, ...] = ()  # the last that matches counts; none: whatever is found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ weight (2, 4 or 8, as in the dense packings):
       weights      f bits each, two's complement: the K kept weights of every group by ascending
                    position, but with the index form `removed` the last one of the group stands in
                    the place of the removed one; then all inputs behind the last whole group
-    padding      zero bytes up to a multiple of 4
 
 Index and weights of a row are strings of bits: bit n of a string is bit n % 8 of its byte n / 8.
 Each string ends with zero bits up to a whole byte. A group with more than N zeros keeps the first
@@ -27,7 +26,7 @@ one. A tensor is ceil(rows / R) records back to back; any run of records is one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +47,7 @@ class SparseLayout(WeightLayout):
     `packing` is the dense packing with the same stored bits and rows per record.
     """
 
-    pattern: Pattern = Pattern(1, 2)
+    pattern: Pattern = field(kw_only=True)
 
     @property
     def format(self) -> Packing:
@@ -86,7 +85,7 @@ class SparseLayout(WeightLayout):
         """Bytes of one record, a multiple of 4."""
         lanes = self.packing.rows
         requant = 4 * lanes if self.requant else 0
-        return requant + -(-lanes * self.row_size // 4) * 4
+        return requant + lanes * self.row_size  # R is a multiple of 4
 
     @property
     def scale_size(self) -> int:
@@ -95,11 +94,15 @@ class SparseLayout(WeightLayout):
         return self.records * self.packing.rows * per_row
 
     @property
+    def saved_bits(self) -> int:
+        """Bits that a group saves against dense storage; zero or less does not pay."""
+        pattern = self.pattern
+        return pattern.removed * self.packing.field_bits - pattern.index_bits
+
+    @property
     def dense(self) -> WeightLayout:
         """The same matrix with its zeros."""
-        return WeightLayout(
-            self.packing, self.rows, self.columns, self.group_size, self.requant
-        )
+        return WeightLayout(self.packing, self.rows, self.columns, self.group_size, self.requant)
 
     @property
     def is_possible(self) -> bool:
@@ -131,21 +134,18 @@ def pack_sparse(weights: WeightInts, layout: SparseLayout) -> bytes:
     rows = _pack_rows(values, layout)
     if layout.groups > 1:
         rows = np.concatenate([np.pad(weights.multipliers, ((0, padding), (0, 0))), rows], axis=1)
-    body = rows.reshape(layout.records, lanes * layout.row_size)
-    parts = [np.pad(body, ((0, 0), (0, -body.shape[1] % 4)))]
+    parts = [rows.reshape(layout.records, lanes * layout.row_size)]
     if layout.requant:
         words = np.pad(weights.requant, (0, padding)).reshape(layout.records, lanes)
-        parts.insert(0, words.astype("<u4").view(np.uint8))
+        parts = [words.astype("<u4").view(np.uint8), *parts]
     return np.concatenate(parts, axis=1).tobytes()
 
 
-def unpack_sparse_records(
-    data: bytes | memoryview, layout: SparseLayout, rows: int
-) -> WeightInts:
+def unpack_sparse_records(data: bytes | memoryview, layout: SparseLayout, rows: int) -> WeightInts:
     """The first `rows` rows of whole records in `data`: the inverse of `pack_sparse`.
 
     Raises ValueError for bytes that the packer does not write: an index that is not ascending or
-    has another count than the pattern, or padding that is not zero.
+    has another count than the pattern, or last bits of a row that are not zero.
     """
     lanes = layout.packing.rows
     raw = np.frombuffer(data, np.uint8).reshape(-1, layout.record_size)
@@ -154,10 +154,7 @@ def unpack_sparse_records(
     if layout.requant:
         position = 4 * lanes
         requant = np.ascontiguousarray(raw[:, :position]).view("<u4").reshape(-1)
-    end = position + lanes * layout.row_size
-    if raw[:, end:].any():
-        raise ValueError("the padding of a record is not zero")
-    stored = raw[:, position:end].reshape(records * lanes, layout.row_size)
+    stored = raw[:, position:].reshape(records * lanes, layout.row_size)
     split = layout.groups if layout.groups > 1 else 0
     multipliers = stored[:, :split] if split else np.ones((records * lanes, 1), np.uint8)
     values = _unpack_rows(stored[:, split:], layout)
@@ -182,7 +179,8 @@ def _pack_rows(values: Ints, layout: SparseLayout) -> Bytes:
         index = _bytes_of(positions, pattern.position_bits)
     if pattern.index_form is IndexForm.REMOVED:
         kept = _filled(removed, pattern)
-    taken = np.take_along_axis(groups, kept, axis=2).reshape(len(values), layout.kept - values.shape[1] + whole)
+    taken = np.take_along_axis(groups, kept, axis=2)
+    taken = taken.reshape(len(values), layout.whole_groups * pattern.kept)
     fields = np.concatenate([taken, values[:, whole:]], axis=1)
     return np.concatenate([index, _bytes_of(fields, layout.packing.field_bits)], axis=1)
 
@@ -239,4 +237,5 @@ def _fields_of(data: Bytes, count: int, bits: int) -> Ints:
     if split[:, count * bits :].any():
         raise ValueError("the last bits of a row are not zero")
     fields = split[:, : count * bits].reshape(len(data), count, bits).astype(np.int64)
-    return (fields << np.arange(bits)).sum(axis=2)
+    result: Ints = (fields << np.arange(bits)).sum(axis=2)
+    return result
