@@ -7,7 +7,7 @@ one by one in little-endian order, never as a struct of the host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from zlib import crc32
@@ -19,9 +19,10 @@ from memory_planner.footprint import BLOB_ENTRY_SIZE as ENTRY_SIZE
 from memory_planner.footprint import BLOB_HEADER_SIZE as HEADER_SIZE
 from memory_planner.plan import Placement, Plan, RegionPlan
 from toolchain.model.errors import BundleError, InternalError, Problem
-from toolchain.model.matrix_storage import pack_matrix
+from toolchain.model.matrix_storage import pack_matrix, unpack_matrix
 from toolchain.model.packing import WeightInts
 from toolchain.model.program import Kind, Program, TensorSpec
+from toolchain.model.sparse_packing import SparseLayout
 
 MAGIC = b"EDGECBLB"
 VERSION = 1
@@ -241,8 +242,21 @@ def check_blob(
         "length": (len(blob.data), region.blob_size),
         "table of contents": (blob.entries, expected),
     }
-    return [
+    problems = [
         Problem(f"{where}: {what}", str(got), str(want))
         for what, (got, want) in checks.items()
         if got != want
     ]
+    return problems or [*_check_indices(blob, program, plan, region)]
+
+
+def _check_indices(
+    blob: Blob, program: Program, plan: Plan, region: RegionPlan
+) -> Iterator[Problem]:
+    """Sparse matrices can hold bytes that mean nothing."""
+    for tensor, _ in stored_tensors(program, plan, region):
+        if isinstance(tensor.layout, SparseLayout):
+            try:
+                unpack_matrix(blob.tensor(tensor.name), tensor.layout)
+            except ValueError as error:
+                yield Problem(f"weights/{region.name}.bin: {tensor.name}", str(error), "an index")

@@ -121,7 +121,7 @@ def test_everything_composes() -> None:
         what_if(
             depth=0,
             vocab=40,
-            attn_width=Pattern(1, 4),
+            attn_width=Pattern(3, 4),
             mlp_width=Pattern(2, 4),
             kv_bits=4,
             eora_rank=2,
@@ -132,7 +132,7 @@ def test_everything_composes() -> None:
     check_design(design)
     outcome = plan_design(design, load_target("siracusa"))
     assert outcome.fits
-    assert len(design.what_if.estimates()) == 4
+    assert len(design.what_if.estimates()) == 3
 
 
 @pytest.mark.parametrize(

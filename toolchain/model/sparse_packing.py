@@ -134,11 +134,11 @@ def pack_sparse(weights: WeightInts, layout: SparseLayout) -> bytes:
     rows = _pack_rows(values, layout)
     if layout.groups > 1:
         rows = np.concatenate([np.pad(weights.multipliers, ((0, padding), (0, 0))), rows], axis=1)
-    parts = [rows.reshape(layout.records, lanes * layout.row_size)]
+    body = rows.reshape(layout.records, lanes * layout.row_size)
     if layout.requant:
         words = np.pad(weights.requant, (0, padding)).reshape(layout.records, lanes)
-        parts = [words.astype("<u4").view(np.uint8), *parts]
-    return np.concatenate(parts, axis=1).tobytes()
+        return np.concatenate([words.astype("<u4").view(np.uint8), body], axis=1).tobytes()
+    return body.tobytes()
 
 
 def unpack_sparse_records(data: bytes | memoryview, layout: SparseLayout, rows: int) -> WeightInts:
