@@ -211,6 +211,17 @@ def test_rules(directory: Path, tmp_path: Path, rules: list[str], sparse: int) -
     assert sum(row["packing"] == "nm-sparse" for row in weights) == sparse
 
 
+def test_a_required_pattern_that_does_not_pay(directory: Path, tmp_path: Path) -> None:
+    """It is checked all the same, and the report says why the matrices are dense."""
+    arguments = ("compile", str(directory), "-o", str(tmp_path / "b"), "--bits", "2")
+    code, output = run(*arguments, "--sparse", "2:4")
+    assert code == 0
+    assert "2:4 in crumbs does not pay: its indices take what it saves" in output
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.manifest["settings"]["sparse"] == ["l*.*=2:4"]
+    assert {row["packing"] for row in bundle.manifest["weights"]} == {"crumb", "byte"}
+
+
 @pytest.mark.parametrize(
     ("rule", "code", "message"),
     [

@@ -6,7 +6,9 @@ from typing import Any
 
 from toolchain.fit.design import Design, width_of
 from toolchain.model.matrix_storage import sparse_layout
+from toolchain.model.names import EMBED
 from toolchain.model.program import Program
+from toolchain.model.quant_settings import required_pattern
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
 Json = dict[str, Any]
@@ -15,16 +17,17 @@ Json = dict[str, Any]
 def width_report(design: Design, program: Program) -> list[Json]:
     """One entry per projection, pattern and dense packing; empty without patterns.
 
-    A projection whose pattern does not pay is stored dense and has an entry all the same.
+    A projection is stored dense when its pattern does not pay, and has an entry all the same: of
+    the what-if, or of a pattern that a compile was told to require.
     """
     entries: dict[tuple[str, str, str], Json] = {}
     for spec in program.tensors.values():
         name = spec.name.removesuffix(".weight")
         layout = spec.layout
-        if layout is None:
+        if layout is None or name == EMBED:
             continue
         if not isinstance(layout, SparseLayout):
-            pattern = width_of(name, design.what_if)
+            pattern = width_of(name, design.what_if) or required_pattern(design.quant, name)
             if pattern is None:
                 continue
             layout = sparse_layout(layout, pattern)

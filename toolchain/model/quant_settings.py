@@ -88,6 +88,12 @@ def effective_settings(config: ModelConfig, quant: QuantConfig) -> Mapping[str, 
     return MappingProxyType(settings)
 
 
+def required_pattern(quant: QuantConfig, op_id: str) -> Pattern | None:
+    """The N:M pattern that the weights of a linear were required to have."""
+    rules = [rule for rule in quant.sparse if fnmatchcase(op_id, rule.match)]
+    return rules[-1].patterns[0] if rules and rules[-1].required else None
+
+
 def _apply(setting: TensorSetting, override: Override) -> TensorSetting:
     if override.bits is not None:
         setting = replace(setting, bits=override.bits)
