@@ -29,7 +29,10 @@ from toolchain.calibrate import (
     golden_steps,
     sample_tokens,
 )
+from toolchain.fit.design import Design
+from toolchain.fit.misfit import explain_misfit
 from toolchain.model.checkpoint import load_model
+from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode
@@ -85,7 +88,12 @@ def compile_model(
     progress("looking for N:M patterns")
     patterns = find_patterns(model, options.quant)
     progress("planning memory")  # what does not fit is refused before the work
-    plan = plan_memory(outline_program(model.config, options.quant, config, patterns), target)
+    outline = outline_program(model.config, options.quant, config, patterns)
+    try:
+        plan = plan_memory(outline, target)
+    except DoesNotFitError as error:
+        design = Design(model.config, options.quant, context, options.modes, patterns=patterns)
+        raise explain_misfit(design, target) from error
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)
     progress("lowering to integers")

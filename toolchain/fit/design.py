@@ -17,6 +17,7 @@ from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import (
+    NO_PATTERNS,
     LowerConfig,
     assemble_program,
     check_lower_config,
@@ -72,6 +73,7 @@ class Design:
     context: int
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     what_if: WhatIf = WhatIf()
+    patterns: Mapping[str, Pattern] = NO_PATTERNS  # found in weights, by op id
 
     @property
     def shape(self) -> ModelConfig:
@@ -79,6 +81,10 @@ class Design:
         vocab = self.config.vocab_size if self.what_if.vocab is None else self.what_if.vocab
         layers = self.config.num_layers - self.what_if.depth
         return replace(self.config, num_layers=layers, vocab_size=vocab)
+
+    def pattern_of(self, name: str) -> Pattern | None:
+        """The N:M pattern that a matrix has, by op id; None for what stays whole."""
+        return width_of(name, self.what_if) or self.patterns.get(name)
 
 
 def check_design(design: Design) -> None:
@@ -164,7 +170,7 @@ def _paying_patterns(design: Design) -> dict[str, Pattern]:
     """Patterns of the projections that are then stored sparse, by id."""
     found = {}
     for name, dense in weight_layouts(design.shape, design.quant).items():
-        pattern = width_of(name, design.what_if)
+        pattern = design.pattern_of(name)
         if pattern and sparse_layout(dense, pattern).pays:
             found[name] = pattern
     return found

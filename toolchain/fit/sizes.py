@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from math import prod
 
 from toolchain.fit.adapters import ADAPTER_MARK
-from toolchain.fit.design import Design, width_of
+from toolchain.fit.design import Design
 from toolchain.model.config import ModelConfig
 from toolchain.model.names import expected_shapes
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
-from toolchain.model.sparse_packing import SparseLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,7 @@ def count_parameters(design: Design, program: Program) -> Parameters:
             adapters += layout.rows * layout.columns
         elif layout is not None:
             dense += layout.rows * layout.columns
-            pattern = width_of(spec.name.removesuffix(".weight"), design.what_if)
-            if isinstance(layout, SparseLayout):
-                pattern = layout.pattern
+            pattern = design.pattern_of(spec.name.removesuffix(".weight"))
             kept += layout.rows * (pattern.kept_of(layout.columns) if pattern else layout.columns)
     return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
 

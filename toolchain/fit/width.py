@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolchain.fit.design import Design, width_of
+from toolchain.fit.design import Design
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED
 from toolchain.model.program import Program
@@ -27,7 +27,7 @@ def width_report(design: Design, program: Program) -> list[Json]:
         if layout is None or name == EMBED:
             continue
         if not isinstance(layout, SparseLayout):
-            pattern = width_of(name, design.what_if) or required_pattern(design.quant, name)
+            pattern = design.pattern_of(name) or required_pattern(design.quant, name)
             if pattern is None:
                 continue
             layout = sparse_layout(layout, pattern)

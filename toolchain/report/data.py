@@ -26,7 +26,8 @@ def build_reports(
     quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, latency: LatencyReport
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
-    design = Design(quant.config, quant.quant, program.shape.context)
+    context = program.shape.context
+    design = Design(quant.config, quant.quant, context, patterns=quant.patterns)
     outcome = Outcome(design, program, plan, speed_of(latency), target, problems=(), shortfalls=())
     return {
         "fit.json": fit_report(outcome),
