@@ -222,6 +222,25 @@ def test_a_required_pattern_that_does_not_pay(directory: Path, tmp_path: Path) -
     assert {row["packing"] for row in bundle.manifest["weights"]} == {"crumb", "byte"}
 
 
+def test_sparse_storage_decides_what_fits(directory: Path, tmp_path: Path) -> None:
+    """Also when it does not fit, the bytes are those of the sparse matrices."""
+
+    def compiled(limit: int, *options: str) -> tuple[int, str]:
+        place = ("compile", str(directory), "-o", str(tmp_path / "b"), "--target", "rv32")
+        return run(*place, "--region", f"flash={limit}", *options, "--json")
+
+    limit = 24576
+    code, output = compiled(limit)
+    assert code == 0
+    flash = json.loads(output)["fit"]["regions"][0]
+    room = flash["used"] - (flash["capacity"] - limit)
+    assert compiled(room)[0] == 0
+    assert compiled(room, "--sparse", "off")[0] == 3
+    code, output = compiled(room - 64)
+    assert code == 3
+    assert f"{flash['used']:,} bytes needed" in output
+
+
 @pytest.mark.parametrize(
     ("rule", "code", "message"),
     [

@@ -17,7 +17,6 @@ from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import (
-    NO_PATTERNS,
     LowerConfig,
     assemble_program,
     check_lower_config,
@@ -73,7 +72,7 @@ class Design:
     context: int
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     what_if: WhatIf = WhatIf()
-    patterns: Mapping[str, Pattern] = NO_PATTERNS  # found in weights, by op id
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
 
     @property
     def shape(self) -> ModelConfig:
