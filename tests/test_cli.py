@@ -352,7 +352,14 @@ def test_what_does_not_fit_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(small)
     weights = directory / "model.safetensors"
     save_file({n: w * np.float32("nan") for n, w in load_file(weights).items()}, weights)
-    args = ("--sparse", "off", "--target", str(tmp_path / "small.toml"), "-o", str(tmp_path / "out"))
+    args = (
+        "--sparse",
+        "off",
+        "--target",
+        str(tmp_path / "small.toml"),
+        "-o",
+        str(tmp_path / "out"),
+    )
     assert edgec("compile", str(directory), *args).exit_code == 3
 
 
