@@ -145,6 +145,13 @@ def main() -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
 @click.option("--prefix", default="edgec", show_default=True, help="Of every external C symbol.")
 @click.option("--golden-steps", type=int, help="Golden tokens.  [default: 16, or the context]")
+@click.option(
+    "--sparse",
+    multiple=True,
+    metavar="[PATTERN=]RULE",
+    help="auto: store N:M patterns that are found (default); off: all dense; N:M: require N of "
+    "every M inputs to be zero. PATTERN names op ids; may be repeated, the last one counts.",
+)
 @model_options
 @json_option
 def compile(
