@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from toolchain.fit.pattern import LARGEST_GROUP, Pattern
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem
 from toolchain.model.names import expected_shapes, hf_name_of, linear_ids
+from toolchain.model.nm_pattern import Pattern
 
+LARGEST_GROUP = 64  # M of a mask; what can be packed is fewer (toolchain/model/nm_pattern.py)
 Amount = Pattern | float  # N of every M inputs, or a share of the weights
 FORM = f"N:M with 1 <= N < M <= {LARGEST_GROUP} (N of every M removed), or a rate 0 <= r < 1"
 

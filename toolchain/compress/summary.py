@@ -15,11 +15,12 @@ from toolchain.compress.checkpoint import write_json
 from toolchain.compress.masks import Mask, read_masks
 from toolchain.compress.perplexity import is_float
 from toolchain.compress.recipe import Recipe
-from toolchain.fit.design import Design, WhatIf, build_program, check_design
-from toolchain.fit.pattern import Pattern
+from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.sizes import config_parameters, packed_size
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import EdgecError
+from toolchain.model.names import op_id_of
+from toolchain.model.nm_pattern import PATTERNS
 from toolchain.model.quant_settings import QuantConfig
 from toolchain.tables import size_text, stdout
 
@@ -64,30 +65,18 @@ def make_row(
 def packed_bytes(config: ModelConfig, masks: Mapping[str, Mask]) -> int | None:
     """Weight bytes in the memories of a target; None for a model that cannot be packed.
 
-    An N:M pattern counts where all attention or all feed-forward projections have the same one;
-    else they count as dense.
+    A projection with an N:M pattern that the packer knows counts sparse where that pays.
     """
-    what_if = WhatIf(
-        attn_width=_common_pattern(config, masks, ".self_attn."),
-        mlp_width=_common_pattern(config, masks, ".mlp."),
-    )
-    design = Design(config, QuantConfig(), config.max_position_embeddings, what_if=what_if)
+    known = {str(pattern): pattern for pattern in PATTERNS}
+    patterns = {
+        op_id_of(name): known[mask.pattern] for name, mask in masks.items() if mask.pattern in known
+    }
+    design = Design(config, QuantConfig(), config.max_position_embeddings, patterns=patterns)
     try:
         check_design(design)
     except EdgecError:
         return None
     return packed_size(build_program(design))
-
-
-def _common_pattern(config: ModelConfig, masks: Mapping[str, Mask], module: str) -> Pattern | None:
-    found = {mask.pattern for name, mask in masks.items() if module in name}
-    count = sum(module in name for name in masks)
-    per_block = 4 if module == ".self_attn." else 3
-    (pattern,) = found if len(found) == 1 else (None,)
-    if pattern is None or count != per_block * config.num_layers:
-        return None
-    removed, group = pattern.split(":")
-    return Pattern(int(removed), int(group))
 
 
 def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> None:

@@ -40,10 +40,10 @@ from toolchain.compress.scores import (
     wanda_score,
 )
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageMetrics, option
-from toolchain.fit.pattern import Pattern
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem
 from toolchain.model.names import LINEAR_SUFFIXES
+from toolchain.model.nm_pattern import Pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
