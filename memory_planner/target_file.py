@@ -25,7 +25,7 @@ from memory_planner.target import (
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.packing import Packing
+from toolchain.model.packing import CORE_PACKINGS
 
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
@@ -163,7 +163,7 @@ def _costs(table: Table) -> Costs:
         return value * per_instruction if found.startswith("instructions") else value
 
     mac = table.table("mac")
-    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in Packing}
+    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in CORE_PACKINGS}
     mac.finish()
     costs = Costs(
         mac=macs,
