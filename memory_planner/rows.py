@@ -68,7 +68,7 @@ def _add_blob(program: Program, blob: Blob, sizes: dict[str, int]) -> None:
     sizes["headers"] += blob.header
     for name in blob.offsets:
         spec = program.tensors[name]
-        scales = spec.layout.scale_size if spec.layout else 0
+        scales = spec.scale_size
         sizes["scales"] += scales
         sizes["weights" if spec.kind is Kind.WEIGHT else "constants"] += spec.size - scales
 

@@ -109,7 +109,7 @@ def matrices(source: PageSource) -> list[Matrix]:
             group="per row" if spec.layout.groups == 1 else str(spec.layout.group_size),
             packing=spec.layout.packing.value,
             size=spec.size,
-            scales=spec.layout.scale_size,
+            scales=spec.scale_size,
             snr=snr.get(name),
             region=source.plan.placements[spec.name].region,
         )

@@ -50,7 +50,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "group_size": tensor.group_size,
                 "packing": spec.layout.packing.value,
                 "bytes": spec.size,
-                "scale_bytes": spec.layout.scale_size,
+                "scale_bytes": spec.scale_size,
                 "snr_db": round(quant.weight_snr_db[name], 2),
             }
         )
