@@ -7,6 +7,7 @@ at most `QUEUE_DEPTH` of them at a time, and each op takes its accumulators as t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 QUEUE_DEPTH = 2  # jobs that the engine holds: one that runs, one that waits
@@ -58,3 +59,13 @@ class ChainPlan:
     accumulator_buffer: str
     linears: tuple[EngineLinear, ...]
     jobs: tuple[JobPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """Everything that the engine computes in a step."""
+
+    name: str
+    weight_base: int  # the address that register 0 counts from
+    addresses: Mapping[str, int]  # of offset 0 of the regions that the engine reaches
+    chains: tuple[ChainPlan, ...]  # in schedule order

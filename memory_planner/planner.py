@@ -14,6 +14,7 @@ from dataclasses import replace
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
+from memory_planner.engine_job_plan import plan_engine
 from memory_planner.explain import shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
@@ -42,7 +43,8 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
-    plan = replace(draft, linears=plan_linears(program, target, draft))
+    linears = plan_linears(program, target, draft)
+    plan = replace(draft, linears=linears, engine=plan_engine(program, target, draft))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
@@ -141,7 +143,7 @@ def _check_transfers(program: Program, target: TargetSpec) -> None:
     problems = []
     for op in program.ops:
         size = 0
-        if op.kind is OpKind.LINEAR:
+        if op.kind is OpKind.LINEAR and not program.engine_layout_of(op):
             size = program.layout_of(op).record_size
         elif op.kind is OpKind.ATTENTION:
             size = program.shape.kv_heads * program.shape.head_dim
