@@ -83,6 +83,11 @@ class EngineMemory:
         self._engine, self._memories, self._ids = plan.engine, memories, ids
         self._staged, self._sums = buffers
 
+    @property
+    def weight_base(self) -> int:
+        """The address that register 0 counts from."""
+        return self._engine.weight_base
+
     def _find(self, address: int, size: int) -> tuple[Memory, int]:
         for name, base in self._engine.addresses.items():
             memory = self._memories[name]

@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from memory_planner.engine_plan import PiecePlan
 from memory_planner.plan import Placement, Plan
 from sim import ops
 from sim.engine import (
@@ -30,9 +31,10 @@ from sim.interpreter import run_op
 from sim.memory import BLOB, NOBODY, PATTERN, Memory, MemoryFaultError
 from sim.neureka import run_job
 from sim.ops import Ints, KVCache
-from toolchain.model.errors import InternalError, Problem
-from toolchain.model.packing import unpack_records
-from toolchain.model.program import Kind, Op, Program, TensorSpec
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout, unpack_records
+from toolchain.model.program import ActMode, Kind, Op, Program, TensorSpec
+from toolchain.model.requant_table import RequantLayout
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
@@ -171,7 +173,7 @@ class Machine:
         for piece in linear.pieces:
             memory = EngineMemory(self.plan, self._memories, self._ids, (staged, sums))
             for job in chain.jobs[done : piece.needed]:
-                run_job(job.registers, memory)
+                run_job(job.registers, memory, memory.weight_base)
             done = max(done, piece.needed)
             if table is None or how.slots == 2:
                 first, count, data = next(tables)
