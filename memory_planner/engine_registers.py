@@ -19,7 +19,7 @@ PIXELS = 6  # rows and columns of an output subtile
 CHANNELS = 32  # output channels of a subtile, 28 in depthwise mode
 _COUNT = 0xFFFF  # the largest number of subtiles
 _SHIFT = 31
-_PADDING = 15
+_PADDING = 2  # of a side; the fields hold 15, no driver writes more
 
 
 class Mode(Enum):
@@ -85,7 +85,7 @@ class Requant:
 
 @dataclass(frozen=True, slots=True)
 class Border:
-    """Rows and columns of padding, 0..15, and the byte that they read as."""
+    """Rows and columns of padding, 0..2, and the byte that they read as."""
 
     top: int = 0
     right: int = 0
@@ -230,7 +230,7 @@ def _value_problems(job: Job) -> list[Problem]:
         ("weights", job.weights, "a multiple of 32", job.weights % WORD_SIZE == 0),
         ("Wmin", job.least, "-256..255", -256 <= job.least <= 255),
         ("shift", job.requant.right_shift, "0..31", 0 <= job.requant.right_shift <= _SHIFT),
-        ("padding", sides, "0..15", all(0 <= side <= _PADDING for side in sides)),
+        ("padding", sides, f"0..{_PADDING}", all(0 <= side <= _PADDING for side in sides)),
         ("padding byte", border.value, "0..255", 0 <= border.value <= 255),
         ("input of the last subtile", left_over, f"{needed} or more", left_over >= needed),
         ("filter mask", job.mask, f"0..{masks}", 0 <= job.mask <= masks),
