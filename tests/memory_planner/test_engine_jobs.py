@@ -156,7 +156,7 @@ def test_what_is_not_defined_is_refused() -> None:
         replace(good, weights=16),
         replace(good, least=-257),
         replace(good, requant=Requant(right_shift=32)),
-        replace(good, border=Border(top=16)),
+        replace(good, border=Border(top=3)),
         replace(good, border=Border(bottom=3)),
         replace(good, border=Border(value=256)),
         replace(good, shape=replace(shape, height=7), border=Border(bottom=2)),
