@@ -15,6 +15,7 @@ from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
 from memory_planner.engine_job_plan import plan_engine
+from memory_planner.engines import Assignment, EngineChoice, assign_engines
 from memory_planner.explain import shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
@@ -49,6 +50,13 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
+
+
+def choose_engines(
+    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+) -> Assignment:
+    """Where each linear runs, see `assign_engines`; the program to plan is in the result."""
+    return assign_engines(program, target, choice, bits, lambda p: draft_plan(p, target))
 
 
 def fits(program: Program, target: TargetSpec) -> bool:

@@ -60,8 +60,6 @@ typedef struct edgec_engine_chain {
     uint32_t accumulators; /* likewise */
 } edgec_engine_chain;
 
-struct edgec_engine_linear;
-
 /* What a kernel computes with. */
 typedef struct edgec_engine_operands {
     const uint8_t *table;  /* record of row first_row */
@@ -107,6 +105,7 @@ typedef struct edgec_engine_linear {
 typedef struct edgec_engine_place {
     const edgec_engine_window *windows; /* memories by the addresses that registers hold */
     uint32_t window_count;
+    uint32_t weight_base; /* target address that register 0 counts from */
     uint8_t *arena;         /* of the region of input and accumulators */
     uint32_t words;         /* register 0 of the chain's first words */
     const uint8_t *table;

@@ -8,6 +8,7 @@ static uint32_t issue_jobs(const edgec_engine_chain *chain, const edgec_engine_p
         edgec_engine_job *const job = &place->jobs[issued % EDGEC_ENGINE_QUEUE];
         job->windows = place->windows;
         job->window_count = place->window_count;
+        job->weight_base = place->weight_base;
         for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i++) {
             job->registers[i] = chain->jobs[issued][i];
         }
