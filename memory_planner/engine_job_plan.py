@@ -97,9 +97,7 @@ def _chain_plan(
     input_at = base + plan.placements[chain.buffer(ENGINE_INPUT)].offset
     sums_at = base + plan.placements[chain.buffer(ENGINE_SUMS)].offset
     jobs = tuple(
-        job
-        for tile in tiles
-        for job in _jobs(chain, tile, (input_at, sums_at + tile.sums), engine)
+        job for tile in tiles for job in _jobs(chain, tile, (input_at, sums_at + tile.sums), engine)
     )
     linears = tuple(
         EngineLinear(
@@ -169,9 +167,7 @@ def _jobs(
         yield JobPlan(job_registers(placed), cycles)
 
 
-def _pieces(
-    chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout
-) -> Iterator[PiecePlan]:
+def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> Iterator[PiecePlan]:
     """The parts of a linear that the chain's tiles compute."""
     total = sum(tile.run.layouts[0].groups for tile in tiles)
     done = 0

@@ -64,9 +64,7 @@ def chain_times(program: Program, target: TargetSpec, plan: Plan, chain: ChainPl
 class _Run:
     """The clock of the cores, and the engine's queue."""
 
-    def __init__(
-        self, program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan
-    ) -> None:
+    def __init__(self, program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> None:
         self.program, self.target, self.plan, self.chain = program, target, plan, chain
         self.now = 0.0
         self.done = 0
@@ -141,6 +139,4 @@ class _Run:
 def all_chain_times(program: Program, target: TargetSpec, plan: Plan) -> Mapping[str, ChainTimes]:
     """The schedule of every chain, by the id of its first op."""
     chains = plan.engine.chains if plan.engine else ()
-    return {
-        chain.linears[0].op: chain_times(program, target, plan, chain) for chain in chains
-    }
+    return {chain.linears[0].op: chain_times(program, target, plan, chain) for chain in chains}

@@ -36,6 +36,7 @@ from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import ActMode, Kind, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """One output of one op in one step, in its stored type and shape."""

@@ -127,9 +127,7 @@ def with_sample_linears(program: Program, plan: Plan, target: TargetSpec) -> Pla
     """A draft with the transfers of one linear of each kind: enough for `decode_speed`."""
     samples = tuple(op for op, _ in _op_counts(program, plan) if op.kind is OpKind.LINEAR)
     on_engine = any(program.engine_layout_of(op) for op in program.ops)
-    linears = plan_linears(
-        program if on_engine else replace(program, ops=samples), target, plan
-    )
+    linears = plan_linears(program if on_engine else replace(program, ops=samples), target, plan)
     plan = replace(plan, linears=linears)
     return replace(plan, engine=plan_engine(program, target, plan))
 

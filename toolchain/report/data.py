@@ -48,7 +48,9 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
     tensors = []
     for name, tensor in {"embed": quant.embed, **quant.linears, "lm_head": quant.head}.items():
         spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
-        if spec is None or not isinstance(spec.layout, WeightLayout | EngineLayout):  # a tied head is the embedding
+        if spec is None or not isinstance(
+            spec.layout, WeightLayout | EngineLayout
+        ):  # a tied head is the embedding
             continue
         beside = table.size if table and table.layout else 0  # of an engine's words
         tensors.append(
