@@ -180,8 +180,22 @@ def _check_pixels(config: Config, registers: Sequence[int]) -> None:
         (max(config.top, config.right, config.bottom, config.left) <= 2, "padding of more than 2"),
         (not registers[20] & 0xFF00, "a padding value of more than 8 bits"),
         (not config.strided or max(config.height, config.width) <= 3, "more than 3 x 3 strided"),
+        (_apart(config), "output pixels that overlap"),
     ]
     _require(rules)
+
+
+def _apart(config: Config) -> bool:
+    """Whether no two output pixels share a byte: row by row, or column by column."""
+    size = config.channels * config.output_size
+
+    def nested(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+        (count, stride), (outer_count, outer_stride) = inner, outer
+        span = (count - 1) * stride + size
+        return (count == 1 or stride >= size) and (outer_count == 1 or outer_stride >= span)
+
+    rows, columns = (config.height, config.output_row), (config.width, config.output_pixel)
+    return nested(columns, rows) or nested(rows, columns)
 
 
 def _require(rules: Sequence[tuple[bool, str]]) -> None:
