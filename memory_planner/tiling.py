@@ -16,7 +16,6 @@ from memory_planner.plan import AttentionPlan, LinearPlan, Plan, Transfer
 from memory_planner.target import CORES, Link, TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
 from memory_planner.tile_time import linear_tiles
-from toolchain.model.engine_program import table_name
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program, ProgramShape
 from toolchain.model.requant_table import RequantLayout
@@ -168,7 +167,7 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
 
 def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan) -> LinearPlan:
     """How the table of a linear on the engine reaches the cores."""
-    name = table_name(op.id)
+    name = op.inputs[-1]
     if tiles is None:
         return LinearPlan(op.id, name, layout.records, None, 0, ())
     offset = plan.source(name, op.layer).offset

@@ -28,7 +28,9 @@ from toolchain.model.quantize import QuantConfig
 
 TOKENS = (1, 5, 96, 0)
 Output = tuple[str, str, bytes]
-MIXED = dict(zip(SITES, (ActMode.A8, ActMode.A16, ActMode.A16, ActMode.A8, ActMode.A16), strict=True))
+MIXED = dict(
+    zip(SITES, (ActMode.A8, ActMode.A16, ActMode.A16, ActMode.A8, ActMode.A16), strict=True)
+)
 
 
 def outputs(program: Program, plan: Plan) -> list[Output]:

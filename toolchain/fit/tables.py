@@ -240,17 +240,16 @@ def _placement_table(entries: Sequence[Json]) -> Table:
 def _engine_table(entries: Sequence[Json]) -> Table:
     table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
     table.add_column("", justify="right")
-    table.add_column("on")
-    table.add_column("arrangement")
+    table.add_column("weights")
     for title in ("engine", "cores"):
         table.add_column(title, justify="right")
     table.add_column("why")
     for entry in entries:
-        how = entry["arrangement"] or entry["packing"]
+        how = entry["arrangement"] or f"{entry['packing']} on cores"
         engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
         cycles = (engine, f"{entry['core_cycles']:,}")
         count = str(entry["linears"])
-        table.add_row(entry["what"], count, entry["engine"], how, *cycles, entry["reason"])
+        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
     return table
 
 
