@@ -23,7 +23,12 @@ MIXED_BITS = (Override("*.gate_proj", 3), Override("l01.attn.*", 6, -1), Overrid
 
 def build(folder: Path, engine: EngineChoice, mode: ActMode, group_size: int) -> LoadedBundle:
     quant = QuantConfig(4, group_size, overrides=MIXED_BITS)
-    shape: dict[str, Any] = {"hidden_size": 86, "intermediate_size": 70, "num_layers": 3, "context": 7}
+    shape: dict[str, Any] = {
+        "hidden_size": 86,
+        "intermediate_size": 70,
+        "num_layers": 3,
+        "context": 7,
+    }
     return compile_tiny(folder, mode=mode, quant=quant, engine=engine, **shape)
 
 
