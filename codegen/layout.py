@@ -138,7 +138,7 @@ class _Layout:
             record_slot=base + streams.slot(1),
             record_size=record_size,
             head=streams.head,
-            head_rows=streams.part_records * self._lanes("lm_head"),
+            head_rows=streams.part_records * self._lanes("lm_head") if streams.part_records else 0,
         )
 
     def _lanes(self, role: str) -> int:
@@ -182,7 +182,7 @@ class _Layout:
         if op.mode is None:
             raise InternalError(f"{op.id} has no activation mode")
         if self.program.engine_layout_of(op):
-            return self._engine_weight(op, field)
+            return self.engine.weight(op, field)
         slots = how.slots if how.tile_buffer else 0
         matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
         kernel = f"linear_{mode_suffix(op)}_w{self.program.layout_of(op).packing.field_bits}"
@@ -208,27 +208,6 @@ class _Layout:
             blob=region,
             offset=offset,
             shift_index=op.attrs.get("shift_index", 0),
-        )
-
-    def _engine_weight(self, op: Op, field: str) -> WeightView:
-        """The table of a linear on the engine, and where its chain begins."""
-        tensor, table = self.program.weight_of(op), self.program.tensors[op.inputs[-1]]
-        words, _ = self._place(tensor.name)
-        placement, region = self._place(table.name)
-        index, base = self.engine.linear(op)
-        assert tensor.layout is not None
-        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
-        places = f"{place_text(words)}, table at {place_text(placement)}"
-        return WeightView(
-            field=field,
-            comment=f"{tensor.name} {packing} at {places}",
-            matrix=0,
-            kernel="",
-            blob=region,
-            offset=self._blob_offset(placement),
-            shift_index=op.attrs["shift_index"],
-            engine=index,
-            words=base,
         )
 
     def _block(self, layer: int) -> BlockView:

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
-from memory_planner.validate_engine import check_engine_plan, engine_buffer_times
+from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
 from memory_planner.validate_moves import check_attention, check_linears
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
@@ -62,16 +62,6 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     return problems + check_attention(program, target, plan)
 
 
-def _table_moves(plan: Plan, op: Op) -> bool:
-    """Whether the table of a linear on the engine reaches the cores through a tile."""
-    how = plan.linears.get(op.id)
-    return how is not None and how.tile_buffer is not None
-
-
-def _moves(op: Op) -> bool:
-    return op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
-
-
 def _expected(program: Program, target: TargetSpec) -> dict[str, _Expected]:
     """Tensors, scratch and partials by name."""
     times = _live_times(program)
@@ -108,8 +98,8 @@ def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[st
     roles = list(dict.fromkeys(op.role for op in program.ops))
     result = {}
     for op in program.ops:
-        in_place = program.engine_layout_of(op) and not _table_moves(plan, op)
-        if _moves(op) and not in_place:
+        moves = op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
+        if moves and not reads_in_place(program, plan, op):
             time = frozenset({roles.index(op.role)})
             region = (target.tiling.region,)
             result[f"tile.{op.role}"] = _Expected(region, None, time, read_only=False)

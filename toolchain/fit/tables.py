@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from memory_planner.rows import CATEGORIES
+from toolchain.fit.engines import engine_table
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
 
@@ -50,7 +51,7 @@ def print_fit(report: Json) -> None:
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
     if report["linears"]:
-        console.print(_engine_table(report["linears"]))
+        console.print(engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -234,22 +235,6 @@ def _placement_table(entries: Sequence[Json]) -> Table:
         sizes = (size_text(entry["bytes"]), size_text(entry["bytes_per_token"]))
         names = (entry["region"], entry["reason"])
         table.add_row(entry["what"], *sizes, *names)
-    return table
-
-
-def _engine_table(entries: Sequence[Json]) -> Table:
-    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
-    table.add_column("", justify="right")
-    table.add_column("weights")
-    for title in ("engine", "cores"):
-        table.add_column(title, justify="right")
-    table.add_column("why")
-    for entry in entries:
-        how = entry["arrangement"] or f"{entry['packing']} on cores"
-        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
-        cycles = (engine, f"{entry['core_cycles']:,}")
-        count = str(entry["linears"])
-        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
     return table
 
 
