@@ -11,6 +11,7 @@ from dataclasses import asdict
 from zlib import crc32
 
 from codegen.c_names import CTYPES, describe, dimensions, identifier, mode_suffix, place_text
+from codegen.engine_tables import EngineTables
 from codegen.op_views import OpViews
 from codegen.views import (
     AttentionView,
@@ -76,6 +77,7 @@ class _Layout:
     def __init__(self, program: Program, plan: Plan, target: TargetSpec) -> None:
         self.program, self.plan, self.target = program, plan, target
         self.matrices: dict[MatrixView, int] = {}
+        self.engine = EngineTables(program, plan)
 
     def model(self, graph: bytes) -> ModelView:
         regions = region_views(self.plan, self.target)
@@ -102,6 +104,7 @@ class _Layout:
             graph_hash=_rows_of_bytes(graph),
             off_chip=self._off_chip_blob(),
             streams=self._streams(),
+            engine=self.engine.view(),
         )
 
     def _off_chip_blob(self) -> str:
@@ -137,7 +140,7 @@ class _Layout:
             record_slot=base + streams.slot(1),
             record_size=record_size,
             head=streams.head,
-            head_rows=streams.part_records * self._lanes("lm_head"),
+            head_rows=streams.part_records * self._lanes("lm_head") if streams.part_records else 0,
         )
 
     def _lanes(self, role: str) -> int:
@@ -180,6 +183,8 @@ class _Layout:
         how = self.plan.linears[op.id]
         if op.mode is None:
             raise InternalError(f"{op.id} has no activation mode")
+        if self.program.engine_layout_of(op):
+            return self.engine.weight(op, field)
         slots = how.slots if how.tile_buffer else 0
         matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
         layout = self.program.layout_of(op)
@@ -236,6 +241,7 @@ class _Layout:
             name
             for name, spec in self.program.tensors.items()
             if spec.kind is Kind.CONST
+            and spec.layout is None
             and (name in shared or (name in block_inputs and not re.match(r"l\d+\.", name)))
         ]
         return [self._constant(name, identifier(name)) for name in names]

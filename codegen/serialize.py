@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from codegen.json_text import canonical
+from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
 from memory_planner.plan import (
     AttentionPlan,
     LinearPlan,
@@ -24,6 +25,7 @@ from memory_planner.plan import (
     StreamPlan,
     Transfer,
 )
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.errors import BundleError
 from toolchain.model.nm_pattern import parse_pattern
 from toolchain.model.packing import CORE_PACKINGS, Packing, WeightLayout
@@ -31,12 +33,14 @@ from toolchain.model.program import (
     ActMode,
     DType,
     Kind,
+    Layout,
     Op,
     OpKind,
     Program,
     ProgramShape,
     TensorSpec,
 )
+from toolchain.model.requant_table import RequantLayout
 from toolchain.model.sparse_packing import SparseLayout
 
 FORMAT_VERSION = 1
@@ -78,7 +82,7 @@ def _tensor_to_json(tensor: TensorSpec) -> Json:
     return item
 
 
-def _layout_to_json(layout: WeightLayout) -> Json:
+def _layout_to_json(layout: Layout) -> Json:
     """Of a sparse matrix also the pattern, and the dense packing that has its fields."""
     item = {**asdict(layout), "packing": layout.format.value}
     if isinstance(layout, SparseLayout):
@@ -86,14 +90,20 @@ def _layout_to_json(layout: WeightLayout) -> Json:
     return item
 
 
-def _layout_from_json(item: Json) -> WeightLayout:
-    if item["packing"] != Packing.NM_SPARSE.value:
-        return WeightLayout(**{**item, "packing": _core_packing(item["packing"])})
-    members = {name: value for name, value in item.items() if name != "fields"}
-    pattern = parse_pattern(item["pattern"])
-    if pattern is None:
-        raise ValueError(f"N:M pattern {item['pattern']!r}")
-    return SparseLayout(**{**members, "packing": _core_packing(item["fields"]), "pattern": pattern})
+def _layout_from_json(item: Json) -> Layout:
+    """A layout of the packing's kind; ValueError for values that it cannot have."""
+    packing = Packing(item["packing"])
+    members = {name: value for name, value in item.items() if name not in ("packing", "fields")}
+    if packing is Packing.REQUANT_TABLE:
+        return RequantLayout(**members)
+    if packing is Packing.NM_SPARSE:
+        pattern = parse_pattern(item["pattern"])
+        if pattern is None:
+            raise ValueError(f"N:M pattern {item['pattern']!r}")
+        return SparseLayout(_core_packing(item["fields"]), **{**members, "pattern": pattern})
+    if packing in CORE_PACKINGS:
+        return WeightLayout(packing, **members)
+    return EngineLayout(packing, **members)
 
 
 def _core_packing(name: str) -> Packing:
@@ -144,7 +154,9 @@ def _op_from_json(item: Json) -> Op:
 
 def plan_to_json(plan: Plan) -> Json:
     """All of `plan` as plain JSON values; transfers are arrays in the order of their fields."""
-    streams = {} if plan.streams is None else {"streams": asdict(plan.streams)}
+    optional: Json = {} if plan.streams is None else {"streams": asdict(plan.streams)}
+    if plan.engine:
+        optional["engine"] = _engine_to_json(plan.engine)
     return {
         "target": plan.target,
         "cores": plan.cores,
@@ -155,7 +167,7 @@ def plan_to_json(plan: Plan) -> Json:
         "linears": [_linear_to_json(linear) for linear in plan.linears.values()],
         "attention": asdict(plan.attention),
         "rows": [asdict(row) for row in plan.rows],
-        **streams,
+        **optional,
     }
 
 
@@ -174,12 +186,54 @@ def plan_from_json(value: Json) -> Plan:
         rows=tuple(Row(**item) for item in value["rows"]),
         blob_headers=value["blob_headers"],
         streams=_streams_from_json(value["streams"]) if "streams" in value else None,
+        engine=_engine_from_json(value["engine"]) if "engine" in value else None,
     )
 
 
 def _streams_from_json(item: Json) -> StreamPlan:
     streams = tuple(Stream(**stream) for stream in item["streams"])
     return StreamPlan(**{**item, "streams": streams, "cuts": tuple(item["cuts"])})
+
+
+def _engine_to_json(engine: EnginePlan) -> Json:
+    return {
+        "name": engine.name,
+        "weight_base": engine.weight_base,
+        "addresses": dict(engine.addresses),
+        "chains": [_chain_to_json(chain) for chain in engine.chains],
+    }
+
+
+def _engine_from_json(item: Json) -> EnginePlan:
+    return EnginePlan(**{**item, "chains": tuple(map(_chain_from_json, item["chains"]))})
+
+
+def _chain_to_json(chain: ChainPlan) -> Json:
+    """Lists instead of tuples; pieces are arrays in the order of their fields."""
+    return {
+        "input_buffer": chain.input_buffer,
+        "group_stride": chain.group_stride,
+        "accumulator_buffer": chain.accumulator_buffer,
+        "linears": [
+            {
+                "op": linear.op,
+                "weight": linear.weight,
+                "table": linear.table,
+                "pieces": [list(asdict(piece).values()) for piece in linear.pieces],
+            }
+            for linear in chain.linears
+        ],
+        "jobs": [{"registers": list(job.registers), "cycles": job.cycles} for job in chain.jobs],
+    }
+
+
+def _chain_from_json(item: Json) -> ChainPlan:
+    linears = tuple(
+        EngineLinear(**{**entry, "pieces": tuple(PiecePlan(*p) for p in entry["pieces"])})
+        for entry in item["linears"]
+    )
+    jobs = tuple(JobPlan(tuple(job["registers"]), job["cycles"]) for job in item["jobs"])
+    return ChainPlan(**{**item, "linears": linears, "jobs": jobs})
 
 
 def _linear_to_json(linear: LinearPlan) -> Json:
@@ -225,10 +279,13 @@ def graph_hash(program: Program, plan: Plan) -> bytes:
     """SHA-256 (32 bytes) of the architecture and the placement, in canonical JSON.
 
     Left out are the constants and what only reports use: the rows of the memory report, and of a
-    region its capacity, reserved bytes and peak.
+    region its capacity, reserved bytes and peak, and of a job its modelled cycles.
     """
     placed = plan_to_json(plan)
     del placed["rows"]
+    for chain in placed.get("engine", {}).get("chains", ()):
+        for job in chain["jobs"]:
+            del job["cycles"]
     for region in placed["regions"]:
         for report in ("capacity", "reserved", "peak", "proven"):
             del region[report]

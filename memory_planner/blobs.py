@@ -20,6 +20,7 @@ from memory_planner.footprint import (
 )
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
 from memory_planner.two_regions import split
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, OpKind, Program, TensorSpec
 
 
@@ -166,7 +167,9 @@ def bytes_read(program: Program) -> Mapping[str, int]:
             spec = program.tensors[name]
             size = spec.size
             if op.kind is OpKind.EMBED:
-                size = spec.layout.record_size if spec.layout else size // spec.shape[0]
+                size //= spec.shape[0]
+                if isinstance(spec.layout, WeightLayout):
+                    size = spec.layout.record_size
             elif op.kind in (OpKind.ROPE, OpKind.KV_APPEND):
                 size //= spec.shape[0]
             if spec.kind in (Kind.WEIGHT, Kind.CONST):

@@ -22,7 +22,14 @@ from memory_planner.blobs import (
 from memory_planner.footprint import STREAM_BUFFER
 from memory_planner.liveness import folded_roles
 from memory_planner.plan import Stream, StreamPlan
-from memory_planner.stream_slots import Demand, OffChipWeights, head_of, head_sizes, weights_read
+from memory_planner.stream_slots import (
+    Demand,
+    OffChipWeights,
+    head_of,
+    head_sizes,
+    records_of,
+    weights_read,
+)
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import best_within
 from toolchain.model.program import Kind, Program, TensorSpec
@@ -117,12 +124,13 @@ def streams_of(program: Program, target: TargetSpec, outside: Outside) -> Stream
     first_of_head, part_records = used, 0
     head = head_of(program, offsets.keys())
     if head:
-        layout, base = program.layout_of(head), offsets[program.weight_of(head).name]
+        records, record_size = records_of(program, head)
+        base = offsets[program.weight_of(head).name]
         sizes = head_sizes(program, target, head, outside.staging)
         part_records = best_within(sizes, 2 * outside.slot_size).records
-        for first in range(0, layout.records, part_records):
-            last = min(first + part_records, layout.records)
-            spans[used] = base + first * layout.record_size, base + last * layout.record_size
+        for first in range(0, records, part_records):
+            last = min(first + part_records, records)
+            spans[used] = base + first * record_size, base + last * record_size
             used += 1
     link = target.link_between(target.off_chip.region, outside.staging)
     return StreamPlan(

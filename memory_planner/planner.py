@@ -14,6 +14,8 @@ from dataclasses import replace
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
+from memory_planner.engine_job_plan import plan_engine
+from memory_planner.engines import Assignment, EngineChoice, assign_engines
 from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
@@ -44,10 +46,22 @@ def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
     if lacking:
         raise PlanDoesNotFitError(target.name, lacking)
     plan = replace(draft, linears=plan_linears(program, target, draft))
+    plan = replace(plan, engine=plan_engine(program, target, plan))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
+
+
+def choose_engines(
+    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+) -> Assignment:
+    """Where each linear runs, see `assign_engines`; the program to plan is in the result.
+
+    Raises ConfigError for pins, or an engine, that the target does not have.
+    """
+    check_pins(program, target)
+    return assign_engines(program, target, choice, bits, lambda p: draft_plan(p, target))
 
 
 def draft_plan(program: Program, target: TargetSpec) -> Plan:
@@ -166,7 +180,7 @@ def _check_transfers(program: Program, target: TargetSpec) -> None:
     problems = []
     for op in program.ops:
         size = 0
-        if op.kind is OpKind.LINEAR:
+        if op.kind is OpKind.LINEAR and not program.engine_layout_of(op):
             size = program.layout_of(op).record_size
         elif op.kind is OpKind.ATTENTION:
             size = program.shape.kv_heads * program.shape.head_dim

@@ -16,7 +16,7 @@ from memory_planner.footprint import BLOB_HEADER_SIZE
 from memory_planner.plan import StreamPlan
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, tile_sizes
-from memory_planner.tile_time import linear_tiles
+from memory_planner.tile_time import LinearTiles, linear_tiles
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 
@@ -39,6 +39,19 @@ class Weight:
     record: int
 
 
+def records_of(program: Program, op: Op) -> tuple[int, int]:
+    """Number and bytes of the records of the matrix of `op`.
+
+    Those of an engine's words are its channels. Words are off chip in drafts only: a linear whose
+    words are goes back to the cores (engines.py).
+    """
+    words = program.engine_layout_of(op)
+    if words:
+        return words.groups * words.channels, words.channel_size
+    layout = program.layout_of(op)
+    return layout.records, layout.record_size
+
+
 def weights_read(program: Program, target: TargetSpec) -> tuple[Weight, ...]:
     """The weights that ops read, in execution order."""
     assert target.off_chip is not None
@@ -47,7 +60,7 @@ def weights_read(program: Program, target: TargetSpec) -> tuple[Weight, ...]:
     for op in program.ops:
         for spec in (program.tensors[name] for name in op.inputs):
             if spec.kind is Kind.WEIGHT:
-                size, record = align_up(spec.size, align), program.layout_of(op).record_size
+                size, record = align_up(spec.size, align), records_of(program, op)[1]
                 found.append(Weight(spec.name, op.role, op.layer, size, record))
     return tuple(found)
 
@@ -138,7 +151,7 @@ def stream_points(program: Program, streams: StreamPlan | None) -> dict[str, int
             points[op.id] = index
         elif op.kind is OpKind.LINEAR and op.layer < 0 and streams.part_records:
             points[op.id] = index
-            index += -(-program.layout_of(op).records // streams.part_records)
+            index += -(-records_of(program, op)[0] // streams.part_records)
         elif op.kind is OpKind.ARGMAX and streams.part_records and index < streams.count:
             points[op.id] = index
         before = op.layer
@@ -158,5 +171,9 @@ def head_sizes(program: Program, target: TargetSpec, head: Op, staging: str) -> 
     """
     assert target.off_chip is not None
     link = target.link_between(target.off_chip.region, staging)
-    tiles = linear_tiles(program.layout_of(head), link, target)
+    records, size = records_of(program, head)
+    if program.engine_layout_of(head):
+        tiles = LinearTiles(records, size, 0.0, link, target.cores, target.costs.barrier)
+    else:
+        tiles = linear_tiles(program.layout_of(head), link, target)
     return tile_sizes(tiles, target.region(staging).align, link.max_transfer, (2,))

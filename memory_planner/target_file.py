@@ -11,6 +11,7 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.engine_file import check_engine, read_engine
 from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
@@ -104,6 +105,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         costs=_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
+        engine=read_engine(table.table("engine")) if table.has("engine") else None,
     )
     placement.finish()
     table.finish()
@@ -257,7 +259,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec)
+    return problems + _check_off_chip(spec) + check_engine(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

@@ -12,10 +12,11 @@ from fnmatch import fnmatchcase
 
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
+from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
 from memory_planner.validate_moves import check_attention, check_linears
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
-from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.program import Kind, OpKind, Program
 
 PARTIALS_SIZE = 16 * 32  # EDGEC_MAX_CORES * sizeof(edgec_partial)
 _CLASS_OF_KIND = {
@@ -57,11 +58,8 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     problems += _check_overlaps(known, wanted)
     problems += check_linears(program, target, plan)
     problems += check_streams(program, target, plan)
+    problems += check_engine_plan(program, target, plan)
     return problems + check_attention(program, target, plan)
-
-
-def _moves(op: Op) -> bool:
-    return op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
 
 
 def _expected(program: Program, target: TargetSpec) -> dict[str, _Expected]:
@@ -100,13 +98,18 @@ def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[st
     roles = list(dict.fromkeys(op.role for op in program.ops))
     result = {}
     for op in program.ops:
-        if _moves(op):
+        moves = op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
+        if moves and not reads_in_place(program, plan, op):
             time = frozenset({roles.index(op.role)})
             region = (target.tiling.region,)
             result[f"tile.{op.role}"] = _Expected(region, None, time, read_only=False)
     if target.off_chip and off_chip_weights(program, target, plan):
         always = frozenset(range(len(roles)))
         result["stream.slots"] = _Expected(target.off_chip.staging, None, always, read_only=False)
+    if target.engine:
+        regions = (target.engine.activations,)
+        for name, times in engine_buffer_times(program, plan).items():
+            result[name] = _Expected(regions, None, frozenset(times), read_only=False)
     return result
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
 from memory_planner.target import Pin
 from toolchain.model.errors import ConfigError, Problem
@@ -30,6 +31,7 @@ class ModelOptions:
     context: int | None
     modes: Mapping[str, ActMode]
     limits: MemoryLimits
+    engine: EngineChoice = EngineChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def parse_model_options(
     region: tuple[str, ...] = (),
     l1: str | None = None,
     sparse: tuple[str, ...] = (),
+    engine: str = "auto",
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
@@ -88,7 +91,7 @@ def parse_model_options(
     if problems:
         raise ConfigError("some options cannot be used", problems)
     quant = QuantConfig(bits, group_size, embed, head, overrides, rules)
-    return ModelOptions(target, quant, context, modes, limits)
+    return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
 
 
 def _parse_limits(

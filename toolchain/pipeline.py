@@ -16,8 +16,11 @@ from codegen.blob import build_blobs
 from codegen.bundle import Bundle, BundleParts, emit_bundle
 from codegen.golden import build_golden
 from codegen.serialize import graph_hash
+from memory_planner.engines import Assignment, EngineChoice
 from memory_planner.limits import NO_LIMITS, MemoryLimits, limited_target
-from memory_planner.planner import plan_memory
+from memory_planner.plan import Plan
+from memory_planner.planner import choose_engines, plan_memory
+from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target, read_target_text
 from sim.latency import LatencyReport, estimate
 from sim.machine import run_steps
@@ -31,11 +34,14 @@ from toolchain.calibrate import (
 )
 from toolchain.fit.design import Design
 from toolchain.fit.misfit import explain_misfit
+from toolchain.fit.planning import Outcome
+from toolchain.fit.speed import speed_of
 from toolchain.model.checkpoint import load_model
+from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
-from toolchain.model.program import ActMode
+from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
@@ -58,6 +64,7 @@ class CompileOptions:
     golden_steps: int | None = None  # None: 16, or the context if that is shorter
     title: str | None = None  # of the report's page; None: the name of the directory
     limits: MemoryLimits = NO_LIMITS
+    engine: EngineChoice = EngineChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,18 +95,22 @@ def compile_model(
     progress("looking for N:M patterns")
     patterns = find_patterns(model, options.quant)
     progress("planning memory")  # what does not fit is refused before the work
+    design = Design(
+        model.config,
+        options.quant,
+        context,
+        options.modes,
+        patterns=patterns,
+        engine=options.engine,
+    )
     outline = outline_program(model.config, options.quant, config, patterns)
-    try:
-        plan = plan_memory(outline, target)
-    except DoesNotFitError as error:
-        design = Design(model.config, options.quant, context, options.modes, patterns=patterns)
-        raise explain_misfit(design, target) from error
+    engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
-    program = lower_model(quant, config)
+    program = with_engine(lower_model(quant, config), engines.layouts)
     check_ranges(program, sample)
     latency = estimate(program, plan, target, context // 2)
     progress("packing weights")
@@ -109,7 +120,9 @@ def compile_model(
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
-    reports = build_reports(quant, program, plan, target, latency)
+    speed = speed_of(latency)
+    outcome = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
+    reports = build_reports(quant, outcome, latency)
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -122,6 +135,7 @@ def compile_model(
         settings={
             **settings_of(quant, config, tokenizer),
             "memory": options.limits.to_dict(),
+            "engine": options.engine.value,
         },
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
@@ -129,6 +143,15 @@ def compile_model(
     pages = _draw(parts, latency, reports, options.title or model_dir.resolve().name)
     parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
+
+
+def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignment, Plan]:
+    """Where linears run, and the plan; the error of `edgec fit` when the model does not fit."""
+    engines = choose_engines(outline, target, design.engine, design.bits)
+    try:
+        return engines, plan_memory(engines.program, target)
+    except DoesNotFitError as error:
+        raise explain_misfit(design, target) from error
 
 
 def _draw(

@@ -9,15 +9,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from memory_planner.engines import Decision
 from memory_planner.explain import PlanDoesNotFitError, Shortfall
 from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
-from memory_planner.planner import complete_plan, draft_plan, plan_memory
+from memory_planner.planner import choose_engines, complete_plan, draft_plan, plan_memory
 from memory_planner.target import TargetSpec, allowed_regions
 from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.speed import Speed, decode_speed, with_sample_linears
 from toolchain.model.errors import ConfigError, DoesNotFitError, Problem
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, OpKind, Program
 
 SHOWN_CONTRIBUTORS = 5
@@ -35,6 +37,7 @@ class Outcome:
     target: TargetSpec
     problems: tuple[Problem, ...]  # empty when it fits
     shortfalls: tuple[Shortfall, ...]
+    decisions: tuple[Decision, ...] = ()  # where each linear runs, on a target with an engine
 
     @property
     def fits(self) -> bool:
@@ -44,7 +47,8 @@ class Outcome:
 
 def plan_design(design: Design, target: TargetSpec) -> Outcome:
     """Plan a design that `check_design` accepts; never raises because it does not fit."""
-    program = build_program(design)
+    chosen = choose_engines(build_program(design), target, design.engine, design.bits)
+    program = chosen.program
     check_pins(program, target)
     draft = draft_plan(program, target)
     lacking: tuple[Shortfall, ...] = ()
@@ -59,11 +63,14 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     if problems:
         plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(design, program, plan, speed, target, problems, lacking)
+    return Outcome(design, program, plan, speed, target, problems, lacking, chosen.decisions)
 
 
 def fits(design: Design, target: TargetSpec) -> bool:
-    """Whether a design is possible and `plan_memory` accepts it."""
+    """Whether a design is possible and `plan_memory` accepts it with all linears on the cores.
+
+    The engine changes nothing about that: linears for which it has no room stay on the cores.
+    """
     try:
         check_design(design)
         program = build_program(design)
@@ -78,7 +85,7 @@ def fits(design: Design, target: TargetSpec) -> bool:
 def may_fit(program: Program, target: TargetSpec) -> bool:
     """A necessary condition from sizes alone: permanent data against the regions allowed for it."""
     linears = {program.weight_of(op).layout for op in program.ops if op.kind is OpKind.LINEAR}
-    records = [layout.record_size for layout in linears if layout]
+    records = [each.record_size for each in linears if isinstance(each, WeightLayout)]
     if target.tiling and max(records) > max_transfer(target):
         return False
     total = 0

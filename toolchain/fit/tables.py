@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from memory_planner.rows import CATEGORIES
+from toolchain.fit.engines import engine_table
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
 
@@ -49,6 +50,8 @@ def print_fit(report: Json) -> None:
     console.print(_region_table(report))
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
+    if report["linears"]:
+        console.print(engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")

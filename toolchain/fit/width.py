@@ -7,6 +7,7 @@ from typing import Any
 from toolchain.fit.design import Design
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import required_pattern
 from toolchain.model.sparse_packing import UNIT, SparseLayout
@@ -24,7 +25,7 @@ def width_report(design: Design, program: Program) -> list[Json]:
     for spec in program.tensors.values():
         name = spec.name.removesuffix(".weight")
         layout = spec.layout
-        if layout is None or name == EMBED:
+        if not isinstance(layout, WeightLayout) or name == EMBED:
             continue
         if not isinstance(layout, SparseLayout):
             pattern = design.pattern_of(name) or required_pattern(design.quant, name)

@@ -1,9 +1,10 @@
-"""Dense or N:M sparse: which layout a matrix for the cores gets, and its bytes in either."""
+"""Which layout a matrix for the cores gets, dense or N:M sparse, and the bytes of any layout."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from toolchain.model.engine_packing import EngineLayout, pack_engine
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.packing import (
     WeightInts,
@@ -11,6 +12,7 @@ from toolchain.model.packing import (
     pack_weights,
     unpack_records,
 )
+from toolchain.model.requant_table import RequantLayout, pack_requant_table
 from toolchain.model.sparse_packing import SparseLayout, pack_sparse, unpack_sparse_records
 
 
@@ -30,15 +32,19 @@ def smallest_layout(dense: WeightLayout, patterns: Iterable[Pattern]) -> WeightL
     return min(paying, key=lambda layout: layout.size, default=dense)
 
 
-def packing_name(layout: WeightLayout) -> str:
+def packing_name(layout: WeightLayout | EngineLayout | RequantLayout) -> str:
     """The packing as reports name it: "nibble", or "nm-sparse 2:4 nibble" with the stored bits."""
     if isinstance(layout, SparseLayout):
         return f"{layout.format.value} {layout.pattern} {layout.packing.value}"
     return layout.format.value
 
 
-def pack_matrix(weights: WeightInts, layout: WeightLayout) -> bytes:
-    """Bytes of a matrix; raises ValueError as `pack_weights` and `pack_sparse` do."""
+def pack_matrix(weights: WeightInts, layout: WeightLayout | EngineLayout | RequantLayout) -> bytes:
+    """Bytes of a matrix; raises ValueError as the packer of the layout does."""
+    if isinstance(layout, EngineLayout):
+        return pack_engine(weights, layout)
+    if isinstance(layout, RequantLayout):
+        return pack_requant_table(weights, layout)
     if isinstance(layout, SparseLayout):
         return pack_sparse(weights, layout)
     return pack_weights(weights, layout)

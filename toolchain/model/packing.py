@@ -33,10 +33,13 @@ class Packing(Enum):
     NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
     BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
     NM_SPARSE = "nm-sparse"  # kept weights of N:M patterns, row by row (sparse_packing.py)
+    NEUREKA_3X3 = "neureka-3x3"  # 32-byte words of one bit of 9 x 28 inputs (engine_packing.py)
+    NEUREKA_1X1 = "neureka-1x1"  # 32-byte words of eight bits of 32 inputs (engine_packing.py)
+    REQUANT_TABLE = "requant-table"  # what cores need beside an engine's words (requant_table.py)
 
     @cached_property
     def field_bits(self) -> int:
-        """Stored bits per weight of a dense packing; others have no fields (KeyError)."""
+        """Stored bits per weight of a dense packing for cores; others have none (KeyError)."""
         return {"crumb": 2, "nibble": 4, "byte": 8}[self.value]
 
     @cached_property
@@ -55,6 +58,9 @@ _CODES = {
     "nibble": 2,
     "byte": 3,
     "nm-sparse": 4,
+    "neureka-3x3": 16,
+    "neureka-1x1": 17,
+    "requant-table": 18,
 }
 
 

@@ -1,0 +1,268 @@
+"""Which linears run on the engine, and in which arrangement of their weights.
+
+Every linear is decided on its own by modelled cycles: those of the cores with its tiles, against
+those of the engine's jobs with what the cores do before and after them (engine_cost.py). A
+linear whose words find no room where the engine reads goes back to the cores, and so do linears
+whose words or buffers make the model exceed a memory. What was decided, and why, is a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from memory_planner.engine_chains import windows_of
+from memory_planner.engine_cost import EngineCost, core_cycles
+from memory_planner.engine_options import (
+    Option,
+    arrangement_text,
+    best_options,
+    linears_by_vector,
+)
+from memory_planner.plan import Plan
+from memory_planner.target import TargetSpec
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.engine_program import is_tied, with_engine
+from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.names import HEAD
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import Op, OpKind, Program
+
+SHARES = 4  # of the linears that are tried on the engine when not all have room
+Draft = Callable[[Program], Plan]
+
+
+class EngineChoice(StrEnum):
+    """What the user asks for."""
+
+    AUTO = "auto"  # by modelled cycles
+    NEUREKA = "neureka"  # every linear that can
+    CORES = "cores"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where one linear runs, and why. Cycles are those of the whole op, 0 when not possible."""
+
+    op: str
+    engine: str  # the engine's name, or cores
+    packing: str
+    arrangement: str  # dense, column, pixel, with the columns left to the cores; "" on the cores
+    reason: str
+    engine_cycles: int
+    core_cycles: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assignment:
+    """A program with layouts for the engine, and every decision; none without an engine."""
+
+    program: Program
+    layouts: Mapping[str, EngineLayout]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A linear that can run on the engine."""
+
+    op: Op
+    layout: EngineLayout  # the best arrangement
+    cost: EngineCost
+    cores: float  # cycles
+    extra: int  # bytes more than for the cores
+
+
+def assign_engines(
+    program: Program,
+    target: TargetSpec,
+    choice: EngineChoice,
+    bits: Mapping[str, int],
+    draft: Draft,
+) -> Assignment:
+    """Decide for every linear of `program`, all of whose linears are laid out for the cores.
+
+    `bits` of a weight by op id of the stored matrix ("embed" for a tied head). `draft` plans a
+    program, whether or not it fits. Raises ConfigError when the target has no engine to pin.
+    """
+    if target.engine is None:
+        if choice is EngineChoice.NEUREKA:
+            problem = Problem("--engine", choice.value, f"auto or cores: {target.name} has none")
+            raise ConfigError("some options cannot be used", [problem])
+        return Assignment(program, {}, ())
+    candidates, refused = _candidates(program, target, choice, bits)
+    wanted = {
+        op_id: each
+        for op_id, each in candidates.items()
+        if choice is EngineChoice.NEUREKA or each.cost.cycles < each.cores
+    }
+    for op_id in candidates.keys() - wanted.keys():
+        refused[op_id] = "slower than the cores"
+    layouts = _settle(program, target, wanted, refused, draft)
+    decisions = tuple(
+        _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))
+        for op in program.ops
+        if op.kind is OpKind.LINEAR
+    )
+    return Assignment(with_engine(program, layouts), layouts, decisions)
+
+
+def _candidates(
+    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+) -> tuple[dict[str, _Candidate], dict[str, str]]:
+    """Linears that the engine can compute, by op id, and why the others are not."""
+    found: dict[str, _Candidate] = {}
+    refused: dict[str, str] = {}
+    if choice is EngineChoice.CORES:
+        reason = "pinned to the cores"
+        return {}, {op.id: reason for op in program.ops if op.kind is OpKind.LINEAR}
+    known: dict[tuple[object, ...], list[Option | str]] = {}
+    for ops in linears_by_vector(program):
+        windows = windows_of(ops[0])
+        key = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
+        if (*key, windows) not in known:
+            known[*key, windows] = best_options(key, windows, target)
+        for op, best in zip(ops, known[*key, windows], strict=True):
+            if isinstance(best, str):
+                refused[op.id] = best
+                continue
+            layout = program.layout_of(op)
+            shared = op.id == HEAD and is_tied(program)
+            extra = best.layout.size - (0 if shared else layout.size)
+            cores = core_cycles(layout, target)
+            found[op.id] = _Candidate(op, best.layout, best.cost, cores, extra)
+    return found, refused
+
+
+def _width(program: Program, op: Op, bits: Mapping[str, int]) -> int:
+    """Bits of a weight of `op`."""
+    stored = program.weight_of(op).name.removesuffix(".weight")
+    return bits.get(stored, program.layout_of(op).packing.field_bits)
+
+
+def _settle(
+    program: Program,
+    target: TargetSpec,
+    wanted: Mapping[str, _Candidate],
+    refused: dict[str, str],
+    draft: Draft,
+) -> dict[str, EngineLayout]:
+    """What stays on the engine: all words where it reads them, nothing too large for a memory.
+
+    Words often take more bytes than the matrices of the cores. Where not all have room, some
+    shares of the linears are tried, without those that cost most bytes per cycle saved, and the one
+    with the fewest modelled cycles is taken, off-chip transfers included. Writes reasons to
+    `refused`.
+    """
+    order = sorted(wanted, key=lambda op_id: (-_burden(wanted[op_id]), op_id))
+    best: tuple[float, dict[str, _Candidate], dict[str, str]] | None = None
+    for share in range(SHARES + 1):
+        away = set(order[: len(order) * share // SHARES])
+        reasons = dict.fromkeys(away, "no room for its words or buffers")
+        kept = {op_id: each for op_id, each in wanted.items() if op_id not in away}
+        plan = _give_back(program, target, kept, reasons, draft)
+        saved = sum(each.cores - each.cost.cycles for each in kept.values())
+        score = saved - _off_chip_cycles(target, plan)
+        if best is None or score > best[0]:
+            best = score, kept, reasons
+        if share == 0 and len(kept) == len(wanted):
+            break
+    assert best is not None
+    refused.update(best[2])
+    return {op_id: each.layout for op_id, each in best[1].items()}
+
+
+def _off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
+    """Cycles in which everything that is off chip would travel once."""
+    if target.off_chip is None:
+        return 0.0
+    link = target.link_between(target.off_chip.region, target.off_chip.staging[0])
+    return plan.region(target.off_chip.region).blob_size / link.bytes_per_cycle
+
+
+def _give_back(
+    program: Program,
+    target: TargetSpec,
+    kept: dict[str, _Candidate],
+    reasons: dict[str, str],
+    draft: Draft,
+) -> Plan:
+    """Takes from `kept` what cannot stay, until all is well; the plan of what is left."""
+    assert target.engine is not None
+    while True:
+        _keep_whole(program, kept, reasons)
+        laid_out = with_engine(program, {op_id: each.layout for op_id, each in kept.items()})
+        plan = draft(laid_out)
+        weights = {op.id: laid_out.weight_of(op).name for op in laid_out.ops if op.id in kept}
+        regions = {op_id: plan.placements[name].region for op_id, name in weights.items()}
+        outside = {
+            n: region for n, region in regions.items() if region not in target.engine.weights
+        }
+        for op_id, region in outside.items():
+            del kept[op_id]
+            reasons[op_id] = f"its words are in {region}"
+        if outside:
+            continue
+        if not kept or all(region.free >= 0 for region in plan.regions):
+            return plan
+        for op_id in _dropped(program, kept, draft):
+            del kept[op_id]
+            reasons[op_id] = "no room for its words or buffers"
+
+
+def _keep_whole(program: Program, kept: dict[str, _Candidate], reasons: dict[str, str]) -> None:
+    """Linears that read one matrix (of a block that runs twice) are all on the engine or none."""
+    linears = [op for op in program.ops if op.kind is OpKind.LINEAR]
+    away = {program.weight_of(op).name for op in linears if op.id not in kept}
+    for op in linears:
+        if op.id in kept and program.weight_of(op).name in away:
+            del kept[op.id]
+            reasons[op.id] = "shared with the cores"
+
+
+def _dropped(program: Program, kept: Mapping[str, _Candidate], draft: Draft) -> list[str]:
+    """The fewest linears, those with the largest burden, without which there is room."""
+    order = sorted(kept, key=lambda op_id: (-_burden(kept[op_id]), op_id))
+
+    def fits(count: int) -> bool:
+        rest = {op_id: each for op_id, each in kept.items() if op_id not in order[:count]}
+        _keep_whole(program, rest, {})
+        laid_out = with_engine(program, {op_id: each.layout for op_id, each in rest.items()})
+        return all(region.free >= 0 for region in draft(laid_out).regions)
+
+    low, high = 1, len(order)  # need falls with the count, nearly: what is found is checked again
+    while low < high:
+        middle = (low + high) // 2
+        if fits(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return order[:low]
+
+
+def _burden(each: _Candidate) -> float:
+    """Bytes more per cycle saved; linears that save bytes go last."""
+    if each.extra <= 0:
+        return float(each.extra)
+    return each.extra / max(1.0, each.cores - each.cost.cycles)
+
+
+def _decision(
+    op: Op,
+    program: Program,
+    target: TargetSpec,
+    facts: tuple[_Candidate | None, EngineLayout | None, Mapping[str, str]],
+) -> Decision:
+    """The record of one linear; `facts`: what it could be, what it became, why others are not."""
+    assert target.engine is not None
+    candidate, layout, refused = facts
+    spec = program.weight_of(op).layout
+    assert isinstance(spec, WeightLayout)
+    cycles = round(candidate.cost.cycles) if candidate else 0
+    cores = round(candidate.cores if candidate else core_cycles(spec, target))
+    if layout is None:
+        return Decision(op.id, "cores", spec.packing.value, "", refused[op.id], cycles, cores)
+    reason = "faster than the cores" if cycles < cores else "pinned to the engine"
+    name, packing = target.engine.name, layout.packing.value
+    return Decision(op.id, name, packing, arrangement_text(layout), reason, cycles, cores)

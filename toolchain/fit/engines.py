@@ -1,0 +1,52 @@
+"""Where the linears run, and why: one entry per role and decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from memory_planner.engines import Decision
+
+Json = dict[str, Any]
+
+
+def engine_entries(decisions: Sequence[Decision]) -> list[Json]:
+    """Equal decisions of blocks as one entry, in schedule order; none without an engine.
+
+    Cycles are those of one linear by itself, by the cost model: on the engine and on the cores.
+    """
+    entries: dict[tuple[object, ...], Json] = {}
+    for each in decisions:
+        what = each.op.partition(".")[2] or each.op
+        facts: Json = {
+            "what": what,
+            "engine": each.engine,
+            "packing": each.packing,
+            "arrangement": each.arrangement,
+            "reason": each.reason,
+            "engine_cycles": each.engine_cycles,
+            "core_cycles": each.core_cycles,
+        }
+        entry = entries.setdefault(tuple(facts.values()), {**facts, "linears": 0})
+        entry["linears"] += 1
+    order = list(dict.fromkeys(entry["what"] for entry in entries.values()))
+    return sorted(entries.values(), key=lambda entry: order.index(entry["what"]))
+
+
+def engine_table(entries: Sequence[Json]) -> Table:
+    """The entries as people see them."""
+    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
+    table.add_column("", justify="right")
+    table.add_column("weights")
+    for title in ("engine", "cores"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    for entry in entries:
+        how = entry["arrangement"] or f"{entry['packing']} on cores"
+        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
+        cycles = (engine, f"{entry['core_cycles']:,}")
+        count = str(entry["linears"])
+        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
+    return table
