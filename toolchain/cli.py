@@ -31,6 +31,7 @@ Command = Callable[..., None]
 LAZY_COMMANDS = {
     "compress": ("toolchain.compress.command", "compress"),
     "recipes": ("toolchain.compress.command", "recipes"),
+    "eval": ("toolchain.evaluate.command", "evaluate"),
 }
 
 

@@ -1,7 +1,7 @@
 """The forward pass of a `Network` in NumPy, float32: the float run without torch.
 
 Reference: the Llama decoder of transformers (RMSNorm, rotary embedding with split halves, grouped
-query attention, SwiGLU). Matrix products are float32; norms, rotary factors and softmax are as well.
+query attention, SwiGLU). Everything is computed in float32.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class FloatSession:
         self._cos = network.cos.astype(np.float32)
         self._sin = network.sin.astype(np.float32)
         self._probe = probe
-        empty = np.empty((0, self.shape.kv_heads, self.shape.head_dim), np.float32)
-        self._keys = [empty] * self.shape.layers
-        self._values = [empty] * self.shape.layers
+        empty: F32 = np.empty((0, self.shape.kv_heads, self.shape.head_dim), np.float32)
+        self._keys: list[F32] = [empty] * self.shape.layers
+        self._values: list[F32] = [empty] * self.shape.layers
 
     @property
     def context(self) -> int:
@@ -94,8 +94,8 @@ class FloatSession:
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
-        mixed = scores @ v.transpose(1, 0, 2)[:, None]
-        return self._linear(f"{name}.o_proj", mixed.transpose(2, 0, 1, 3).reshape(len(x), -1))
+        mixed: F32 = (scores @ v.transpose(1, 0, 2)[:, None]).transpose(2, 0, 1, 3)
+        return self._linear(f"{name}.o_proj", mixed.reshape(len(x), -1))
 
     def _rotate(self, x: F32) -> F32:
         rows = slice(self.position, self.position + len(x))

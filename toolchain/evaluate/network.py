@@ -124,7 +124,8 @@ def real_of_words(words: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> F
     """Real values M * 2^-e of packed requantization constants."""
     wide = words.astype(np.int64)
     exponent = ((wide & 0xFFFF) ^ 0x8000) - 0x8000
-    return np.ldexp((wide >> 16).astype(np.float64), -exponent)
+    real: F64 = np.ldexp((wide >> 16).astype(np.float64), -exponent)
+    return real
 
 
 def _output_unit(program: Program, op: Op, shift: int) -> float:

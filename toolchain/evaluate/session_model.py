@@ -46,7 +46,8 @@ class SessionModel:
     def next_logits(self, tokens: Sequence[int]) -> F64:
         """See `CausalModel`."""
         ids = np.asarray(tokens, np.int64)
-        return self._append(ids, len(ids) - 1)[-1] * self._unit
+        logits: F64 = self._append(ids, len(ids) - 1)[-1] * self._unit
+        return logits
 
     def _score(self, query: Query) -> Scores:
         inputs = query.tokens[:-1]
