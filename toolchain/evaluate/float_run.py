@@ -84,18 +84,18 @@ class FloatSession:
         name, shape, start = f"l{layer:02d}.attn", self.shape, self.position
         heads = (len(x), -1, shape.head_dim)
         q, k, v = (self._linear(f"{name}.{p}_proj", x).reshape(heads) for p in "qkv")
-        k = np.concatenate([self._keys[layer][:start], self._rotate(k)])
-        v = np.concatenate([self._values[layer][:start], v])
-        self._keys[layer], self._values[layer] = k, v
+        keys: F32 = np.concatenate([self._keys[layer][:start], self._rotate(k)])
+        values: F32 = np.concatenate([self._values[layer][:start], v])
+        self._keys[layer], self._values[layer] = keys, values
         rows = self._rotate(q).reshape(len(x), shape.kv_heads, -1, shape.head_dim)
-        scores = rows.transpose(1, 2, 0, 3) @ k.transpose(1, 2, 0)[:, None]  # (kv, h/kv, T, U)
+        scores = rows.transpose(1, 2, 0, 3) @ keys.transpose(1, 2, 0)[:, None]  # (kv, h/kv, T, U)
         scores *= np.float32(shape.head_dim**-0.5)
-        scores += np.triu(np.full((len(x), len(k)), -np.inf, np.float32), k=start + 1)
+        scores += np.triu(np.full((len(x), len(keys)), -np.inf, np.float32), k=start + 1)
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
-        mixed: F32 = (scores @ v.transpose(1, 0, 2)[:, None]).transpose(2, 0, 1, 3)
-        return self._linear(f"{name}.o_proj", mixed.reshape(len(x), -1))
+        weights: F32 = scores / scores.sum(axis=-1, keepdims=True)
+        mixed: F32 = weights @ values.transpose(1, 0, 2)[:, None]
+        return self._linear(f"{name}.o_proj", mixed.transpose(2, 0, 1, 3).reshape(len(x), -1))
 
     def _rotate(self, x: F32) -> F32:
         rows = slice(self.position, self.position + len(x))

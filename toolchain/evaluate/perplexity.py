@@ -18,6 +18,7 @@ from toolchain.evaluate.scoring import Ints, Query, Scorer
 from toolchain.model.errors import ConfigError, Problem
 
 BATCH = 8  # windows per call of the model
+DEFAULT_WINDOW = 512  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,19 @@ class Perplexity:
         mean = total_nll / tokens
         value = math.exp(mean) if mean < 700 else math.inf
         return cls(value, mean, tokens, len(windows), max(len(row) for row in windows))
+
+
+def window_size(asked: int | None, context: int) -> int:
+    """Tokens of a window: what was asked, else 512 or the shorter context of the model.
+
+    Raises ConfigError for a window beyond the context.
+    """
+    if asked is None:
+        return min(DEFAULT_WINDOW, context)
+    if not 2 <= asked <= context:
+        problem = Problem("--window", f"{asked} tokens", f"2..{context}, the context of the model")
+        raise ConfigError("the perplexity cannot be measured", [problem])
+    return asked
 
 
 def cut_windows(

@@ -12,7 +12,12 @@ from time import perf_counter
 
 from toolchain.evaluate.data_files import Row, read_text, spread
 from toolchain.evaluate.intervals import wilson
-from toolchain.evaluate.perplexity import Perplexity, cut_windows, measure_perplexity
+from toolchain.evaluate.perplexity import (
+    Perplexity,
+    cut_windows,
+    measure_perplexity,
+    window_size,
+)
 from toolchain.evaluate.rows import Data
 from toolchain.evaluate.scoring import F64, CausalModel, Query, Scores
 from toolchain.evaluate.subject import Subject
@@ -20,7 +25,6 @@ from toolchain.evaluate.suites import BBH_TASKS, SUITES, Kind
 from toolchain.evaluate.trivia import run_trivia
 from toolchain.model.errors import ConfigError, Problem, ToolError
 
-DEFAULT_WINDOW = 512
 Progress = Callable[[str, int, int | None], None]  # suite, done, of how many (None: unknown)
 
 
@@ -103,7 +107,7 @@ def run_suites(
     subject: Subject, options: EvalOptions, data: Data, progress: Progress
 ) -> list[SuiteResult]:
     """All suites in the order asked; raises ConfigError for a window beyond the context."""
-    window = effective_window(subject, options.window)
+    window = window_size(options.window, subject.model.context)
     runners = {Kind.PERPLEXITY: _perplexity, Kind.TRIVIA: _trivia, Kind.HARNESS: _harness}
     results = []
     for name in options.suites:
@@ -111,17 +115,6 @@ def run_suites(
         job = _Job(name, subject, model, options, data, window, progress)
         results.append(runners[SUITES[name].kind](job))
     return results
-
-
-def effective_window(subject: Subject, asked: int | None) -> int:
-    """Tokens of a window: what was asked, else 512 or the shorter context of the model."""
-    context = subject.model.context
-    if asked is None:
-        return min(DEFAULT_WINDOW, context)
-    if not 2 <= asked <= context:
-        problem = Problem("--window", f"{asked} tokens", f"2..{context}, the context of the model")
-        raise ConfigError("the perplexity cannot be measured", [problem])
-    return asked
 
 
 class TimedModel:
@@ -265,8 +258,7 @@ def peak_memory_bytes() -> int:
 
 def peak_device_bytes() -> int | None:
     """The most memory of a GPU that torch held, None without one."""
-    if "torch" not in sys.modules:
+    torch = sys.modules.get("torch")  # only where it is loaded already
+    if torch is None or not torch.cuda.is_available():
         return None
-    import torch  # noqa: PLC0415 - only where it is loaded already
-
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+    return int(torch.cuda.max_memory_allocated())

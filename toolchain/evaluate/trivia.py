@@ -3,8 +3,8 @@
 The model continues "Question: ... Answer:" (closed) or "Context: ... Question: ... Answer:" (open,
 the shortest of the question's contexts) by 1 to 50 tokens, greedily. The answer counts when, both
 in lower case and without punctuation, it equals an alias, contains one, or contains at least 80 %
-of the words of one. Protocol: "Optimizing small language models" (Galavotti, Bologna, 2025); the set:
-Joshi et al., arXiv 1705.03551.
+of the words of one. Protocol: "Optimizing small language models" (Galavotti, Bologna, 2025);
+the set: Joshi et al., arXiv 1705.03551.
 """
 
 from __future__ import annotations
