@@ -77,6 +77,25 @@ def test_bbh_answers_freely(model: Path, data: Path) -> None:
     assert [task["total"] for task in suite["tasks"].values()] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("suite", "file", "change", "found"),
+    [
+        ("arc_easy", "ai2_arc_ARC-Easy.validation.jsonl", {"answerKey": "Z"}, "arc_easy"),
+        ("mmlu", "mmlu_test.jsonl", {"subject": "alchemy"}, "mmlu_alchemy.yaml"),
+    ],
+)
+def test_rows_that_the_harness_cannot_use(
+    model: Path, tmp_path: Path, suite: str, file: str, change: dict[str, str], found: str
+) -> None:
+    rows = [{**row, **change} for row in FILES[file]]
+    write_data(tmp_path)
+    (tmp_path / "eval" / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["eval", str(model), "--suite", suite, "--data", str(tmp_path)]
+    result = CliRunner().invoke(main, [*arguments, "--device", "numpy"])
+    assert result.exit_code == 2, result.output
+    assert found in result.output
+
+
 def test_trivia_of_both_kinds(model: Path, data: Path) -> None:
     options = ("--suite", "triviaqa-closed,triviaqa-open", "--data", data, "--device", "numpy")
     suites = evaluate(model, *options)

@@ -23,7 +23,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from toolchain.evaluate.data_files import Row
 from toolchain.evaluate.scoring import CausalModel, Query, Stopping, greedy
-from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.errors import ConfigError, EdgecError, Problem
 from toolchain.model.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 256  # the harness's default for free answers
@@ -149,17 +149,27 @@ class HarnessModel(TemplateLM):
 
 
 def run_harness(model: HarnessModel, tasks: Sequence[HarnessTask], shots: int) -> HarnessResult:
-    """Ask all `tasks`; `shots` examples stand before each question."""
+    """Ask all `tasks`; `shots` examples stand before each question.
+
+    Raises ConfigError when lm-eval has no such task or cannot use the rows.
+    """
     _quiet()
-    built = [_build(task, shots) for task in tasks]
-    results = lm_eval.simple_evaluate(
-        model=model,
-        tasks=built,
-        task_manager=TaskManager(include_defaults=False),
-        num_fewshot=shots or None,
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    try:
+        built = [_build(task, shots) for task in tasks]
+        results = lm_eval.simple_evaluate(
+            model=model,
+            tasks=built,
+            task_manager=TaskManager(include_defaults=False),
+            num_fewshot=shots or None,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    except EdgecError:
+        raise
+    except Exception as error:  # whatever a row without the expected values makes it raise
+        found = f"{type(error).__name__}: {error}"
+        problem = Problem(", ".join(task.name for task in tasks[:3]), found, "rows as released")
+        raise ConfigError("lm-eval cannot use the rows of a data file", [problem]) from error
     correct: dict[str, dict[str, int]] = {}
     for task, made in zip(tasks, built, strict=True):
         for sample in results["samples"][made.task_name]:
@@ -179,6 +189,9 @@ def _metric_name(metric: str, answer_filter: str) -> str:
 def _build(task: HarnessTask, shots: int) -> Any:
     """A task of the installed harness on local rows."""
     path = Path(lm_eval.__file__).parent / "tasks" / f"{task.file}.yaml"
+    if not path.is_file():
+        problem = Problem(task.name, "no task of lm-eval", f"{task.file}.yaml among its tasks")
+        raise ConfigError("lm-eval does not know a subject of the data", [problem])
     config = load_yaml(path)
     for key in ("tag", "group", "task_list", "dataset_path", "dataset_name", "dataset_kwargs"):
         config.pop(key, None)

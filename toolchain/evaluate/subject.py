@@ -59,7 +59,8 @@ def open_subject(path: Path | None, device: str) -> Subject:
     if not directory.is_dir():
         found = "a file" if directory.exists() else "nothing"
         allowed = "a build, or a checkpoint directory"
-        raise ConfigError("there is no model", [Problem(str(directory), found, allowed)])
+        fix = "a model of the hub needs --allow-hub"
+        raise ConfigError("there is no model", [Problem(str(directory), found, allowed, fix)])
     name = BUNDLED_NAME if path is None else directory.resolve().name
     if device == NUMPY or (device == "auto" and find_spec("torch") is None):
         return _open_numpy(directory, name)
