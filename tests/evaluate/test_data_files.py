@@ -9,7 +9,15 @@ import pytest
 
 from tests.evaluate.data import FILES, write_data
 from tests.paths import SHARED
-from toolchain.evaluate.data_files import data_directory, find_file, read_rows, read_text, spread
+from toolchain.evaluate import rows
+from toolchain.evaluate.data_files import (
+    DataSource,
+    data_directory,
+    find_file,
+    read_rows,
+    read_text,
+    spread,
+)
 from toolchain.evaluate.rows import Data
 from toolchain.evaluate.run import EvalOptions, check_options
 from toolchain.evaluate.suites import SUITES, parse_suites
@@ -118,3 +126,31 @@ def test_unknown_suites_are_refused(text: str) -> None:
 def test_options_that_do_not_go_together(options: EvalOptions, found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         check_options(options)
+
+
+def test_the_hub_is_asked_only_when_allowed_and_only_for_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TriviaQA of the hub nests answers and contexts; its rows come out like those of the files."""
+    asked: list[tuple[str, str | None, str]] = []
+    nested: dict[str, object] = {
+        "question": "Who?",
+        "answer": {"value": "Bob", "aliases": ["Bob"], "normalized_aliases": ["bob", "robert"]},
+        "entity_pages": {"wiki_context": ["", "Bob did it."]},
+    }
+
+    def from_hub(source: DataSource) -> list[dict[str, object]]:
+        asked.append(source.hub)
+        return [{"text": "a\n"}, {"text": "b\n"}] if source.is_text else [nested]
+
+    monkeypatch.setattr(rows, "_from_hub", from_hub)
+    data = Data(tmp_path, allow_hub=True)
+    data.check(SUITES)
+    flat = {"question": "Who?", "value": "Bob", "aliases": ["bob", "robert"]}
+    source = SUITES["triviaqa-open"].sources[0]
+    assert data.rows(source) == [flat | {"contexts": ["Bob did it."]}]
+    assert data.text(SUITES["wikitext2"].sources[0]) == "a\nb\n"
+    assert asked[0] == ("mandarjoshi/trivia_qa", "rc.wikipedia", "validation")
+    write_data(tmp_path)
+    assert data.rows(source) == FILES[source.file]
+    assert len(asked) == 2

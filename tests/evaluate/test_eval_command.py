@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,18 @@ def test_pickled_weights_are_refused(model: Path, text: Path, tmp_path: Path) ->
         options = ("--suite", "text", "--text", text, "--device", device)
         result = edgec("eval", tmp_path / "pickled", *options)
         assert result.exit_code == 5, result.output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from toolchain.cli import main\n"
+        "result = CliRunner().invoke(main, ['--help']); assert 'sensitivity' in result.output\n"
+        "assert CliRunner().invoke(main, ['eval', '--help']).exit_code == 0\n"
+        "print([n for n in ('torch', 'transformers', 'onnx', 'lm_eval', 'datasets', 'numpy')"
+        " if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_nothing_is_downloaded_unless_allowed(

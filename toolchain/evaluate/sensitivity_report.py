@@ -14,6 +14,7 @@ from toolchain.evaluate.sensitivity import Effect, MatrixSensitivity, Sensitivit
 from toolchain.tables import stdout
 
 Json = dict[str, Any]
+PIPE_WIDTH = 140  # characters: no column of the widest table is cut
 
 
 def to_report(found: Sensitivity, about: Json, integer_perplexity: float) -> Json:
@@ -100,6 +101,8 @@ def print_report(report: Json) -> None:
             *_cells(row["one_more"]),
         )
     console = stdout()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     console.print(table)
     ppl = report["perplexity"]
     console.print(
