@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file, save_file
 
+from codegen.bundle_read import load_bundle
 from tests.model.tiny import write_model
 from tests.paths import STORIES, needs_shared
 from toolchain.cli import main
 from toolchain.evaluate.float_run import FloatSession
-from toolchain.evaluate.network import network_of_float
+from toolchain.evaluate.network import network_of_build, network_of_float
 from toolchain.evaluate.sensitivity import cosine, log_softmax, measure_sensitivity, snr_db
 from toolchain.model.checkpoint import FloatModel, load_model
 from toolchain.model.outline import weight_layouts
-from toolchain.model.quantize import QuantConfig, quantize_model
+from toolchain.model.quantize import QuantConfig, QuantTensor, quantize_model
 
 QUANT = QuantConfig(bits=4, group_size=8)
 WINDOWS = [np.array([1, *range(10, 30)]), np.array([1, *range(50, 60)])]
@@ -168,3 +170,25 @@ def test_stories_loses_little_at_eight_bits() -> None:
     report = json.loads(result.stdout)
     assert report["loss"]["quantized"] < 0.01
     assert abs(report["perplexity"]["quantized"] / report["perplexity"]["float"] - 1) < 0.02
+
+
+def test_sparse_matrices_are_counted_and_exported_as_they_are_stored(tmp_path: Path) -> None:
+    """Half of every four weights zero: fewer bytes, and the network of the build has the zeros."""
+    source = write_model(tmp_path / "m", hidden_size=64, intermediate_size=64, num_layers=1)
+    tensors = load_file(source / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    pruned = tensors[name].copy()
+    pruned.reshape(64, 16, 4)[:, :, :2] = 0
+    save_file(tensors | {name: pruned}, source / "model.safetensors")
+    quant = QuantConfig(bits=8, group_size=-1)
+    found = measure_sensitivity(load_model(source), quant, WINDOWS, lambda _: None)
+    sizes = {matrix.op_id: matrix.effect.size for matrix in found.matrices}
+    assert sizes["l00.mlp.up_proj"] < sizes["l00.mlp.gate_proj"]
+    build = tmp_path / "build"
+    options = ("--bits", 8, "--group-size", -1)
+    assert edgec("compile", source, "-o", build, *options).exit_code == 0
+    stored = network_of_build(load_bundle(build)).matrices["l00.mlp.up_proj"]
+    expected = quantize_model(load_model(source), quant).linears["l00.mlp.up_proj"]
+    assert isinstance(stored, QuantTensor)
+    np.testing.assert_array_equal(stored.values, expected.values)
+    assert not stored.values.reshape(64, 16, 4)[:, :, :2].any()

@@ -37,6 +37,7 @@ from toolchain.model.quant_settings import (
     effective_settings,
 )
 from toolchain.model.quantize import MAX_SNR_DB, QuantTensor
+from toolchain.model.sparsity import find_patterns
 
 Progress = Callable[[str], None]
 Weights = Mapping[str, F32]
@@ -95,7 +96,7 @@ def measure_sensitivity(
     Raises ConfigError for settings that cannot be used.
     """
     settings = effective_settings(model.config, quant)
-    layouts = weight_layouts(model.config, quant)
+    layouts = weight_layouts(model.config, quant, find_patterns(model, quant))
     bench = _Bench(model, windows)
     quantized: dict[str, F32] = {}
     found = []
