@@ -31,6 +31,9 @@ Command = Callable[..., None]
 LAZY_COMMANDS = {
     "compress": ("toolchain.compress.command", "compress"),
     "recipes": ("toolchain.compress.command", "recipes"),
+    "eval": ("toolchain.evaluate.command", "evaluate"),
+    "export-onnx": ("toolchain.evaluate.command", "export_onnx"),
+    "sensitivity": ("toolchain.evaluate.command", "sensitivity"),
 }
 
 
