@@ -209,7 +209,8 @@ def test_depth_and_vocabulary_equal_a_compile_of_that_config(
     smaller = write_model(
         tmp_path / "smaller", num_layers=3 - what_if.depth, vocab_size=what_if.vocab or 97
     )
-    design = Design(read_config(given_model), QuantConfig(), 32, what_if=what_if)
+    cores = EngineChoice.CORES
+    design = Design(read_config(given_model), QuantConfig(), 32, what_if=what_if, engine=cores)
     fitted = fit_report(plan_design(design, target))
     program = lower_model(quantize_model(load_model(smaller), QuantConfig()), LowerConfig(32))
     plan = plan_memory(program, target)
@@ -217,7 +218,8 @@ def test_depth_and_vocabulary_equal_a_compile_of_that_config(
         {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
     ]
     assert [region["used"] for region in fitted["regions"]] == [r.used for r in plan.regions]
-    other = fit_report(plan_design(Design(read_config(smaller), QuantConfig(), 32), target))
+    plain = Design(read_config(smaller), QuantConfig(), 32, engine=cores)
+    other = fit_report(plan_design(plain, target))
     differing = {key for key in other if other[key] != fitted[key]}
     assert differing == {"what_if", "parameters"}
     assert fitted["parameters"] | {"given": 0} == other["parameters"] | {"given": 0}
@@ -265,7 +267,7 @@ def test_a_draft_is_estimated_like_a_plan() -> None:
         ),
         placement={**target.placement, "weights": ("mram",)},
     )
-    design = Design(load_shape("bundled").config, QuantConfig(), 64)
+    design = Design(load_shape("bundled").config, QuantConfig(), 64, engine=EngineChoice.CORES)
     whole, draft = plan_design(design, target), plan_design(design, small)
     assert whole.fits
     assert not draft.fits
