@@ -9,7 +9,7 @@ whose words or buffers make the model exceed a memory. What was decided, and why
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from memory_planner.engine_chains import windows_of
@@ -25,6 +25,7 @@ from memory_planner.target import TargetSpec
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import is_tied, with_engine
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.names import HEAD
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
@@ -39,6 +40,15 @@ class EngineChoice(StrEnum):
     AUTO = "auto"  # by modelled cycles
     NEUREKA = "neureka"  # every linear that can
     CORES = "cores"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWish:
+    """What a design says about the engine."""
+
+    choice: EngineChoice
+    bits: Mapping[str, int]  # of a weight, by op id of the stored matrix ("embed": a tied head)
+    staying: Mapping[str, str] = field(default_factory=dict)  # op ids for the cores, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +87,24 @@ class _Candidate:
 def assign_engines(
     program: Program,
     target: TargetSpec,
-    choice: EngineChoice,
-    bits: Mapping[str, int],
+    wish: EngineWish,
     draft: Draft,
 ) -> Assignment:
     """Decide for every linear of `program`, all of whose linears are laid out for the cores.
 
-    `bits` of a weight by op id of the stored matrix ("embed" for a tied head). `draft` plans a
-    program, whether or not it fits. Raises ConfigError when the target has no engine to pin.
+    `draft` plans a program, whether or not it fits. Raises ConfigError when the target has no
+    engine to pin.
     """
+    choice = wish.choice
     if target.engine is None:
         if choice is EngineChoice.NEUREKA:
             problem = Problem("--engine", choice.value, f"auto or cores: {target.name} has none")
             raise ConfigError("some options cannot be used", [problem])
         return Assignment(program, {}, ())
-    candidates, refused = _candidates(program, target, choice, bits)
+    candidates, refused = _candidates(program, target, choice, wish.bits)
+    for op_id in candidates.keys() & wish.staying.keys():
+        del candidates[op_id]
+        refused[op_id] = wish.staying[op_id]
     wanted = {
         op_id: each
         for op_id, each in candidates.items()
@@ -262,7 +275,7 @@ def _decision(
     cycles = round(candidate.cost.cycles) if candidate else 0
     cores = round(candidate.cores if candidate else core_cycles(spec, target))
     if layout is None:
-        return Decision(op.id, "cores", spec.packing.value, "", refused[op.id], cycles, cores)
+        return Decision(op.id, "cores", packing_name(spec), "", refused[op.id], cycles, cores)
     reason = "faster than the cores" if cycles < cores else "pinned to the engine"
     name, packing = target.engine.name, layout.packing.value
     return Decision(op.id, name, packing, arrangement_text(layout), reason, cycles, cores)

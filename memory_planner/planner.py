@@ -15,7 +15,7 @@ from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
 from memory_planner.engine_job_plan import plan_engine
-from memory_planner.engines import Assignment, EngineChoice, assign_engines
+from memory_planner.engines import Assignment, EngineWish, assign_engines
 from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
@@ -53,15 +53,13 @@ def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
     return plan
 
 
-def choose_engines(
-    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
-) -> Assignment:
+def choose_engines(program: Program, target: TargetSpec, wish: EngineWish) -> Assignment:
     """Where each linear runs, see `assign_engines`; the program to plan is in the result.
 
     Raises ConfigError for pins, or an engine, that the target does not have.
     """
     check_pins(program, target)
-    return assign_engines(program, target, choice, bits, lambda p: draft_plan(p, target))
+    return assign_engines(program, target, wish, lambda p: draft_plan(p, target))
 
 
 def draft_plan(program: Program, target: TargetSpec) -> Plan:

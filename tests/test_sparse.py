@@ -211,10 +211,23 @@ def test_rules(directory: Path, tmp_path: Path, rules: list[str], sparse: int) -
     assert sum(row["packing"] == "nm-sparse" for row in weights) == sparse
 
 
+def test_the_engine_leaves_what_must_be_sparse(directory: Path, tmp_path: Path) -> None:
+    code, output = run(
+        *("compile", str(directory), "-o", str(tmp_path / "b"), "--sparse", "2:4"),
+        *("--engine", "neureka"),
+    )
+    assert code == 0, output
+    weights = load_bundle(tmp_path / "b").manifest["weights"]
+    assert {row["packing"] for row in weights if "." in row["name"][:-7]} == {"nm-sparse"}
+    fit = json.loads((tmp_path / "b" / "report" / "fit.json").read_text())
+    reasons = {entry["reason"] for entry in fit["linears"]}
+    assert "N:M storage is required" in reasons
+
+
 def test_a_required_pattern_that_does_not_pay(directory: Path, tmp_path: Path) -> None:
     """It is checked all the same, and the report says why the matrices are dense."""
     arguments = ("compile", str(directory), "-o", str(tmp_path / "b"), "--bits", "2")
-    code, output = run(*arguments, "--sparse", "2:4")
+    code, output = run(*arguments, "--sparse", "2:4", "--engine", "cores")
     assert code == 0
     assert "2:4 in crumbs does not pay: its indices take what it saves" in output
     bundle = load_bundle(tmp_path / "b")

@@ -147,7 +147,7 @@ def compile_model(
 
 def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignment, Plan]:
     """Where linears run, and the plan; the error of `edgec fit` when the model does not fit."""
-    engines = choose_engines(outline, target, design.engine, design.bits)
+    engines = choose_engines(outline, target, design.wish)
     try:
         return engines, plan_memory(engines.program, target)
     except DoesNotFitError as error:

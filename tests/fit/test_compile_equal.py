@@ -87,7 +87,7 @@ def test_fit_is_the_report_of_a_compile(
         fitted = fit_report(plan_design(design, target))
         lower = LowerConfig(shape["context"], modes)
         lowered = lower_model(quantize_model(load_model(directory), quant), lower)
-    engines = choose_engines(lowered, target, design.engine, design.bits)
+    engines = choose_engines(lowered, target, design.wish)
     program, plan = engines.program, plan_memory(engines.program, target)
     latency = estimate(program, plan, target, shape["context"] // 2)
     speed = speed_of(latency)
@@ -130,10 +130,13 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
         )
         lower = LowerConfig(shape["context"])
         sparse = quantize_model(load_model(directory), replace(quant, sparse=rules))
-        program = lower_model(sparse, lower)
+        engines = choose_engines(lower_model(sparse, lower), target, design.wish)
+    program = engines.program
     plan = plan_memory(program, target)
     latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = fit_report(Outcome(design, program, plan, speed_of(latency), target, (), ()))
+    speed = speed_of(latency)
+    outcome = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
+    compiled = fit_report(outcome)
     assert json.dumps(fitted) == json.dumps(compiled)
     assert fitted["estimates"] == []
     saved = sum(entry["saved_bytes"] for entry in fitted["width"])
@@ -162,7 +165,7 @@ def test_fit_is_the_report_of_a_compile_that_streams(
         fitted = fit_report(plan_design(design, target))
         lower = LowerConfig(shape["context"])
         lowered = lower_model(quantize_model(load_model(directory), quant), lower)
-    engines = choose_engines(lowered, target, design.engine, design.bits)
+    engines = choose_engines(lowered, target, design.wish)
     program = engines.program
     try:
         plan = plan_memory(program, target)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from memory_planner.engines import Assignment, EngineChoice
+from memory_planner.engines import Assignment, EngineChoice, EngineWish
 from memory_planner.plan import Plan
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target import TargetSpec
@@ -50,7 +50,7 @@ def planned(
     model: Lowered, choice: EngineChoice = EngineChoice.NEUREKA, target: TargetSpec = SIRACUSA
 ) -> tuple[Assignment, Plan]:
     """The model with its linears assigned, and its plan."""
-    assigned = choose_engines(model.program, target, choice, model.bits)
+    assigned = choose_engines(model.program, target, EngineWish(choice, model.bits))
     return assigned, plan_memory(assigned.program, target)
 
 

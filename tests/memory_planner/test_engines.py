@@ -12,7 +12,7 @@ from memory_planner.engine_chains import chains_of
 from memory_planner.engine_cost import core_cycles, engine_cost
 from memory_planner.engine_options import arrangements
 from memory_planner.engine_schedule import all_chain_times
-from memory_planner.engines import EngineChoice
+from memory_planner.engines import EngineChoice, EngineWish
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target import Pin
@@ -39,21 +39,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Lowered:
 
 
 def test_cores_leave_the_program_as_it_is(model: Lowered) -> None:
-    assigned = choose_engines(model.program, SIRACUSA, EngineChoice.CORES, model.bits)
+    assigned = choose_engines(model.program, SIRACUSA, EngineWish(EngineChoice.CORES, model.bits))
     assert assigned.program is model.program
     assert {each.reason for each in assigned.decisions} == {"pinned to the cores"}
     assert {each.engine for each in assigned.decisions} == {"cores"}
 
 
 def test_a_target_without_engine_has_no_decisions(model: Lowered) -> None:
-    assigned = choose_engines(model.program, without_engine(), EngineChoice.AUTO, model.bits)
+    assigned = choose_engines(
+        model.program, without_engine(), EngineWish(EngineChoice.AUTO, model.bits)
+    )
     assert (assigned.program, assigned.decisions) == (model.program, ())
     with pytest.raises(ConfigError, match="--engine"):
-        choose_engines(model.program, load_target("rv32"), EngineChoice.NEUREKA, model.bits)
+        choose_engines(
+            model.program, load_target("rv32"), EngineWish(EngineChoice.NEUREKA, model.bits)
+        )
 
 
 def test_auto_takes_what_is_faster(model: Lowered) -> None:
-    assigned = choose_engines(model.program, SIRACUSA, EngineChoice.AUTO, model.bits)
+    assigned = choose_engines(model.program, SIRACUSA, EngineWish(EngineChoice.AUTO, model.bits))
     assert assigned.layouts
     for each in assigned.decisions:
         is_faster = each.engine_cycles < each.core_cycles
@@ -62,7 +66,7 @@ def test_auto_takes_what_is_faster(model: Lowered) -> None:
 
 
 def test_the_arrangement_is_the_cheapest_one(model: Lowered) -> None:
-    assigned = choose_engines(model.program, SIRACUSA, EngineChoice.NEUREKA, model.bits)
+    assigned = choose_engines(model.program, SIRACUSA, EngineWish(EngineChoice.NEUREKA, model.bits))
     for op in model.program.ops:
         if op.role in ("attn.o_proj", "mlp.down_proj", "lm_head"):
             layout = assigned.layouts[op.id]
@@ -82,7 +86,7 @@ def test_a_tail_is_tried_where_it_saves_a_tile() -> None:
 
 def test_bits_are_those_of_the_weights_and_not_of_their_fields(tmp_path: Path) -> None:
     model = lowered(tmp_path, QuantConfig(3, -1), **SHAPE)
-    assigned = choose_engines(model.program, SIRACUSA, EngineChoice.NEUREKA, model.bits)
+    assigned = choose_engines(model.program, SIRACUSA, EngineWish(EngineChoice.NEUREKA, model.bits))
     assert assigned.layouts["l00.attn.q_proj"].bits == 3
     assert assigned.layouts["lm_head"].bits == 8
 

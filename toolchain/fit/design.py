@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from memory_planner.engines import EngineChoice
+from memory_planner.engines import EngineChoice, EngineWish
 from toolchain.fit.adapters import with_adapters
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
 from toolchain.model.errors import ConfigError, Problem
@@ -25,7 +25,7 @@ from toolchain.model.outline import (
 )
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ActMode, DType, Program, TensorSpec
-from toolchain.model.quant_settings import QuantConfig, effective_settings
+from toolchain.model.quant_settings import QuantConfig, effective_settings, required_pattern
 
 KV_BITS = (4, 8, 16)
 RUNTIME_KV_BITS = 8
@@ -81,6 +81,14 @@ class Design:
         """Bits of a weight by op id of the stored matrix."""
         settings = effective_settings(self.shape, self.quant)
         return {op_id: setting.bits for op_id, setting in settings.items()}
+
+    @property
+    def wish(self) -> EngineWish:
+        """What it says about the engine: matrices that must be stored sparse are for the cores."""
+        reason = "N:M storage is required"
+        paying = _paying_patterns(self)
+        staying = {name: reason for name in paying if required_pattern(self.quant, name)}
+        return EngineWish(self.engine, self.bits, staying)
 
     @property
     def shape(self) -> ModelConfig:

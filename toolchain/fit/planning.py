@@ -47,7 +47,7 @@ class Outcome:
 
 def plan_design(design: Design, target: TargetSpec) -> Outcome:
     """Plan a design that `check_design` accepts; never raises because it does not fit."""
-    chosen = choose_engines(build_program(design), target, design.engine, design.bits)
+    chosen = choose_engines(build_program(design), target, design.wish)
     program = chosen.program
     check_pins(program, target)
     draft = draft_plan(program, target)

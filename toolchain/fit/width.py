@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from toolchain.fit.design import Design
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED
-from toolchain.model.packing import WeightLayout
+from toolchain.model.packing import WeightLayout, packing_for_bits
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import required_pattern
 from toolchain.model.sparse_packing import UNIT, SparseLayout
@@ -22,29 +23,40 @@ def width_report(design: Design, program: Program) -> list[Json]:
     the what-if, or of a pattern that a compile was told to require.
     """
     entries: dict[tuple[str, str, str], Json] = {}
+    tables = {spec.name: spec.size for spec in program.tensors.values()}
     for spec in program.tensors.values():
         name = spec.name.removesuffix(".weight")
         layout = spec.layout
-        if not isinstance(layout, WeightLayout) or name == EMBED:
+        if not isinstance(layout, WeightLayout | EngineLayout) or name == EMBED:
             continue
+        on_engine = isinstance(layout, EngineLayout)
         if not isinstance(layout, SparseLayout):
             pattern = design.pattern_of(name) or required_pattern(design.quant, name)
             if pattern is None:
                 continue
-            layout = sparse_layout(layout, pattern)
+            layout = sparse_layout(_for_cores(layout), pattern)
         role = name.partition(".")[2] or name
-        key = (role, str(layout.pattern), layout.packing.value)
-        entry = entries.setdefault(key, _empty_entry(role, layout))
+        key = (role, str(layout.pattern), f"{layout.packing.value} {on_engine}")
+        entry = entries.setdefault(key, _empty_entry(role, layout, on_engine))
+        stored = spec.size + tables.get(f"{name}.requant", 0)
         entry["matrices"] += 1
         entry["dense_bytes"] += layout.dense.size
         entry["sparse_bytes"] += layout.size
         entry["index_bytes"] += layout.records * layout.packing.rows * layout.index_size
-        entry["stored_bytes"] += spec.size
+        entry["stored_bytes"] += stored
         entry["saved_bytes"] = entry["dense_bytes"] - entry["stored_bytes"]
     return list(entries.values())
 
 
-def _empty_entry(role: str, layout: SparseLayout) -> Json:
+def _for_cores(layout: WeightLayout | EngineLayout) -> WeightLayout:
+    """The dense matrix for the cores."""
+    if isinstance(layout, WeightLayout):
+        return layout
+    packing = packing_for_bits(layout.bits)
+    return WeightLayout(packing, layout.rows, layout.columns, layout.group_size)
+
+
+def _empty_entry(role: str, layout: SparseLayout, on_engine: bool) -> Json:
     pattern = layout.pattern
     return {
         "role": role,
@@ -55,7 +67,7 @@ def _empty_entry(role: str, layout: SparseLayout) -> Json:
         "saved_bits_per_group": layout.saved_bits,
         "whole_tail_inputs": layout.columns % pattern.group,
         "pays": layout.pays,
-        "reason": _reason(layout),
+        "reason": _reason(layout, on_engine),
         "matrices": 0,
         "dense_bytes": 0,
         "sparse_bytes": 0,
@@ -65,10 +77,10 @@ def _empty_entry(role: str, layout: SparseLayout) -> Json:
     }
 
 
-def _reason(layout: SparseLayout) -> str:
+def _reason(layout: SparseLayout, on_engine: bool) -> str:
     """Why it is stored dense; empty when it is not."""
     if layout.pays:
-        return ""
+        return "the engine reads whole words, zeros included" if on_engine else ""
     if not layout.is_possible:
         return f"scale groups of {layout.group_size} inputs are no multiple of {UNIT}"
     return "its indices take what it saves"
