@@ -141,7 +141,7 @@ def test_words_that_do_not_fit_go_back(tmp_path: Path) -> None:
     assigned, plan = planned(model, target=target)
     back = [each for each in assigned.decisions if each.engine == "cores"]
     assert back
-    assert {each.reason for each in back} == {"no room for words or buffers"}
+    assert {each.reason for each in back} == {"no room on chip"}
     assert all(region.free >= 0 for region in plan.regions)
 
 
