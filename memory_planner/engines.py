@@ -201,7 +201,7 @@ def _give_back(
         }
         for op_id, region in outside.items():
             del kept[op_id]
-            reasons[op_id] = f"its words are in {region}"
+            reasons[op_id] = f"words in {region}"
         if outside:
             continue
         if not kept or all(region.free >= 0 for region in plan.regions):
