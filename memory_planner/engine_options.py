@@ -68,9 +68,10 @@ def best_options(
 def _options(
     layout: WeightLayout, bits: int, windows: int, target: TargetSpec
 ) -> dict[tuple[int, ...], Option] | str:
-    """Arrangements with room, by what staging depends on, the simplest first; or why none has."""
-    if type(layout) is not WeightLayout:
-        return "sparse weights"
+    """Arrangements with room, by what staging depends on, the simplest first; or why none has.
+
+    The words of a sparse matrix hold its zeros too.
+    """
     reason = "no arrangement"
     found: dict[tuple[int, ...], Option] = {}
     for option in arrangements(layout, bits):

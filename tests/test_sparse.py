@@ -205,7 +205,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_rules(directory: Path, tmp_path: Path, rules: list[str], sparse: int) -> None:
     options = [option for rule in rules for option in ("--sparse", rule)]
-    code, output = run("compile", str(directory), "-o", str(tmp_path / "b"), *options)
+    arguments = ("compile", str(directory), "-o", str(tmp_path / "b"), "--engine", "cores")
+    code, output = run(*arguments, *options)
     assert code == 0, output
     weights = load_bundle(tmp_path / "b").manifest["weights"]
     assert sum(row["packing"] == "nm-sparse" for row in weights) == sparse

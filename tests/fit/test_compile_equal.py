@@ -99,13 +99,14 @@ def test_fit_is_the_report_of_a_compile(
 WIDTHS = st.one_of(st.none(), st.sampled_from(PATTERNS))
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     shape=shapes(),
     quant=quants(),
     attn=WIDTHS,
     mlp=WIDTHS,
     target_name=st.sampled_from(["siracusa", "rv32"]),
+    engine=st.sampled_from([EngineChoice.AUTO, EngineChoice.CORES]),
 )
 def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
     shape: dict[str, Any],
@@ -113,6 +114,7 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
     attn: Pattern | None,
     mlp: Pattern | None,
     target_name: str,
+    engine: EngineChoice,
 ) -> None:
     """The whole report, cycles included, for N:M patterns that a compile finds by itself."""
     target = load_target(target_name)
@@ -122,7 +124,8 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
         pruned = {match: pattern for match, pattern in widths.items() if pattern}
         directory = write_model(Path(folder) / "model", **shape, pruned=pruned)
         what_if = WhatIf(attn_width=attn, mlp_width=mlp)
-        design = Design(read_config(directory), quant, shape["context"], what_if=what_if)
+        config = read_config(directory)
+        design = Design(config, quant, shape["context"], what_if=what_if, engine=engine)
         check_design(design)
         fitted = fit_report(plan_design(design, target))
         rules = tuple(
@@ -139,6 +142,8 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
     compiled = fit_report(outcome)
     assert json.dumps(fitted) == json.dumps(compiled)
     assert fitted["estimates"] == []
+    if target_name == "siracusa" and engine is EngineChoice.AUTO:
+        return  # words of the engine hold zeros too
     saved = sum(entry["saved_bytes"] for entry in fitted["width"])
     dense = replace(design, what_if=WhatIf())
     whole = fit_report(plan_design(dense, target))

@@ -121,7 +121,7 @@ def test_weights_that_the_engine_does_not_read_go_back(model: Lowered) -> None:
     assigned, plan = planned(model, target=target)
     lost = {f"l00.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
     reasons = {each.op: each.reason for each in assigned.decisions if each.engine == "cores"}
-    assert reasons == dict.fromkeys(lost, "its words are in hyperram")
+    assert reasons == dict.fromkeys(lost, "words in hyperram")
     assert plan.placements["l01.mlp.up_proj.weight"].region == "mram"
 
 
@@ -145,7 +145,7 @@ def test_words_that_do_not_fit_go_back(tmp_path: Path) -> None:
     assigned, plan = planned(model, target=target)
     back = [each for each in assigned.decisions if each.engine == "cores"]
     assert back
-    assert {each.reason for each in back} == {"no room for words or buffers"}
+    assert {each.reason for each in back} == {"no room on chip"}
     assert all(region.free >= 0 for region in plan.regions)
 
 
