@@ -1,27 +1,34 @@
 """Target files: TOML to `TargetSpec`. Every number is a table {value, unit, source, status}.
 
-A number whose source or status is missing, an unknown key, a missing key, a wrong type or unit,
-overlapping regions or a class of data without a path to the cores are refused, all at once.
+Where sources differ, `conservative` in the same table is the value of that reading. A number whose
+source or status is missing, an unknown key, a missing key, a wrong type or unit, overlapping
+regions or a class of data without a path to the cores are refused, all at once.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
 from memory_planner.target import (
     CORES,
+    ENGINE,
     PLACEMENT_CLASSES,
     Constant,
     Costs,
+    Energy,
     Link,
     MemoryRegion,
     OffChip,
+    Reading,
     Reservation,
     TargetSpec,
     Tiling,
+    Timing,
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
@@ -55,6 +62,8 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
     spec = _target(Table("", raw, problems, constants), constants)
     if not problems:
         problems += _check_regions(spec) + _check_names(spec)
+    if not problems:
+        spec = replace(spec, conservative=_conservative(raw, problems))
     if problems:
         raise ConfigError(f"target file {name_or_path} is not valid", problems)
     return spec
@@ -92,10 +101,20 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         costs=_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
+        energy=_energy(table.table("energy")) if table.has("energy") else None,
     )
     placement.finish()
     table.finish()
     return spec
+
+
+def _conservative(raw: Mapping[str, object], problems: list[Problem]) -> Timing | None:
+    """The fields that a second reading of the file gives other values."""
+    constants: dict[str, Constant] = {}
+    spec = _target(Table("", raw, problems, constants, Reading.CONSERVATIVE), constants)
+    if all(constant.conservative is None for constant in constants.values()):
+        return None
+    return Timing(spec.links, spec.costs)
 
 
 def _region(table: Table) -> MemoryRegion:
@@ -152,24 +171,41 @@ def _off_chip(table: Table) -> OffChip:
     return off_chip
 
 
+def _energy(table: Table) -> Energy:
+    power, per_byte = table.table("power"), table.table("per_byte")
+    energy = Energy(
+        power={key: power.span(key, "mW") for key in power.entries()},
+        per_byte={key: per_byte.span(key, "pJ/B") for key in per_byte.entries()},
+        average=table.number("average", "mW", positive=True),
+    )
+    table.finish()
+    return energy
+
+
 def _costs(table: Table) -> Costs:
-    """Costs in cycles of one core: counted instructions times cycles per instruction."""
+    """Costs in cycles of one core: counted instructions times cycles per instruction.
+
+    The extra cycle of a multiplication is part of what was measured in cycles.
+    """
     per_instruction = table.number("instruction", "cycles/instruction", positive=True)
     multiply = table.number("multiply_extra", "cycles/MAC")
+    contention = table.number("contention", "cycles/cycle", positive=True)
 
-    def cost(source: Table, key: str, unit: str) -> float:
+    def cost(source: Table, key: str, unit: str, extra: float = 0.0) -> float:
         units = (f"cycles/{unit}", f"instructions/{unit}")
         value, found = source.number_in(key, units)
-        return value * per_instruction if found.startswith("instructions") else value
+        counted = found.startswith("instructions")
+        return contention * (value * per_instruction + extra if counted else value)
 
     mac = table.table("mac")
-    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in Packing}
+    macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in Packing}
     mac.finish()
     costs = Costs(
         mac=macs,
         linear_row=cost(table, "linear_row", "row"),
         linear_group=cost(table, "linear_group", "group"),
         embed=cost(table, "embed", "element"),
+        quantize=cost(table, "quantize", "element"),
         rmsnorm=cost(table, "rmsnorm", "element"),
         rope=cost(table, "rope", "element"),
         kv_append=cost(table, "kv_append", "element"),
@@ -182,6 +218,7 @@ def _costs(table: Table) -> Costs:
         argmax=cost(table, "argmax", "element"),
         reduction=cost(table, "reduction", "op"),
         barrier=cost(table, "barrier", "barrier"),
+        cold_code=table.number("cold_code", "cycles/op"),
     )
     table.finish()
     return costs
@@ -235,7 +272,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec)
+    return problems + _check_off_chip(spec) + _check_energy(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:
@@ -256,4 +293,23 @@ def _check_off_chip(spec: TargetSpec) -> list[Problem]:
         for name in dict.fromkeys(wanted)
         if name not in reached
     ]
+    return problems
+
+
+def _check_energy(spec: TargetSpec) -> list[Problem]:
+    """Every link costs energy, and so do the cores; nothing else but an engine does."""
+    if spec.energy is None:
+        return []
+    wanted = {
+        "power": ({CORES}, {CORES, ENGINE}),
+        "per_byte": ({link.name for link in spec.links}, {ENGINE, *(k.name for k in spec.links)}),
+    }
+    found = {"power": spec.energy.power.keys(), "per_byte": spec.energy.per_byte.entries()}
+    problems = []
+    for table, (needed, allowed) in wanted.items():
+        for name in sorted(needed - found[table]):
+            problems.append(Problem(f"energy.{table}.{name}", "nothing", "a constant"))
+        for name in sorted(found[table] - allowed):
+            known = ", ".join(sorted(allowed))
+            problems.append(Problem(f"energy.{table}.{name}", "an unknown key", known))
     return problems

@@ -14,7 +14,7 @@ from math import prod
 
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
+from memory_planner.target import Costs, TargetSpec
 from memory_planner.tile_time import (
     linear_tiles,
     overlapped_cycles,
@@ -44,6 +44,7 @@ class OpCycles:
     moved: tuple[tuple[str, int], ...] = ()
     transfers: tuple[float, ...] = ()
     work: tuple[float, ...] = ()
+    overhead: float = 0.0  # of `compute`: barriers and cold code
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,16 @@ class Context:
 
 
 def _pipelined(
-    dma: Sequence[float], work: Sequence[float], rest: float, moved: tuple[tuple[str, int], ...]
+    costs: Costs,
+    dma: Sequence[float],
+    work: Sequence[float],
+    rest: float,
+    moved: tuple[tuple[str, int], ...],
 ) -> OpCycles:
+    """An op of two slots with a barrier at the end of each tile and one at its own."""
     total = overlapped_cycles(dma, work) + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
+    overhead = len(work) * costs.barrier + costs.op_end
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work), overhead)
 
 
 def op_cycles(context: Context, op: Op) -> OpCycles:
@@ -71,8 +78,9 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
         return _attention(context, op)
     if TILE_PREFIX + op.role in context.plan.placements:
         return _embed_off_chip(context, op)
-    cycles = _elementwise(context, op) + _stalls(context, op) + context.target.costs.barrier
-    return OpCycles(cycles, 0.0, cycles)
+    op_end = context.target.costs.op_end
+    cycles = _elementwise(context, op) + _stalls(context, op) + op_end
+    return OpCycles(cycles, 0.0, cycles, overhead=op_end)
 
 
 def _embed_off_chip(context: Context, op: Op) -> OpCycles:
@@ -83,7 +91,8 @@ def _embed_off_chip(context: Context, op: Op) -> OpCycles:
     link = target.link_between(place.region, plan.placements[TILE_PREFIX + op.role].region)
     work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
     travel = (transfer_cycles(link, size),)
-    return _pipelined(travel, (work,), target.costs.barrier, ((link.name, size),))
+    moved = ((link.name, size),)
+    return _pipelined(target.costs, travel, (work,), target.costs.op_end, moved)
 
 
 def kv_bytes(context: Context) -> int:
@@ -110,20 +119,26 @@ def _work(context: Context, op: Op) -> int:
     return by_kind.get(op.kind, prod(context.program.tensors[op.inputs[0]].shape))
 
 
+def reduction_cycles(costs: Costs, cost: float, elements: int, cores: int) -> float:
+    """Cycles of `elements`, split over the cores, with one exchange between these."""
+    return cost * -(-elements // cores) + costs.reduction
+
+
 def _elementwise(context: Context, op: Op) -> float:
     costs, shape = context.target.costs, context.program.shape
-    elements = _share(context, _work(context, op))
+    elements, cores = _work(context, op), context.target.cores
+    share = _share(context, elements)
     heads = _share(context, shape.heads) * shape.head_dim
     kv_heads = _share(context, shape.kv_heads) * shape.head_dim
     by_kind = {
-        OpKind.EMBED: costs.embed * elements,
-        OpKind.RMSNORM: costs.rmsnorm * elements + costs.reduction,
-        OpKind.ROPE: costs.rope * heads,
-        OpKind.KV_APPEND: costs.kv_append * 2 * kv_heads,
-        OpKind.ATTENTION_MERGE: costs.attention_merge * heads + costs.reduction,
-        OpKind.RESIDUAL_ADD: costs.residual_add * elements,
-        OpKind.SWIGLU: costs.swiglu * elements + costs.reduction,
-        OpKind.ARGMAX: costs.argmax * elements + costs.reduction,
+        OpKind.EMBED: costs.embed * share,
+        OpKind.RMSNORM: reduction_cycles(costs, costs.rmsnorm, elements, cores),
+        OpKind.ROPE: (costs.rope + costs.quantize) * heads,
+        OpKind.KV_APPEND: (costs.kv_append + costs.quantize) * 2 * kv_heads,
+        OpKind.ATTENTION_MERGE: (costs.attention_merge + costs.quantize) * heads + costs.reduction,
+        OpKind.RESIDUAL_ADD: costs.residual_add * share,
+        OpKind.SWIGLU: reduction_cycles(costs, costs.swiglu, elements, cores),
+        OpKind.ARGMAX: reduction_cycles(costs, costs.argmax, elements, cores),
     }
     return by_kind[op.kind]
 
@@ -133,18 +148,19 @@ def _linear(context: Context, op: Op) -> OpCycles:
     layout, how = program.layout_of(op), plan.linears[op.id]
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
-    moved = ((link.name, layout.size),)
-    rest = _stalls(context, op) + target.costs.barrier
+    moved, op_end = ((link.name, layout.size),), target.costs.op_end
+    rest = _stalls(context, op) + op_end
     if not how.transfers:
         words = layout.size / 4 / target.cores
         rest += words * _extra_load(context, region)
         compute = record_cycles(target, layout) * _share(context, layout.records) + rest
-        return OpCycles(compute, 0.0, compute, moved)
+        return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
     tiles = linear_tiles(layout, link, target)
     runs = [tiles.run(1, tile.records) for tile in how.transfers]
     dma, work = [run.transfer for run in runs], [run.work for run in runs]
     total = tiles.cycles(how.records_per_tile, how.slots) + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
+    overhead = len(work) * target.costs.barrier + op_end
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work), overhead)
 
 
 def _attention(context: Context, op: Op) -> OpCycles:
@@ -157,11 +173,11 @@ def _attention(context: Context, op: Op) -> OpCycles:
     region = context.plan.placements[op.inputs[2]].region
     link = target.link(region)
     moved = ((link.name, kv_bytes(context)),)
-    rest = _stalls(context, op) + costs.barrier
+    rest = _stalls(context, op) + costs.op_end
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * _extra_load(context, region)
         compute = length * (scan + 2 * visit) + rest
-        return OpCycles(compute, 0.0, compute, moved)
+        return OpCycles(compute, 0.0, compute, moved, overhead=costs.op_end)
     scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
     chunks = _chunks(length, how.positions_per_chunk)
     dma, work = [], []
@@ -170,7 +186,7 @@ def _attention(context: Context, op: Op) -> OpCycles:
             sizes = [count * row, *[count * scale] * scales]
             dma.append(sum(transfer_cycles(link, size) for size in sizes))
             work.append(costs.barrier + count * cycles)
-    return _pipelined(dma, work, rest, moved)
+    return _pipelined(costs, dma, work, rest, moved)
 
 
 def _chunks(length: int, most: int) -> list[int]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
-from sim.cycle_model import Context, OpCycles, op_cycles
-from sim.streams import busy_cycles, stream_cycles
+from memory_planner.target import Reading, TargetSpec
+from sim.cycle_model import OpCycles
+from sim.step import decode_step
 from toolchain.model.program import Op, Program
 
 SLOTS = 2  # of a tile buffer
@@ -72,16 +72,18 @@ def tile_times(
 
 
 def decode_timeline(
-    program: Program, plan: Plan, target: TargetSpec, position: int
+    program: Program,
+    plan: Plan,
+    target: TargetSpec,
+    position: int,
+    reading: Reading = Reading.SIMULATOR,
 ) -> tuple[Event, ...]:
     """Events of the token at `position`, by op, then by start; the last one ends the step."""
-    context = Context(program, plan, target, position)
-    cycles = [op_cycles(context, op) for op in program.ops]
-    streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
-    waiting = {stream.layer: stream for stream in streams}
+    step = decode_step(program, plan, target, position, reading)
+    waiting = {stream.layer: stream for stream in step.streams}
     events: list[Event] = []
     start = 0
-    for op, each in zip(program.ops, cycles, strict=True):
+    for op, each in zip(program.ops, step.cycles, strict=True):
         if op.layer in waiting:
             stream = waiting.pop(op.layer)
             start += round(stream.exposed)

@@ -1,8 +1,7 @@
-"""The latency estimate of many designs: the same figures as sim/latency.py, without its tables.
+"""The estimate of sim/latency.py for a design, whether or not it fits.
 
-Ops with the same role, layout and regions cost the same, so one of each is computed. A design that
-does not fit is computed as if its memories were larger; what does not fit streams from off-chip
-memory, and that time is added.
+A design that does not fit is computed as if its memories were larger; what does not fit streams
+from off-chip memory, and that time is added.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from dataclasses import dataclass, replace
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from memory_planner.tiling import plan_linears
-from sim.cycle_model import Context, OpCycles, op_cycles
-from sim.latency import LatencyReport
-from sim.streams import busy_cycles, stream_cycles, stream_link
-from toolchain.model.packing import WeightLayout
+from sim.cycle_model import Context
+from sim.latency import LatencyReport, estimate
+from sim.step import CostKey, cost_key
 from toolchain.model.program import Op, OpKind, Program
 
 # One 8-bit DDR HyperBus; nobody published its clock on Siracusa. Plausible: 100 to 400 MB/s.
@@ -71,7 +69,7 @@ class Speed:
 
 
 def speed_of(latency: LatencyReport) -> Speed:
-    """The figures of a full latency report."""
+    """The figures of a latency report."""
     outside = [link for link in latency.links if link.off_chip]
     return Speed(
         position=latency.position,
@@ -86,69 +84,20 @@ def speed_of(latency: LatencyReport) -> Speed:
 
 def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int) -> Speed:
     """The estimate for a plan that has the linears of `with_sample_linears`, or all of them."""
-    context = Context(program, plan, target, position)
-    total, moved = 0, {link.name: 0 for link in target.links}
-    costs: dict[_Cost, OpCycles] = {}
-    each = []
-    for op in program.ops:
-        cost = _cost_of(program, plan, op)
-        if cost not in costs:
-            costs[cost] = op_cycles(context, op)
-        each.append(costs[cost])
-    for cycles in each:
-        total += round(cycles.total)
-        for name, size in cycles.moved:
-            moved[name] += size
-    link, exposed = stream_link(plan, target), 0
-    for stream in stream_cycles(plan, target, busy_cycles(program.ops, each)):
-        exposed += round(stream.exposed)
-        moved[link.name if link else ""] += stream.size
-    total += exposed
-    links = [round(moved[link.name] / link.bytes_per_cycle) for link in target.links]
     outside = target.off_chip.region if target.off_chip else None
     lacking = [region for region in plan.regions if region.name != outside]
-    bus = {link.name for link in target.links if outside in link.sources}
-    return Speed(
-        position=position,
-        cycles_per_token=total,
-        bound_cycles=max(1, *links),
-        clock_hz=target.clock_hz,
+    return replace(
+        speed_of(estimate(program, plan, target, position)),
         missing=sum(max(0, -region.free) for region in lacking),
-        streamed=sum(moved[name] for name in bus),
-        stream_cycles=max(
-            (n for n, k in zip(links, target.links, strict=True) if k.name in bus), default=0
-        ),
-        exposed_cycles=exposed,
     )
 
 
 def with_sample_linears(program: Program, plan: Plan, target: TargetSpec) -> Plan:
     """A draft with the transfers of one linear of each kind: enough for `decode_speed`."""
-    samples = tuple(op for op, _ in _op_counts(program, plan) if op.kind is OpKind.LINEAR)
-    linears = plan_linears(replace(program, ops=samples), target, plan)
-    return replace(plan, linears=linears)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """What the cycles of an op depend on."""
-
-    role: str
-    layout: WeightLayout | None
-    regions: tuple[str, ...]
-
-
-def _op_counts(program: Program, plan: Plan) -> list[tuple[Op, int]]:
-    """The first op of each cost, with how many there are."""
-    first: dict[_Cost, Op] = {}
-    counts: dict[str, int] = {}
+    context = Context(program, plan, target, 0)
+    samples: dict[CostKey, Op] = {}
     for op in program.ops:
-        sample = first.setdefault(_cost_of(program, plan, op), op)
-        counts[sample.id] = counts.get(sample.id, 0) + 1
-    return [(op, counts[op.id]) for op in first.values()]
-
-
-def _cost_of(program: Program, plan: Plan, op: Op) -> _Cost:
-    layout = program.layout_of(op) if op.kind is OpKind.LINEAR else None
-    regions = tuple(plan.placements[name].region for name in (*op.inputs, *op.outputs))
-    return _Cost(op.role, layout, regions)
+        if op.kind is OpKind.LINEAR:
+            samples.setdefault(cost_key(context, op), op)
+    linears = plan_linears(replace(program, ops=tuple(samples.values())), target, plan)
+    return replace(plan, linears=linears)

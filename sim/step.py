@@ -1,0 +1,101 @@
+"""Cycles of all ops of one decode step, at one position or at many.
+
+Ops with the same role, layout and regions cost the same, so one of each is computed. Of all ops
+attention alone depends on the position, which makes sums over positions cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from memory_planner.plan import Plan
+from memory_planner.target import Reading, TargetSpec
+from sim.cycle_model import Context, OpCycles, op_cycles
+from sim.streams import StreamCycles, busy_cycles, stream_cycles
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import Op, OpKind, Program
+
+
+@dataclass(frozen=True, slots=True)
+class CostKey:
+    """What the cycles of an op depend on, within one plan and at one position."""
+
+    role: str
+    layout: WeightLayout | None
+    regions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The ops of one token in cycles, and the streams that they wait for."""
+
+    context: Context
+    cycles: tuple[OpCycles, ...]  # by op of the program
+    streams: tuple[StreamCycles, ...]
+
+    @property
+    def waits(self) -> tuple[float, ...]:
+        """By op: cycles before it in which the weights of its block are under way."""
+        exposed = {stream.layer: stream.exposed for stream in self.streams}
+        return tuple(exposed.pop(op.layer, 0.0) for op in self.context.program.ops)
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """By op: whole cycles, waiting included."""
+        pairs = zip(self.waits, self.cycles, strict=True)
+        return tuple(round(wait) + round(each.total) for wait, each in pairs)
+
+    @property
+    def total(self) -> int:
+        """Cycles of the token."""
+        return sum(self.totals)
+
+    def at(self, position: int) -> Step:
+        """The same step for another token."""
+        context = replace(self.context, position=position)
+        known: dict[CostKey, OpCycles] = {}
+        cycles = list(self.cycles)
+        for index, op in enumerate(context.program.ops):
+            if op.kind is OpKind.ATTENTION:
+                key = cost_key(context, op)
+                if key not in known:
+                    known[key] = op_cycles(context, op)
+                cycles[index] = known[key]
+        return _step(context, tuple(cycles))
+
+
+def decode_step(
+    program: Program,
+    plan: Plan,
+    target: TargetSpec,
+    position: int,
+    reading: Reading = Reading.SIMULATOR,
+) -> Step:
+    """The step of the token at `position`, 0 to context - 1; ValueError beyond.
+
+    Of linears that cost the same, the plan needs the tiles of the first one alone.
+    """
+    if not 0 <= position < program.shape.context:
+        raise ValueError(f"position {position} is outside 0..{program.shape.context - 1}")
+    context = Context(program, plan, target.read_as(reading), position)
+    known: dict[CostKey, OpCycles] = {}
+    cycles = []
+    for op in program.ops:
+        key = cost_key(context, op)
+        if key not in known:
+            known[key] = op_cycles(context, op)
+        cycles.append(known[key])
+    return _step(context, tuple(cycles))
+
+
+def cost_key(context: Context, op: Op) -> CostKey:
+    """Ops with equal keys cost the same."""
+    layout = context.program.layout_of(op) if op.kind is OpKind.LINEAR else None
+    places = context.plan.placements
+    regions = tuple(places[name].region for name in (*op.inputs, *op.outputs))
+    return CostKey(op.role, layout, regions)
+
+
+def _step(context: Context, cycles: tuple[OpCycles, ...]) -> Step:
+    busy = busy_cycles(context.program.ops, cycles)
+    return Step(context, cycles, stream_cycles(context.plan, context.target, busy))
