@@ -14,13 +14,12 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.energy_table import check_energy, read_energy
 from memory_planner.target import (
     CORES,
-    ENGINE,
     PLACEMENT_CLASSES,
     Constant,
     Costs,
-    Energy,
     Link,
     MemoryRegion,
     OffChip,
@@ -101,7 +100,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         costs=_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
-        energy=_energy(table.table("energy")) if table.has("energy") else None,
+        energy=read_energy(table.table("energy")) if table.has("energy") else None,
     )
     placement.finish()
     table.finish()
@@ -169,17 +168,6 @@ def _off_chip(table: Table) -> OffChip:
     off_chip = OffChip(region=table.text("region"), staging=table.names("staging"))
     table.finish()
     return off_chip
-
-
-def _energy(table: Table) -> Energy:
-    power, per_byte = table.table("power"), table.table("per_byte")
-    energy = Energy(
-        power={key: power.span(key, "mW") for key in power.entries()},
-        per_byte={key: per_byte.span(key, "pJ/B") for key in per_byte.entries()},
-        average=table.number("average", "mW", positive=True),
-    )
-    table.finish()
-    return energy
 
 
 def _costs(table: Table) -> Costs:
@@ -272,7 +260,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec) + _check_energy(spec)
+    return problems + _check_off_chip(spec) + check_energy(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:
@@ -293,23 +281,4 @@ def _check_off_chip(spec: TargetSpec) -> list[Problem]:
         for name in dict.fromkeys(wanted)
         if name not in reached
     ]
-    return problems
-
-
-def _check_energy(spec: TargetSpec) -> list[Problem]:
-    """Every link costs energy, and so do the cores; nothing else but an engine does."""
-    if spec.energy is None:
-        return []
-    wanted = {
-        "power": ({CORES}, {CORES, ENGINE}),
-        "per_byte": ({link.name for link in spec.links}, {ENGINE, *(k.name for k in spec.links)}),
-    }
-    found = {"power": spec.energy.power.keys(), "per_byte": spec.energy.per_byte.entries()}
-    problems = []
-    for table, (needed, allowed) in wanted.items():
-        for name in sorted(needed - found[table]):
-            problems.append(Problem(f"energy.{table}.{name}", "nothing", "a constant"))
-        for name in sorted(found[table] - allowed):
-            known = ", ".join(sorted(allowed))
-            problems.append(Problem(f"energy.{table}.{name}", "an unknown key", known))
     return problems

@@ -19,8 +19,8 @@ from codegen.serialize import graph_hash
 from memory_planner.limits import NO_LIMITS, MemoryLimits, limited_target
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target, read_target_text
-from sim.latency import LatencyReport, estimate
 from sim.machine import run_steps
+from sim.profile import Profile, profile
 from sim.timeline import decode_timeline
 from toolchain.calibrate import (
     CALIBRATION_TOKENS,
@@ -89,7 +89,7 @@ def compile_model(
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
     program = lower_model(quant, config)
     check_ranges(program, sample)
-    latency = estimate(program, plan, target, context // 2)
+    cost = profile(program, plan, target, context // 2)
     progress("packing weights")
     blobs = build_blobs(program, plan)
     progress("running the golden vectors on the byte-true simulator")
@@ -97,7 +97,7 @@ def compile_model(
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
-    reports = build_reports(quant, program, plan, target, latency)
+    reports = build_reports(quant, program, plan, target, cost)
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -114,13 +114,13 @@ def compile_model(
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )
-    pages = _draw(parts, latency, reports, options.title or model_dir.resolve().name)
+    pages = _draw(parts, cost, reports, options.title or model_dir.resolve().name)
     parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
 
 
 def _draw(
-    parts: BundleParts, latency: LatencyReport, reports: Mapping[str, Any], title: str
+    parts: BundleParts, cost: Profile, reports: Mapping[str, Any], title: str
 ) -> dict[str, bytes]:
     """The drawn reports by bundle path."""
     source = PageSource(
@@ -131,8 +131,8 @@ def _draw(
         target=parts.target,
         fit=reports["fit.json"],
         bits=parts.weight_bits,
-        latency=latency,
-        timeline=decode_timeline(parts.program, parts.plan, parts.target, latency.position),
+        profile=cost,
+        timeline=decode_timeline(parts.program, parts.plan, parts.target, cost.latency.position),
         model_hash=parts.model_hash,
         quantization=reports["quantization.json"],
     )

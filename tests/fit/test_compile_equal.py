@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
-from sim.latency import estimate
+from sim.profile import profile
 from tests.model.tiny import write_model
 from toolchain.fit.design import Design, WhatIf, check_design
 from toolchain.fit.planning import Outcome, plan_design
@@ -80,8 +80,8 @@ def test_fit_is_the_report_of_a_compile(
         lower = LowerConfig(shape["context"], modes)
         program = lower_model(quantize_model(load_model(directory), quant), lower)
     plan = plan_memory(program, target)
-    latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = Outcome(design, program, plan, speed_of(latency), target, (), ())
+    cost = profile(program, plan, target, shape["context"] // 2)
+    compiled = Outcome(design, program, plan, speed_of(cost.readings, cost.energy), target, (), ())
     assert fitted == fit_report(compiled)
     assert fitted["fits"]
 
@@ -110,8 +110,10 @@ def test_fit_is_the_report_of_a_compile_that_streams(
     except DoesNotFitError:
         assert not fitted["fits"]
         return
-    latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = fit_report(Outcome(design, program, plan, speed_of(latency), target, (), ()))
+    cost = profile(program, plan, target, shape["context"] // 2)
+    compiled = fit_report(
+        Outcome(design, program, plan, speed_of(cost.readings, cost.energy), target, (), ())
+    )
     assert json.dumps(fitted) == json.dumps(compiled)
     assert fitted["off_chip"]["missing"] == 0
     beyond = [entry for entry in fitted["placements"] if entry["region"] == "hyperram"]
@@ -186,8 +188,8 @@ def test_the_quick_estimate_is_the_full_one() -> None:
     for name in ("stories260k", "bundled"):
         config = load_shape(name).config
         outcome = plan_design(Design(config, QuantConfig(), 100), target)
-        full = estimate(outcome.program, outcome.plan, target, 50)
-        assert asdict(outcome.speed) == asdict(speed_of(full))
+        full = profile(outcome.program, outcome.plan, target, 50)
+        assert asdict(outcome.speed) == asdict(speed_of(full.readings, full.energy))
 
 
 def test_a_draft_is_estimated_like_a_plan() -> None:

@@ -6,12 +6,14 @@ from off-chip memory, and that time is added.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
+from memory_planner.target import Reading, TargetSpec
 from memory_planner.tiling import plan_linears
 from sim.cycle_model import Context
+from sim.energy import EnergyReport, token_energy
 from sim.latency import LatencyReport, estimate
 from sim.step import CostKey, cost_key
 from toolchain.model.program import Op, OpKind, Program
@@ -36,6 +38,8 @@ class Speed:
     streamed: int = 0  # bytes of the plan that cross the off-chip link
     stream_cycles: int = 0  # of that link
     exposed_cycles: int = 0  # of the streams of blocks: what blocks wait for
+    conservative_cycles: int = 0  # of the token in the slower reading
+    energy: EnergyReport | None = None  # of one token; None when the target has no figures
 
     @property
     def off_chip_size(self) -> int:
@@ -63,13 +67,19 @@ class Speed:
         return 1.0 / (self.cycles_per_token / self.clock_hz + self.missing_seconds)
 
     @property
+    def conservative_tokens_per_second(self) -> float:
+        """The estimate where sources differ and the slower one counts."""
+        return 1.0 / (self.conservative_cycles / self.clock_hz + self.missing_seconds)
+
+    @property
     def bound_tokens_per_second(self) -> float:
         """What the memories allow, were all work free."""
         return 1.0 / (self.bound_cycles / self.clock_hz + self.missing_seconds)
 
 
-def speed_of(latency: LatencyReport) -> Speed:
-    """The figures of a latency report."""
+def speed_of(readings: Sequence[LatencyReport], energy: EnergyReport | None) -> Speed:
+    """The figures of latency reports on the same token, the simulator's reading first."""
+    latency, slower = readings
     outside = [link for link in latency.links if link.off_chip]
     return Speed(
         position=latency.position,
@@ -79,6 +89,8 @@ def speed_of(latency: LatencyReport) -> Speed:
         streamed=sum(link.size for link in outside),
         stream_cycles=sum(link.cycles for link in outside),
         exposed_cycles=sum(op.stream_wait for op in latency.ops),
+        conservative_cycles=slower.cycles_per_token,
+        energy=energy,
     )
 
 
@@ -86,8 +98,9 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
     """The estimate for a plan that has the linears of `with_sample_linears`, or all of them."""
     outside = target.off_chip.region if target.off_chip else None
     lacking = [region for region in plan.regions if region.name != outside]
+    readings = [estimate(program, plan, target, position, reading) for reading in Reading]
     return replace(
-        speed_of(estimate(program, plan, target, position)),
+        speed_of(readings, token_energy(readings[0], target)),
         missing=sum(max(0, -region.free) for region in lacking),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
-from sim.latency import LatencyReport
+from sim.profile import Profile
 from toolchain.fit.design import Design
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
@@ -22,15 +22,16 @@ Json = dict[str, Any]
 
 
 def build_reports(
-    quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, latency: LatencyReport
+    quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, profile: Profile
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
     design = Design(quant.config, quant.quant, program.shape.context)
-    outcome = Outcome(design, program, plan, speed_of(latency), target, problems=(), shortfalls=())
+    speed = speed_of(profile.readings, profile.energy)
+    outcome = Outcome(design, program, plan, speed, target, problems=(), shortfalls=())
     return {
         "fit.json": fit_report(outcome),
         "quantization.json": quantization_report(quant, program),
-        "latency.json": latency.to_dict(),
+        "latency.json": profile.to_dict(),
     }
 
 
