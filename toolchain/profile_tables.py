@@ -122,11 +122,11 @@ def _curve(profile: Profile) -> Table:
 
 def _print_closing(console: Console, profile: Profile) -> None:
     latency, prefill, energy = profile.latency, profile.prefill, profile.energy
+    decode = f"{latency.cycles_per_token:,} cycles, {latency.tokens_per_second:,.1f} tokens/s"
+    prompt = f"{prefill.cycles:,} cycles, {prefill.tokens_per_second:,.1f} tokens/s ({PREFILL})"
     lines = [
-        f"decode at context {latency.position + 1:,}: {latency.cycles_per_token:,} cycles, "
-        f"{latency.tokens_per_second:,.1f} tokens/s",
-        f"prefill of {prefill.tokens:,} tokens: {prefill.cycles:,} cycles, "
-        f"{prefill.tokens_per_second:,.1f} tokens/s ({PREFILL})",
+        f"decode at context {latency.position + 1:,}: {decode}",
+        f"prefill of {prefill.tokens:,} tokens: {prompt}",
     ]
     if energy:
         power = energy.power
