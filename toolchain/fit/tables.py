@@ -304,7 +304,8 @@ def _closing(report: Json) -> list[str]:
     energy = estimate["energy_uj_per_token"]
     if energy:
         lines.append(
-            f"energy: about {energy['nominal']:,g} uJ per token, {energy['low']:,g} to "
+            f"energy: about {energy['nominal']:,g} uJ per token"
+            f"{' on chip' if off_chip['missing'] else ''}, {energy['low']:,g} to "
             f"{energy['high']:,g} (assumed constants)"
         )
     lines.append(

@@ -139,7 +139,7 @@ def _kinds(latency: LatencyReport) -> list[KindRow]:
 def _links(latency: LatencyReport) -> list[LinkRow]:
     return [
         LinkRow(
-            link.link,
+            link.link.replace("_", " "),
             count(link.weights),
             count(link.kv_cache),
             count(link.tables),
