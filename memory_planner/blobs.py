@@ -19,6 +19,7 @@ from memory_planner.footprint import (
 )
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
 from memory_planner.two_regions import split
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 
 
@@ -157,7 +158,7 @@ def bytes_read(program: Program) -> dict[str, int]:
 
 def op_reads(op: Op, spec: TensorSpec) -> int:
     """Bytes of a read-only tensor that one run of an op reads, at most."""
-    if op.kind is OpKind.EMBED and spec.layout:
+    if op.kind is OpKind.EMBED and isinstance(spec.layout, WeightLayout):
         return spec.layout.record_size
     if op.kind in (OpKind.EMBED, OpKind.ROPE, OpKind.KV_APPEND):
         return spec.size // spec.shape[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_planner.target import CORES, ENGINE, Energy, TargetSpec
+from memory_planner.target import CORES, ENGINE, ENGINE_PORT, Energy, TargetSpec
 from memory_planner.toml_table import Table
 from toolchain.model.errors import Problem
 
@@ -20,19 +20,19 @@ def read_energy(table: Table) -> Energy:
 
 
 def check_energy(spec: TargetSpec) -> list[Problem]:
-    """Every link costs energy, and so do the cores; nothing else but an engine does."""
+    """Every link costs energy, and so do the cores and an engine; nothing else does."""
     if spec.energy is None:
         return []
     wanted = {
-        "power": ({CORES}, {CORES, ENGINE}),
-        "per_byte": ({link.name for link in spec.links}, {ENGINE, *(k.name for k in spec.links)}),
+        "power": {CORES, *([ENGINE] if spec.engine else [])},
+        "per_byte": {*(k.name for k in spec.links), *([ENGINE_PORT] if spec.engine else [])},
     }
     found = {"power": spec.energy.power.keys(), "per_byte": spec.energy.per_byte.keys()}
     problems = []
-    for table, (needed, allowed) in wanted.items():
-        for name in sorted(needed - found[table]):
+    for table, names in wanted.items():
+        for name in sorted(names - found[table]):
             problems.append(Problem(f"energy.{table}.{name}", "nothing", "a constant"))
-        for name in sorted(found[table] - allowed):
-            known = ", ".join(sorted(allowed))
+        for name in sorted(found[table] - names):
+            known = ", ".join(sorted(names))
             problems.append(Problem(f"energy.{table}.{name}", "an unknown key", known))
     return problems

@@ -14,6 +14,8 @@ from dataclasses import replace
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
+from memory_planner.engine_job_plan import plan_engine
+from memory_planner.engines import Assignment, EngineChoice, assign_engines
 from memory_planner.explain import shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
@@ -42,11 +44,19 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
-    plan = replace(draft, linears=plan_linears(program, target, draft))
+    linears = plan_linears(program, target, draft)
+    plan = replace(draft, linears=linears, engine=plan_engine(program, target, draft))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
+
+
+def choose_engines(
+    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+) -> Assignment:
+    """Where each linear runs, see `assign_engines`; the program to plan is in the result."""
+    return assign_engines(program, target, choice, bits, lambda p: draft_plan(p, target))
 
 
 def fits(program: Program, target: TargetSpec) -> bool:
@@ -141,7 +151,7 @@ def _check_transfers(program: Program, target: TargetSpec) -> None:
     problems = []
     for op in program.ops:
         size = 0
-        if op.kind is OpKind.LINEAR:
+        if op.kind is OpKind.LINEAR and not program.engine_layout_of(op):
             size = program.layout_of(op).record_size
         elif op.kind is OpKind.ATTENTION:
             size = program.shape.kv_heads * program.shape.head_dim

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from memory_planner.engine_time import EngineCycles
+
 
 class Status(StrEnum):
     """How far a constant can be trusted."""
@@ -144,7 +146,7 @@ class Energy:
     """What a token's energy is made of; sim/energy.py says how."""
 
     power: Mapping[str, Span]  # mW by lane: the cores all the time, an engine while it is busy
-    per_byte: Mapping[str, Span]  # pJ by link or engine port
+    per_byte: Mapping[str, Span]  # pJ by link, and at the engine's weight port
     average: float  # mW of the whole chip, published: what an estimate is held against
 
 
@@ -154,6 +156,7 @@ class Timing:
 
     links: tuple[Link, ...]
     costs: Costs
+    engine: EngineSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,21 @@ class OffChip:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine that multiplies vectors by weights that it reads in place, job by job."""
+
+    name: str
+    activations: str  # region of its inputs and accumulators
+    weights: tuple[str, ...]  # regions that it reads weights from
+    weight_base: int  # address from which register 0 counts
+    issue_cycles: float  # of core 0, per job: it writes the registers
+    stage_cycles: float  # of one core, per staged input
+    sum_cycles: float  # of one core, per accumulator that it fetches
+    cycles: EngineCycles  # of the engine, as the SoC's simulator counts them
+    conservative: EngineCycles  # as the public sources of a sibling have it
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSpec:
     """One SoC. `placement` gives the allowed regions of each class of data, preferred first."""
 
@@ -190,6 +208,7 @@ class TargetSpec:
     costs: Costs
     constants: Mapping[str, Constant]
     off_chip: OffChip | None = None
+    engine: EngineSpec | None = None
     pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
     energy: Energy | None = None  # None: nobody has published figures
     conservative: Timing | None = None  # None: no source differs
@@ -216,7 +235,8 @@ class TargetSpec:
             return self
         slower = {(link.name, link.destination): link for link in self.conservative.links}
         links = tuple(slower[link.name, link.destination] for link in self.links)
-        return replace(self, links=links, costs=self.conservative.costs)
+        costs, engine = self.conservative.costs, self.conservative.engine
+        return replace(self, links=links, costs=costs, engine=engine)
 
     def pinned(self, name: str) -> str | None:
         """The region to which the user pinned a tensor."""
@@ -224,7 +244,8 @@ class TargetSpec:
         return regions[-1] if regions else None
 
 
-CORES, ENGINE = "cores", "engine"  # lanes; of an energy per byte: the engine's weight port
+CORES, ENGINE = "cores", "engine"  # lanes
+ENGINE_PORT = "engine_port"  # on which the engine reads weights
 PLACEMENT_CLASSES = ("weights", "constants", "state", "activations")
 
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from memory_planner.energy_table import check_energy, read_energy
+from memory_planner.engine_file import check_engine, read_engine
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
@@ -31,7 +32,7 @@ from memory_planner.target import (
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.packing import Packing
+from toolchain.model.packing import CORE_PACKINGS
 
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
@@ -101,6 +102,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
         energy=read_energy(table.table("energy")) if table.has("energy") else None,
+        engine=read_engine(table.table("engine")) if table.has("engine") else None,
     )
     placement.finish()
     table.finish()
@@ -111,9 +113,10 @@ def _conservative(raw: Mapping[str, object], problems: list[Problem]) -> Timing 
     """The fields that a second reading of the file gives other values."""
     constants: dict[str, Constant] = {}
     spec = _target(Table("", raw, problems, constants, Reading.CONSERVATIVE), constants)
-    if all(constant.conservative is None for constant in constants.values()):
+    if not spec.engine and all(each.conservative is None for each in constants.values()):
         return None
-    return Timing(spec.links, spec.costs)
+    engine = replace(spec.engine, cycles=spec.engine.conservative) if spec.engine else None
+    return Timing(spec.links, spec.costs, engine)
 
 
 def _region(table: Table) -> MemoryRegion:
@@ -186,7 +189,7 @@ def _costs(table: Table) -> Costs:
         return contention * (value * per_instruction + extra if counted else value)
 
     mac = table.table("mac")
-    macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in Packing}
+    macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in CORE_PACKINGS}
     mac.finish()
     costs = Costs(
         mac=macs,
@@ -260,7 +263,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec) + check_energy(spec)
+    return problems + _check_off_chip(spec) + check_engine(spec) + check_energy(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memory_planner.blobs import op_reads
-from memory_planner.target import CORES, Link, TargetSpec
+from memory_planner.target import CORES, ENGINE_PORT, Link, TargetSpec
 from sim.step import Step
 from sim.streams import stream_link
+from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Kind, OpKind
 
 WEIGHTS, KV_CACHE, TABLES = "weights", "kv_cache", "tables"
@@ -22,7 +23,10 @@ WEIGHTS, KV_CACHE, TABLES = "weights", "kv_cache", "tables"
 
 @dataclass(frozen=True, slots=True)
 class LinkUse:
-    """Bytes that must cross a link for one token; links of one name are one bus."""
+    """Bytes that must cross a link, or the engine's weight port, for one token.
+
+    Links of one name are one bus.
+    """
 
     link: str
     bytes_per_cycle: float
@@ -60,10 +64,12 @@ def link_uses(step: Step) -> tuple[LinkUse, ...]:
     target = step.context.target
     outside = target.off_chip.region if target.off_chip else None
     off_chip = {link.name for link in target.links if outside in link.sources}
-    sums = {link.name: dict.fromkeys((WEIGHTS, KV_CACHE, TABLES), 0) for link in target.links}
+    rates = {link.name: link.bytes_per_cycle for link in target.links}
+    if step.context.plan.engine:
+        rates[ENGINE_PORT] = WORD_SIZE  # the weight port: a word per cycle
+    sums = {name: dict.fromkeys((WEIGHTS, KV_CACHE, TABLES), 0) for name in rates}
     for name, what, size in _reads(step):
         sums[name][what] += size
-    rates = {link.name: link.bytes_per_cycle for link in target.links}
     return tuple(LinkUse(name, rates[name], name in off_chip, **sums[name]) for name in sums)
 
 
@@ -93,7 +99,8 @@ def _small_reads(step: Step) -> Iterator[tuple[str, str, int]]:
     for op, cycles in zip(program.ops, step.cycles, strict=True):
         for spec in (program.tensors[name] for name in op.inputs):
             row = op.kind is OpKind.EMBED and not cycles.moved and spec.name not in linears
-            if spec.kind is Kind.CONST or (spec.kind is Kind.WEIGHT and row):
+            table = spec.kind is Kind.CONST and spec.layout is None  # others are moved by the op
+            if table or (spec.kind is Kind.WEIGHT and row):
                 sizes[spec.name] = max(sizes.get(spec.name, 0), op_reads(op, spec))
     for name, size in sizes.items():
         link = port_of(target, plan.placements[name].region)

@@ -12,15 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from memory_planner.engine_plan import ChainPlan
+from memory_planner.engine_schedule import LinearTimes, chain_times
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
-from memory_planner.target import Costs, TargetSpec
+from memory_planner.target import ENGINE_PORT, Costs, TargetSpec
 from memory_planner.tile_time import (
     linear_tiles,
     overlapped_cycles,
     record_cycles,
     transfer_cycles,
 )
+from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 # Accesses per unit of work, counted in the kernels' source and rounded up.
@@ -45,6 +48,17 @@ class OpCycles:
     transfers: tuple[float, ...] = ()
     work: tuple[float, ...] = ()
     overhead: float = 0.0  # of `compute`: barriers and cold code
+    engine: LinearTimes | None = None  # of a linear on the engine
+
+    @property
+    def engine_busy(self) -> float:
+        """Cycles of the engine with the jobs for which the op waits."""
+        return sum(job.span.cycles for job in self.engine.jobs) if self.engine else 0.0
+
+    @property
+    def engine_words(self) -> int:
+        """Of these the cycles in which a word of weights is read."""
+        return sum(job.words for job in self.engine.jobs) if self.engine else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +159,8 @@ def _elementwise(context: Context, op: Op) -> float:
 
 def _linear(context: Context, op: Op) -> OpCycles:
     program, plan, target = context.program, context.plan, context.target
+    if program.engine_layout_of(op):
+        return _engine_linear(context, op)
     layout, how = program.layout_of(op), plan.linears[op.id]
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
@@ -161,6 +177,32 @@ def _linear(context: Context, op: Op) -> OpCycles:
     total = tiles.cycles(how.records_per_tile, how.slots) + rest
     overhead = len(work) * target.costs.barrier + op_end
     return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work), overhead)
+
+
+def _engine_linear(context: Context, op: Op) -> OpCycles:
+    """The op's part of its chain: what the cores do, what they wait for, the table's transfers."""
+    program, plan, target = context.program, context.plan, context.target
+    chain = chain_of(plan, op)
+    assert chain is not None
+    times = chain_times(program, target, plan, chain)
+    own = next(each for each in times if each.op == op.id)
+    how, rest = plan.linears[op.id], _stalls(context, op)
+    link = target.link(plan.placements[how.weight].region)
+    words = WORD_SIZE * sum(job.words for job in own.jobs)
+    return OpCycles(
+        compute=sum(phase.span.cycles for phase in own.phases) + rest,
+        dma=sum(span.cycles for span in own.tables),
+        total=own.span.cycles + rest,
+        moved=((link.name, program.tensors[how.weight].size), (ENGINE_PORT, words)),
+        overhead=sum(phase.barriers for phase in own.phases),
+        engine=own,
+    )
+
+
+def chain_of(plan: Plan, op: Op) -> ChainPlan | None:
+    """The chain of jobs that computes a linear; None when the cores do."""
+    chains = plan.engine.chains if plan.engine else ()
+    return next((c for c in chains if any(each.op == op.id for each in c.linears)), None)
 
 
 def _attention(context: Context, op: Op) -> OpCycles:
@@ -213,7 +255,8 @@ def _accesses(context: Context, op: Op) -> Iterator[tuple[str, int]]:
     """Loads and stores of all cores by buffer; not weights and cache rows, which are moved."""
     program, work = context.program, _work(context, op)
     is_linear = op.kind is OpKind.LINEAR
-    records = program.layout_of(op).records if is_linear else 1
+    on_engine = program.engine_layout_of(op) is not None
+    records = program.layout_of(op).records if is_linear and not on_engine else 1
     for name in (*op.inputs, *op.outputs):
         spec = program.tensors[name]
         if spec.kind is Kind.ACTIVATION:

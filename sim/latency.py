@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from memory_planner.plan import Plan
-from memory_planner.target import Constant, Reading, Status, TargetSpec
+from memory_planner.target import CORES, ENGINE, Constant, Reading, Status, TargetSpec
 from sim.bound import LinkUse, bound_cycles, link_uses
 from sim.cycle_model import OpCycles
 from sim.step import Step, decode_step
@@ -34,6 +34,8 @@ class Bound(StrEnum):
     BARRIER = "barrier"  # waiting for each other, fetching cold code
     DMA = "dma"  # transfers on the chip
     OFF_CHIP = "off_chip"  # transfers from outside, streams of the block included
+    ENGINE_PORT = "engine_port"  # the engine, mostly reading words of weights
+    ENGINE_LOAD = "engine_load"  # the engine, mostly loading inputs, starting, writing outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,15 @@ class OpLatency:
 
     id: str
     kind: str
-    engine: str  # the lane that computes: always the cores, until other engines are planned for
+    engine: str  # what multiplies: cores, or the name of the engine
     compute_cycles: int
     dma_cycles: int  # sum of its transfers, most of which run beside the work
     total_cycles: int  # what the step waits for
     bound_by: str
     stream_wait: int = 0  # of the total, first: the block's off-chip weights are under way
     overhead_cycles: int = 0  # of the computation: barriers and cold code
+    engine_cycles: int = 0  # of the jobs for which the op waits
+    engine_words: int = 0  # of these: cycles in which a word of weights is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ class LatencyReport:
         """The bound over the estimate: 1 would be as fast as the memories allow."""
         return self.bound_cycles / self.cycles_per_token
 
+    @property
+    def engine_port_share(self) -> float | None:
+        """Of the engine's busy cycles those in which it reads weights: 1 is its bandwidth bound."""
+        busy = sum(op.engine_cycles for op in self.ops)
+        return sum(op.engine_words for op in self.ops) / busy if busy else None
+
     def share(self, op: OpLatency) -> float:
         """The op's part of the token, 0 to 1."""
         return op.total_cycles / self.cycles_per_token
@@ -100,7 +110,9 @@ class LatencyReport:
     def lanes(self) -> dict[str, int]:
         """Busy cycles of each lane; they overlap, so the sum may exceed the token."""
         streams = {"off_chip": sum(round(stream.travel) for stream in self.streams)}
+        engine = {ENGINE: sum(op.engine_cycles for op in self.ops)}
         return {
+            **(engine if engine[ENGINE] else {}),
             "cores": sum(op.compute_cycles for op in self.ops),
             "dma": sum(op.dma_cycles for op in self.ops),
             **(streams if self.streams else {}),
@@ -108,6 +120,7 @@ class LatencyReport:
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON values; every figure is an estimate."""
+        share = self.engine_port_share
         return {
             "estimate": True,
             "target": self.target,
@@ -120,6 +133,7 @@ class LatencyReport:
             "bound_cycles": self.bound_cycles,
             "bound_tokens_per_second": round(self.bound_tokens_per_second, 3),
             "bound_share": round(self.bound_share, 6),
+            "engine_port_share": share if share is None else round(share, 6),
             "lanes": self.lanes(),
             "lane_shares": {
                 lane: round(cycles / self.cycles_per_token, 6)
@@ -150,8 +164,9 @@ def latency_of(step: Step, reading: Reading) -> LatencyReport:
     context, target = step.context, step.context.target
     links = link_uses(step)
     off_chip = {link.link for link in links if link.off_chip}
+    engine = context.plan.engine.name if context.plan.engine else ""
     ops = tuple(
-        _op_latency(op, each, wait, off_chip)
+        _op_latency(op, each, wait, off_chip, engine)
         for op, each, wait in zip(context.program.ops, step.cycles, step.waits, strict=True)
     )
     return LatencyReport(
@@ -170,7 +185,9 @@ def latency_of(step: Step, reading: Reading) -> LatencyReport:
     )
 
 
-def _op_latency(op: Op, cycles: OpCycles, wait: float, off_chip: set[str]) -> OpLatency:
+def _op_latency(
+    op: Op, cycles: OpCycles, wait: float, off_chip: set[str], engine: str
+) -> OpLatency:
     outside = any(name in off_chip for name, _ in cycles.moved)
     spent = {
         Bound.CORES: cycles.compute - cycles.overhead,
@@ -178,16 +195,20 @@ def _op_latency(op: Op, cycles: OpCycles, wait: float, off_chip: set[str]) -> Op
         Bound.DMA: 0.0 if outside else cycles.dma,
         Bound.OFF_CHIP: wait + (cycles.dma if outside else 0.0),
     }
+    at_port = 2 * cycles.engine_words >= cycles.engine_busy
+    spent[Bound.ENGINE_PORT if at_port else Bound.ENGINE_LOAD] = cycles.engine_busy
     return OpLatency(
         id=op.id,
         kind=op.kind.value,
-        engine="cores",
+        engine=engine if cycles.engine else CORES,
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
         total_cycles=round(wait) + round(cycles.total),
         bound_by=max(spent, key=lambda bound: spent[bound]).value,
         stream_wait=round(wait),
         overhead_cycles=round(cycles.overhead),
+        engine_cycles=round(cycles.engine_busy),
+        engine_words=cycles.engine_words,
     )
 
 

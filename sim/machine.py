@@ -15,21 +15,26 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from memory_planner.engine_plan import PiecePlan
 from memory_planner.plan import Placement, Plan
 from sim import ops
+from sim.engine import (
+    EngineMemory,
+    chains_by_op,
+    finish_piece,
+    input_buffers,
+    staged_bytes,
+    sum_offsets,
+    table_rows,
+)
 from sim.interpreter import run_op
+from sim.memory import BLOB, NOBODY, PATTERN, Memory, MemoryFaultError
+from sim.neureka import run_job
 from sim.ops import Ints, KVCache
-from toolchain.model.errors import InternalError, Problem
-from toolchain.model.packing import unpack_records
-from toolchain.model.program import Kind, Op, Program, TensorSpec
-
-PATTERN = 0xA5  # unwritten memory, also what the C runners fill their arenas with
-NOBODY, BLOB = 0, 1
-
-
-class MemoryFaultError(InternalError):
-    """The plan made the machine read a byte that does not hold what the op expects."""
-
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout, unpack_records
+from toolchain.model.program import ActMode, Kind, Op, Program, TensorSpec
+from toolchain.model.requant_table import RequantLayout
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
@@ -39,36 +44,6 @@ class Record:
     op: str
     tensor: str
     value: npt.NDArray[np.generic]
-
-
-class Memory:
-    """Bytes of one region and the buffer that wrote each of them."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self.name = name
-        self.bytes = np.full(size, PATTERN, np.uint8)
-        self.owner = np.full(size, NOBODY, np.int32)
-
-    def write(self, offset: int, data: npt.NDArray[np.uint8], owner: int) -> None:
-        """Store bytes and take possession of them; MemoryFaultError past the planned bytes."""
-        if not 0 <= offset <= self.bytes.size - data.size:
-            raise MemoryFaultError(
-                "the plan lets an op write outside the region",
-                [Problem(self.name, f"bytes {offset}..{offset + data.size}", str(self.bytes.size))],
-            )
-        self.bytes[offset : offset + data.size] = data
-        self.owner[offset : offset + data.size] = owner
-
-    def read(self, offset: int, size: int, owner: int, what: str) -> npt.NDArray[np.uint8]:
-        """Bytes that `owner` wrote; MemoryFaultError names the first byte that it did not."""
-        wrong = self.owner[offset : offset + size] != owner
-        if wrong.any() or wrong.size != size:
-            at = offset + int(np.argmax(wrong))
-            raise MemoryFaultError(
-                "the plan lets an op read memory that does not hold its operand",
-                [Problem(f"{what} at {self.name}+{at}", "unwritten or overwritten", "live data")],
-            )
-        return self.bytes[offset : offset + size]
 
 
 class Machine:
@@ -84,6 +59,9 @@ class Machine:
             if region.blob_size:
                 blob = np.frombuffer(blobs[region.name], np.uint8)
                 self._memories[region.name].write(region.blob_base, blob, BLOB)
+        self._chains = chains_by_op(plan)
+        for place in input_buffers(plan):
+            self._put(place, 0, np.zeros(place.size, np.uint8))
 
     def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
         """Run one token; yields every output of every op as it is written."""
@@ -146,6 +124,8 @@ class Machine:
 
     def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
         """See `Store`: tile by tile, through the slots that the plan names."""
+        if op.id in self._chains:
+            return self._engine_linear(op, q, scale, shift)
         layout, how = self.program.layout_of(op), self.plan.linears[op.id]
         lanes = layout.packing.rows
         parts = []
@@ -159,7 +139,9 @@ class Machine:
 
     def _tiles(self, op: Op) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
         """(first record, records, bytes) of each tile of a linear."""
-        layout, how = self.program.layout_of(op), self.plan.linears[op.id]
+        how = self.plan.linears[op.id]
+        layout = self.program.tensors[how.weight].layout
+        assert isinstance(layout, WeightLayout | RequantLayout)
         where = self.plan.source(how.weight, op.layer)
         source, owner = self._memories[where.region], BLOB
         if self.plan.streams and where.region != self.plan.placements[how.weight].region:
@@ -174,6 +156,42 @@ class Machine:
             self._put(tile, offset, data)
             moved = self._get(tile, offset, transfer.size)
             yield transfer.first_record, transfer.records, moved
+
+    def _engine_linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+        """Stage the vector, run the chain's jobs as far as each piece needs, and finish its rows."""
+        chain, linear, done = self._chains[op.id]
+        layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
+        assert layout is not None and op.mode is not None
+        staged = self.plan.placements[chain.input_buffer]
+        sums = self.plan.placements[chain.accumulator_buffer]
+        if done == 0:
+            for offset, data in staged_bytes(layout, op.mode, q[0], chain.group_stride):
+                self._put(staged, offset, data)
+            self._put(sums, 0, np.full(sums.size, PATTERN, np.uint8))
+        tables, table = self._tiles(op), None
+        result = np.zeros(layout.rows, np.int64)
+        for piece in linear.pieces:
+            memory = EngineMemory(self.plan, self._memories, self._ids, (staged, sums))
+            for job in chain.jobs[done : piece.needed]:
+                run_job(job.registers, memory, memory.weight_base)
+            done = max(done, piece.needed)
+            if table is None or how.slots == 2:
+                first, count, data = next(tables)
+                table = table_rows(layout, first, count, data)
+            halves = self._piece_sums(layout, op.mode, piece, sums)
+            rows, values = finish_piece(layout, piece, halves, (table, q[0]), scale, shift)
+            result[rows] = values
+        assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
+        return result[np.newaxis]
+
+    def _piece_sums(
+        self, layout: EngineLayout, mode: ActMode, piece: PiecePlan, sums: Placement
+    ) -> Ints:
+        """Accumulators (windows, groups, slots, channels) of a piece, as the engine left them."""
+        offsets = sum_offsets(layout, mode, piece)
+        raw = [self._get(sums, offset, 4 * piece.channels) for offset in offsets.reshape(-1)]
+        values = np.frombuffer(np.concatenate(raw).tobytes(), "<i4").astype(np.int64)
+        return values.reshape(*offsets.shape, piece.channels)
 
     def _start_stream(self, layer: int) -> None:
         """From now on until its end the slot of the layer holds nothing that can be read."""

@@ -55,6 +55,7 @@ class RoleCost:
     dma_cycles: int
     overhead_cycles: int
     stream_wait: int
+    engine_cycles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ def _role_cost(role: str, ops: list[OpLatency], latency: LatencyReport) -> RoleC
         dma_cycles=sum(op.dma_cycles for op in ops),
         overhead_cycles=sum(op.overhead_cycles for op in ops),
         stream_wait=sum(op.stream_wait for op in ops),
+        engine_cycles=sum(op.engine_cycles for op in ops),
     )
 
 

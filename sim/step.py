@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
-from sim.cycle_model import Context, OpCycles, op_cycles
+from sim.cycle_model import Context, OpCycles, chain_of, op_cycles
 from sim.streams import StreamCycles, busy_cycles, stream_cycles
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.program import Layout, Op, OpKind, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,8 @@ class CostKey:
     """What the cycles of an op depend on, within one plan and at one position."""
 
     role: str
-    layout: WeightLayout | None
+    layout: Layout | None
+    chain: tuple[object, ...]  # of a linear on the engine: jobs and layouts of those beside it
     regions: tuple[str, ...]
 
 
@@ -90,10 +90,15 @@ def decode_step(
 
 def cost_key(context: Context, op: Op) -> CostKey:
     """Ops with equal keys cost the same."""
-    layout = context.program.layout_of(op) if op.kind is OpKind.LINEAR else None
-    places = context.plan.placements
+    program, places = context.program, context.plan.placements
+    layout = program.weight_of(op).layout if op.kind is OpKind.LINEAR else None
     regions = tuple(places[name].region for name in (*op.inputs, *op.outputs))
-    return CostKey(op.role, layout, regions)
+    chain = chain_of(context.plan, op)
+    beside: tuple[object, ...] = ()
+    if chain:
+        layouts = tuple(program.tensors[each.weight].layout for each in chain.linears)
+        beside = (tuple(job.cycles for job in chain.jobs), *layouts)
+    return CostKey(op.role, layout, beside, regions)
 
 
 def _step(context: Context, cycles: tuple[OpCycles, ...]) -> Step:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from memory_planner.engine_schedule import LinearTimes, Span
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
 from sim.cycle_model import OpCycles
@@ -24,6 +25,7 @@ SLOTS = 2  # of a tile buffer
 class Lane(StrEnum):
     """What is busy."""
 
+    ENGINE = "engine"
     CORES = "cores"
     DMA = "dma"
     OFF_CHIP = "off_chip"  # weights of the next block
@@ -98,6 +100,9 @@ def decode_timeline(
 
 
 def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Event]:
+    if cycles.engine:
+        yield from _engine_events(op, cycles, cycles.engine, start)
+        return
     how = plan.linears.get(op.id)
     times = tile_times(cycles.transfers, cycles.work, how.slots if how else SLOTS)
     count = len(times)
@@ -109,6 +114,25 @@ def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Eve
     begin = start + round(times[-1].works_to) if times else start
     label = "operands outside the tiles, barrier" if times else op.kind.value
     yield Event(Lane.CORES, op.id, -1, begin, start + round(cycles.total), label)
+
+
+def _engine_events(op: Op, cycles: OpCycles, times: LinearTimes, start: int) -> Iterator[Event]:
+    """A linear on the engine; its jobs may have been issued while the op before it ran."""
+    offset = start - times.span.start
+
+    def event(lane: Lane, tile: int, span: Span, label: str) -> Event:
+        return Event(lane, op.id, tile, round(offset + span.start), round(offset + span.end), label)
+
+    for index, job in enumerate(times.jobs):
+        yield event(Lane.ENGINE, index, job.span, job.label)
+    for index, table in enumerate(times.tables):
+        label = f"table of requantization, part {index + 1} of {len(times.tables)}"
+        yield event(Lane.DMA, index, table, label)
+    for phase in times.phases:
+        yield event(Lane.CORES, -1, phase.span, phase.label)
+    end, last = start + round(cycles.total), round(offset + times.span.end)
+    if end > last:
+        yield Event(Lane.CORES, op.id, -1, last, end, "operands outside the fast memory")
 
 
 def _transfer_label(plan: Plan, op: Op, index: int, count: int) -> str:

@@ -108,6 +108,13 @@ def model_options(command: Command) -> Command:
             help="Bytes of a region that the model may use, like l2=512KiB; may be repeated.",
         ),
         click.option("--l1", metavar="SIZE", help="The same as --region l1=SIZE."),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "neureka", "cores"]),
+            default="auto",
+            show_default=True,
+            help="What multiplies: the faster for each linear, the engine where it can, or cores.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

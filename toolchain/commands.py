@@ -50,6 +50,7 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
         request.golden_steps,
         BUNDLED_NAME if request.model_dir is None else None,
         request.model.limits,
+        request.model.engine,
     )
     model_dir = request.model_dir or bundled_model()
     with progress_bar() as bar:

@@ -128,6 +128,9 @@ def _print_closing(console: Console, profile: Profile) -> None:
         f"decode at context {latency.position + 1:,}: {decode}",
         f"prefill of {prefill.tokens:,} tokens: {prompt}",
     ]
+    if latency.engine_port_share is not None:
+        share = f"{100 * latency.engine_port_share:.1f} %"
+        lines.append(f"engine: {share} of its busy cycles read weights, all at its bandwidth bound")
     if energy:
         power = energy.power
         lines.append(

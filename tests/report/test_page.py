@@ -143,13 +143,14 @@ def test_ops_are_those_of_the_latency_report(tiny_bundle: LoadedBundle, page: El
     sums = {role: sum(op["total_cycles"] for op in ops) for role, ops in by_role.items()}
     rows = table_rows(dearest)
     assert [value(row[2]) for row in rows] == sorted(sums.values(), reverse=True)[:10]
-    for name, times, cycles, cores, overhead, dma, bound_by, *_ in rows:
+    for name, times, cycles, cores, overhead, dma, engine, bound_by, *_ in rows:
         ops = by_role[name]
         assert (value(times.split()[0]), value(cycles)) == (len(ops), sums[name])
         assert value(cores) == sum(op["compute_cycles"] for op in ops)
         assert value(overhead) == sum(op["overhead_cycles"] for op in ops)
         assert value(dma) == sum(op["dma_cycles"] for op in ops)
-        assert bound_by in {op["bound_by"] for op in ops}
+        assert value(engine) == sum(op["engine_cycles"] for op in ops)
+        assert bound_by.replace(" ", "_") in {op["bound_by"] for op in ops}
     assert {row[0]: value(row[1]) for row in table_rows(kinds)} == latency["by_kind"]
     text = section(page, "assumptions").words()
     assert all(line in text for line in (*latency["not_modelled"], *latency["assumed"]))

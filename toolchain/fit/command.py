@@ -61,7 +61,7 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
     """The checked design that the options ask for."""
     config = subject.config
     context = config.max_position_embeddings if options.context is None else options.context
-    design = Design(config, options.quant, context, options.modes, what_if)
+    design = Design(config, options.quant, context, options.modes, what_if, options.engine)
     check_design(design)
     return design
 

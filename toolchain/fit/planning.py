@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from memory_planner.engines import Decision
 from memory_planner.explain import Shortfall, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
-from memory_planner.planner import draft_plan, plan_memory
+from memory_planner.planner import choose_engines, draft_plan, plan_memory
 from memory_planner.target import TargetSpec, allowed_regions
 from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
@@ -34,6 +35,7 @@ class Outcome:
     target: TargetSpec
     problems: tuple[Problem, ...]  # empty when it fits
     shortfalls: tuple[Shortfall, ...]
+    decisions: tuple[Decision, ...] = ()  # where each linear runs, on a target with an engine
 
     @property
     def fits(self) -> bool:
@@ -43,7 +45,8 @@ class Outcome:
 
 def plan_design(design: Design, target: TargetSpec) -> Outcome:
     """Plan a design that `check_design` accepts; never raises because it does not fit."""
-    program = build_program(design)
+    chosen = choose_engines(build_program(design), target, design.engine, design.bits)
+    program = chosen.program
     check_pins(program, target)
     draft = draft_plan(program, target)
     lacking = tuple(shortfalls(draft, program, target))
@@ -57,11 +60,16 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     if plan is None:
         plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(design, program, plan, speed, target, problems, lacking)
+    return Outcome(
+        design, program, plan, speed, target, problems, lacking, chosen.decisions
+    )
 
 
 def fits(design: Design, target: TargetSpec) -> bool:
-    """Whether a design is possible and `plan_memory` accepts it."""
+    """Whether a design is possible and `plan_memory` accepts it with all linears on the cores.
+
+    The engine changes nothing about that: linears for which it has no room stay on the cores.
+    """
     if not draft_fits(design, target):
         return False
     try:

@@ -24,6 +24,7 @@ class OpRow:
     cores: str  # work, barriers included
     overhead: str  # of that: barriers and cold code
     dma: str
+    engine: str
     bound_by: str
 
 
@@ -74,6 +75,7 @@ class TokenView:
     lanes: list[LaneRow]
     bound: str
     bound_percent: str
+    port_percent: str  # of the engine's busy cycles; empty without an engine
     not_modelled: tuple[str, ...]
     assumed: tuple[str, ...]
 
@@ -83,7 +85,7 @@ def token_view(source: PageSource) -> TokenView | None:
     profile = source.profile
     if profile is None:
         return None
-    latency = profile.latency
+    latency, port = profile.latency, profile.latency.engine_port_share
     return TokenView(
         position=latency.position,
         reading=latency.reading.value,
@@ -97,6 +99,7 @@ def token_view(source: PageSource) -> TokenView | None:
         lanes=_lanes(latency),
         bound=count(latency.bound_cycles),
         bound_percent=percent(latency.bound_cycles, latency.cycles_per_token),
+        port_percent="" if port is None else percent(port, 1),
         not_modelled=latency.not_modelled,
         assumed=latency.assumed,
     )
@@ -118,6 +121,7 @@ def _op_row(cost: RoleCost, longest: int) -> OpRow:
         cores=count(cost.compute_cycles),
         overhead=count(cost.overhead_cycles),
         dma=count(cost.dma_cycles),
+        engine=count(cost.engine_cycles),
         bound_by=cost.bound_by.replace("_", " "),
     )
 

@@ -14,7 +14,8 @@ from sim.timeline import Event, Lane
 
 OPS = "ops"
 PROCESS = 1
-THREADS = {OPS: 1, Lane.CORES.value: 2, Lane.DMA.value: 3, Lane.OFF_CHIP.value: 4}
+LANES = (Lane.ENGINE, Lane.CORES, Lane.DMA, Lane.OFF_CHIP)
+THREADS = {OPS: 1} | {lane.value: index for index, lane in enumerate(LANES, 2)}
 Record = dict[str, object]
 
 
@@ -55,6 +56,7 @@ def _op_records(latency: LatencyReport) -> list[tuple[tuple[int, int], Record]]:
             "kind": op.kind,
             "compute_cycles": op.compute_cycles,
             "dma_cycles": op.dma_cycles,
+            "engine_cycles": op.engine_cycles,
             "bound_by": op.bound_by,
         }
         end = start + op.total_cycles
