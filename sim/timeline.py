@@ -9,7 +9,7 @@ starts where the totals of the latency report say. Cycles are whole: every edge 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from memory_planner.engine_schedule import LinearTimes, Span
@@ -84,7 +84,7 @@ def decode_timeline(
     step = decode_step(program, plan, target, position, reading)
     waiting = {stream.layer: stream for stream in step.streams}
     events: list[Event] = []
-    start = 0
+    start = engine_free = 0
     for op, each in zip(program.ops, step.cycles, strict=True):
         if op.layer in waiting:
             stream = waiting.pop(op.layer)
@@ -92,9 +92,9 @@ def decode_timeline(
             begin = max(0, start - round(stream.travel))
             label = f"{stream.size:,} bytes of weights"
             events.append(Event(Lane.OFF_CHIP, op.id, -1, begin, start, label))
-        events += sorted(
-            _op_events(plan, op, each, start), key=lambda event: (event.start, event.lane)
-        )
+        own = [_not_before(engine_free, event) for event in _op_events(plan, op, each, start)]
+        engine_free = max([engine_free, *(e.end for e in own if e.lane is Lane.ENGINE)])
+        events += sorted(own, key=lambda event: (event.start, event.lane))
         start += round(each.total)
     return tuple(events)
 
@@ -114,6 +114,13 @@ def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Eve
     begin = start + round(times[-1].works_to) if times else start
     label = "operands outside the tiles, barrier" if times else op.kind.value
     yield Event(Lane.CORES, op.id, -1, begin, start + round(cycles.total), label)
+
+
+def _not_before(engine_free: int, event: Event) -> Event:
+    """Jobs of two ops touch: edges that were rounded apart do not overlap."""
+    if event.lane is not Lane.ENGINE:
+        return event
+    return replace(event, start=max(event.start, engine_free))
 
 
 def _engine_events(op: Op, cycles: OpCycles, times: LinearTimes, start: int) -> Iterator[Event]:
