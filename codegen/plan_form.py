@@ -48,9 +48,7 @@ _TRANSFER = Fixed((int,) * len(fields(Transfer)))
 _LAYOUT = (form_of(WeightLayout), form_of(EngineLayout), {**form_of(RequantLayout), "packing": str})
 _JOB = form_of(JobPlan, registers=Fixed((int,) * REGISTERS))
 _PIECE = Fixed((int,) * len(fields(PiecePlan)))
-_CHAIN = form_of(
-    ChainPlan, linears=[form_of(EngineLinear, pieces=[_PIECE])], jobs=[_JOB]
-)
+_CHAIN = form_of(ChainPlan, linears=[form_of(EngineLinear, pieces=[_PIECE])], jobs=[_JOB])
 _TENSOR = form_of(TensorSpec, layout=_LAYOUT)
 _PLAN = form_of(
     Plan,

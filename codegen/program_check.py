@@ -122,9 +122,7 @@ def _check_structure(
     tied = "lm_head" not in layouts
     ops = build_schedule(shape, config, norm.attrs["eps"], attention.attrs, tied)
     tensors = build_tensors(shape, config, layouts)
-    engine = {
-        name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)
-    }
+    engine = {name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)}
     laid_out = with_engine(Program(shape, program.residual_bits, tensors, ops, {}), engine)
     ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [

@@ -107,9 +107,7 @@ def _file_lists(files: dict[str, str]) -> dict[str, Any]:
         "runner": [path for path in sources if path.startswith("test/")],
         "ports": {
             port: [
-                path
-                for path in sources
-                if path.startswith((f"runtime/port/{port}/", ENGINE_MODEL))
+                path for path in sources if path.startswith((f"runtime/port/{port}/", ENGINE_MODEL))
             ]
             for port in PORTS
         },

@@ -200,9 +200,7 @@ def _chain_to_json(chain: ChainPlan) -> Json:
             }
             for linear in chain.linears
         ],
-        "jobs": [
-            {"registers": list(job.registers), "cycles": job.cycles} for job in chain.jobs
-        ],
+        "jobs": [{"registers": list(job.registers), "cycles": job.cycles} for job in chain.jobs],
     }
 
 

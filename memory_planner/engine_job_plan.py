@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memory_planner.engine_chains import Chain, chains_of, sums_size
+from memory_planner.engine_chains import CHANNEL_STEP, Chain, chains_of, sums_size
 from memory_planner.engine_jobs import LinearJob, acc_geometry, linear_job, linear_shape
 from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
 from memory_planner.engine_registers import job_registers
+from memory_planner.engine_schedule import chain_times
 from memory_planner.engine_time import job_cycles
 from memory_planner.footprint import ENGINE_INPUT, ENGINE_SUMS
 from memory_planner.plan import Plan
@@ -16,6 +17,9 @@ from memory_planner.target import EngineSpec, TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import table_name
 from toolchain.model.program import Op, Program
+
+
+MOST_TILES = 8  # jobs into which a run of linears is divided, per group of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +47,57 @@ class Tile:
 
 
 def plan_engine(program: Program, target: TargetSpec, plan: Plan) -> EnginePlan | None:
-    """All chains with their jobs; `plan` says where weights and buffers are."""
+    """All chains with their jobs; `plan` says where weights and buffers are, and how tables move.
+
+    The channels of a run are divided among as many jobs, up to `MOST_TILES`, as give the shortest
+    chain by the cost model: the cores finish the rows of one while the engine computes the next.
+    """
     chains = chains_of(program, target)
     if target.engine is None or not chains:
         return None
     engine = target.engine
     names = dict.fromkeys((*engine.weights, engine.activations))
-    return EnginePlan(
-        engine.name,
-        engine.weight_base,
-        {name: target.region(name).base for name in names},
-        tuple(_chain_plan(program, target, plan, chain) for chain in chains),
-    )
+    best: dict[tuple[object, ...], int] = {}
+    planned = []
+    for chain in chains:
+        runs = _runs(program, target, plan, chain)
+        tables = tuple(plan.placements[plan.linears[op.id].weight].region for op in chain.ops)
+        key = chain.layouts, chain.windows, tuple(len(run.ops) for run in runs), tables
+        if key not in best:
+            best[key] = _best_count(program, target, plan, (chain, runs))
+        planned.append(_chain_plan(program, target, plan, (chain, runs, best[key])))
+    addresses = {name: target.region(name).base for name in names}
+    return EnginePlan(engine.name, engine.weight_base, addresses, tuple(planned))
 
 
-def _chain_plan(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> ChainPlan:
+def _best_count(
+    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run]]
+) -> int:
+    """The number of tiles per run with the shortest chain, the fewest of equal ones."""
+    chain, runs = parts
+    steps = max(-(-run.channels // CHANNEL_STEP) for run in runs)
+    most = 1 if chain.tile_channels else min(MOST_TILES, steps)
+
+    def cycles(count: int) -> float:
+        candidate = _chain_plan(program, target, plan, (chain, runs, count))
+        return chain_times(program, target, plan, candidate).linears[-1].span.end
+
+    return min(range(1, most + 1), key=cycles)
+
+
+def _chain_plan(
+    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run], int]
+) -> ChainPlan:
+    """A chain whose runs have so many tiles, unless sums take turns in two slots."""
     engine = target.engine
     assert engine is not None
-    tiles = list(_tiles(chain, _runs(program, target, plan, chain), target))
+    chain, runs, count = parts
+    tiles = list(_tiles(chain, runs, count, target))
     base = target.region(engine.activations).base
     input_at = base + plan.placements[chain.buffer(ENGINE_INPUT)].offset
     sums_at = base + plan.placements[chain.buffer(ENGINE_SUMS)].offset
     jobs = tuple(
-        job
-        for tile in tiles
-        for job in _jobs(chain, tile, (input_at, sums_at + tile.sums), engine)
+        job for tile in tiles for job in _jobs(chain, tile, (input_at, sums_at + tile.sums), engine)
     )
     linears = tuple(
         EngineLinear(
@@ -101,7 +131,7 @@ def _runs(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> lis
     return runs
 
 
-def _tiles(chain: Chain, runs: list[Run], target: TargetSpec) -> Iterator[Tile]:
+def _tiles(chain: Chain, runs: list[Run], count: int, target: TargetSpec) -> Iterator[Tile]:
     engine = target.engine
     assert engine is not None
     align = target.region(engine.activations).align
@@ -114,8 +144,12 @@ def _tiles(chain: Chain, runs: list[Run], target: TargetSpec) -> Iterator[Tile]:
                 last = min(first + chain.tile_channels, run.channels)
                 yield Tile(run, first, last, index % 2 * slot)
             continue
-        yield Tile(run, 0, run.channels, cursor)
-        cursor += sums_size(layout, chain.windows, run.channels)
+        steps = -(-run.channels // CHANNEL_STEP)
+        size = -(-steps // count) * CHANNEL_STEP
+        for first in range(0, run.channels, size):
+            last = min(first + size, run.channels)
+            yield Tile(run, first, last, cursor)
+            cursor += sums_size(layout, chain.windows, last - first)
 
 
 def _jobs(
@@ -133,9 +167,7 @@ def _jobs(
         yield JobPlan(job_registers(placed), cycles)
 
 
-def _pieces(
-    chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout
-) -> Iterator[PiecePlan]:
+def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> Iterator[PiecePlan]:
     """The parts of a linear that the chain's tiles compute."""
     total = sum(tile.run.layouts[0].groups for tile in tiles)
     done = 0

@@ -258,6 +258,8 @@ def _value_problems(job: Job) -> list[Problem]:
     # The subtile above the last one reads the border's rows from memory, so they must be there.
     needed = 1 if max(shape.height, shape.width) <= PIXELS else max(1, shape.mode.border)
     masks = 0 if shape.mode is Mode.POINTWISE else 0x1FF
+    pixel = shape.channels * shape.output_bits // 8
+    row = (shape.width - 1) * job.output.pixel + pixel
     rules = [
         ("weights", job.weights, "a multiple of 32", job.weights % WORD_SIZE == 0),
         ("Wmin", job.least, "-256..255", -256 <= job.least <= 255),
@@ -266,6 +268,14 @@ def _value_problems(job: Job) -> list[Problem]:
         ("padding byte", border.value, "0..255", 0 <= border.value <= 255),
         ("input of the last subtile", left_over, f"{needed} or more", left_over >= needed),
         ("filter mask", job.mask, f"0..{masks}", 0 <= job.mask <= masks),
+        (
+            *("output pixel stride", job.output.pixel, f"{pixel} or more"),
+            shape.width == 1 or job.output.pixel >= pixel,
+        ),
+        (
+            *("output row stride", job.output.row, f"{row} or more"),
+            shape.height == 1 or job.output.row >= row,
+        ),
         (
             *("strided pixels", f"{shape.height} x {shape.width}", "at most 3 x 3"),
             not job.strided or max(shape.height, shape.width) <= 3,

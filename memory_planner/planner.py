@@ -44,8 +44,8 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
     if lacking:
         remedies = find_remedies(program, lambda variant: fits(variant, target))
         raise PlanDoesNotFitError(target.name, lacking, remedies)
-    linears = plan_linears(program, target, draft)
-    plan = replace(draft, linears=linears, engine=plan_engine(program, target, draft))
+    plan = replace(draft, linears=plan_linears(program, target, draft))
+    plan = replace(plan, engine=plan_engine(program, target, plan))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)

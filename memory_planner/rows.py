@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from memory_planner.allocate import Buffer, peak_time
 from memory_planner.blobs import Blob
-from memory_planner.footprint import ENGINE_PREFIX, PARTIALS, SCRATCH_PREFIX, STREAM_BUFFER, TILE_PREFIX
+from memory_planner.footprint import (
+    ENGINE_PREFIX,
+    PARTIALS,
+    SCRATCH_PREFIX,
+    STREAM_BUFFER,
+    TILE_PREFIX,
+)
 from memory_planner.plan import Placement, RegionPlan, Row
 from memory_planner.target import TargetSpec
 from toolchain.model.program import Kind, Program

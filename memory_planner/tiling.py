@@ -166,9 +166,7 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
     return plans
 
 
-def _table_plan(
-    op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan
-) -> LinearPlan:
+def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan) -> LinearPlan:
     """How the table of a linear on the engine reaches the cores."""
     name = table_name(op.id)
     if tiles is None:

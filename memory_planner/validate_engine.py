@@ -37,9 +37,9 @@ def engine_buffer_times(program: Program, plan: Plan) -> dict[str, set[int]]:
     role_of = {op.id: op.role for op in program.ops}
     found: dict[str, set[int]] = {}
     for chain in plan.engine.chains if plan.engine else ():
-        times = {
-            roles.index(role_of[each.op]) for each in chain.linears if each.op in role_of
-        } or {0}
+        times = {roles.index(role_of[each.op]) for each in chain.linears if each.op in role_of} or {
+            0
+        }
         found.setdefault(chain.input_buffer, set()).update(range(len(roles)))
         span = range(min(times), max(times) + 1)
         found.setdefault(chain.accumulator_buffer, set()).update(span)

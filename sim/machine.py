@@ -36,6 +36,7 @@ from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import ActMode, Kind, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """One output of one op in one step, in its stored type and shape."""
@@ -175,7 +176,7 @@ class Machine:
             for job in chain.jobs[done : piece.needed]:
                 run_job(job.registers, memory, memory.weight_base)
             done = max(done, piece.needed)
-            if table is None or how.slots == 2:
+            if table is None or len(how.transfers) > 1:
                 first, count, data = next(tables)
                 table = table_rows(layout, first, count, data)
             halves = self._piece_sums(layout, op.mode, piece, sums)

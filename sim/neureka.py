@@ -173,9 +173,8 @@ def _start(config: Config, memory: ByteMemory) -> _Ints:
     if not config.stream_in:
         return np.zeros((1, 1), np.int64)
     size = 4 * config.channels
-    addresses = [address for row in _output_addresses(config) for address in row]
-    rows = [np.frombuffer(memory.read(address, size), "<i4") for address in addresses]
-    return np.stack(rows).astype(np.int64)
+    rows = [bytes(size) if at is None else memory.read(at, size) for at in _written(config)]
+    return np.frombuffer(b"".join(rows), "<i4").reshape(len(rows), -1).astype(np.int64)
 
 
 def _requantize(config: Config, memory: ByteMemory, accumulators: _Ints) -> _Ints:

@@ -80,19 +80,9 @@ def decode(registers: Sequence[int]) -> Config:
     """Fields of `registers`, 24 words; raises JobError."""
     if len(registers) != 24 or not all(0 <= r < 1 << 32 for r in registers):
         raise JobError("a job has 24 registers of 32 bits")
-    conf0, padding = registers[23], registers[20]
-    mode = conf0 >> 5 & 3
-    tile = 32 if mode == POINTWISE else 28
-    output_tile = 28 if mode == DEPTHWISE else OUTPUTS
-    border = 0 if mode == POINTWISE else 2
-    top, right, bottom, left = (padding >> at & 15 for at in (28, 24, 20, 16))
-    channels = _extent(registers[18] >> 16, registers[15] >> 16, output_tile, "output channels")
-    inputs = _extent(registers[18] & 0xFFFF, registers[15] & 0xFFFF, tile, "input channels")
-    height = _extent(registers[19] >> 16, registers[16] >> 16, PIXELS, "output rows")
-    width = _extent(registers[19] & 0xFFFF, registers[16] & 0xFFFF, PIXELS, "output columns")
-    least = registers[21] - (registers[21] >> 31 << 32)
+    conf0 = registers[23]
     config = Config(
-        mode=mode,
+        mode=conf0 >> 5 & 3,
         bits=(conf0 & 7) + 1,
         weights=registers[0],
         in_weight_memory=bool(conf0 >> 9 & 1),
@@ -105,18 +95,7 @@ def decode(registers: Sequence[int]) -> Config:
         input_row=registers[7],
         output_pixel=registers[10],
         output_row=registers[11],
-        channels=channels,
-        input_channels=inputs,
-        height=height,
-        width=width,
-        input_height=height + border - bottom,
-        input_width=width + border - right,
-        top=top,
-        right=right,
-        bottom=bottom,
-        left=left,
-        padding=padding & 0xFF,
-        least=least,
+        least=registers[21] - (registers[21] >> 31 << 32),
         mask=registers[22],
         requant=bool(conf0 >> 4 & 1),
         strided=bool(conf0 >> 8 & 1),
@@ -128,10 +107,36 @@ def decode(registers: Sequence[int]) -> Config:
         channel_shift=bool(conf0 >> 24 & 1),
         use_bias=bool(conf0 >> 25 & 1),
         signed=bool(conf0 >> 26 & 1),
+        **_extents(registers),
     )
     _check_fields(config, registers)
     _check_pixels(config, registers)
     return config
+
+
+def _extents(registers: Sequence[int]) -> dict[str, int]:
+    """Sizes in channels and pixels, and padding."""
+    mode, padding = registers[23] >> 5 & 3, registers[20]
+    tile = 32 if mode == POINTWISE else 28
+    output_tile = 28 if mode == DEPTHWISE else OUTPUTS
+    border = 0 if mode == POINTWISE else 2
+    top, right, bottom, left = (padding >> at & 15 for at in (28, 24, 20, 16))
+    height = _extent(registers[19] >> 16, registers[16] >> 16, PIXELS, "output rows")
+    width = _extent(registers[19] & 0xFFFF, registers[16] & 0xFFFF, PIXELS, "output columns")
+    inputs = _extent(registers[18] & 0xFFFF, registers[15] & 0xFFFF, tile, "input channels")
+    return {
+        "channels": _extent(registers[18] >> 16, registers[15] >> 16, output_tile, "channels"),
+        "input_channels": inputs,
+        "height": height,
+        "width": width,
+        "input_height": height + border - bottom,
+        "input_width": width + border - right,
+        "top": top,
+        "right": right,
+        "bottom": bottom,
+        "left": left,
+        "padding": padding & 0xFF,
+    }
 
 
 def _extent(count: int, last: int, tile: int, what: str) -> int:
@@ -180,8 +185,22 @@ def _check_pixels(config: Config, registers: Sequence[int]) -> None:
         (max(config.top, config.right, config.bottom, config.left) <= 2, "padding of more than 2"),
         (not registers[20] & 0xFF00, "a padding value of more than 8 bits"),
         (not config.strided or max(config.height, config.width) <= 3, "more than 3 x 3 strided"),
+        (_apart(config), "output pixels that overlap"),
     ]
     _require(rules)
+
+
+def _apart(config: Config) -> bool:
+    """Whether no two output pixels share a byte: row by row, or column by column."""
+    size = config.channels * config.output_size
+
+    def nested(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+        (count, stride), (outer_count, outer_stride) = inner, outer
+        span = (count - 1) * stride + size
+        return (count == 1 or stride >= size) and (outer_count == 1 or outer_stride >= span)
+
+    rows, columns = (config.height, config.output_row), (config.width, config.output_pixel)
+    return nested(columns, rows) or nested(rows, columns)
 
 
 def _require(rules: Sequence[tuple[bool, str]]) -> None:

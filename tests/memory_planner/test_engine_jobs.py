@@ -127,7 +127,7 @@ def test_requantizing_job_by_hand() -> None:
     signed = job_registers(replace(job, signed=True, requant=Requant(), weights_in_l1=False))
     assert signed[23] & (1 << 26 | 1 << 23 | 1 << 9) == 1 << 26 | 1 << 23 | 1 << 9
     depthwise = replace(shape, mode=Mode.DEPTHWISE, channels=30, output_bits=32, scale_bits=32)
-    result = job_registers(replace(job, shape=depthwise))
+    result = job_registers(replace(job, shape=depthwise, output=Plane(L1, 120, 720)))
     assert result[12:16] == (32, 0, 0, 2 << 16 | 2)
     assert result[18] == 2 << 16 | 2
     assert result[23] >> 5 & 3 == 1
@@ -163,6 +163,8 @@ def test_what_is_not_defined_is_refused() -> None:
         replace(good, mask=512),
         replace(good, strided=True, shape=replace(shape, height=4)),
         replace(good, input=Plane(-4, 28, 84)),
+        replace(good, shape=replace(shape, width=2), output=Plane(L1, 127, 256)),
+        replace(good, shape=replace(shape, height=2), output=Plane(L1, 128, 127)),
     ]
     for job in bad:
         with pytest.raises(InternalError):

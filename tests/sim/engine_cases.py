@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -63,39 +63,20 @@ def random_job(rng: np.random.Generator, sizes: Sizes = Sizes()) -> Job:
     def pick(low: int, high: int) -> int:
         return int(rng.integers(low, high + 1))
 
-    mode = list(Mode)[pick(0, 2)]
-    channels, inputs = pick(1, sizes.channels), pick(1, sizes.inputs)
-    inputs = channels if mode is Mode.DEPTHWISE else inputs
     strided = pick(0, 7) == 0
-    height, width = (pick(1, 3 if strided else sizes.pixels) for _ in range(2))
-    scale_bits = (0, 8, 16, 32)[pick(0, 3)]
-    output_bits = (8, 32)[pick(0, 1)] if scale_bits else 32
-    shape = JobShape(
-        mode=mode,
-        bits=pick(2, 8),
-        input_channels=inputs,
-        channels=channels,
-        height=height,
-        width=width,
-        output_bits=output_bits,
-        scale_bits=scale_bits,
-        bias=bool(scale_bits) and bool(pick(0, 1)),
-        channel_shift=bool(scale_bits) and bool(pick(0, 1)),
-        stream_in=mode is not Mode.DEPTHWISE and output_bits == 32 and bool(pick(0, 1)),
-        prefetch=bool(pick(0, 1)),
-    )
-    border = _border(rng, mode, height, width)
-    rows, columns = height + mode.border, width + mode.border
-    pixel = inputs + pick(0, 5)
+    shape = _shape(rng, replace(sizes, pixels=3) if strided else sizes)
+    mode, columns = shape.mode, shape.width + shape.mode.border
+    pixel = shape.input_channels + pick(0, 5)
     row = columns * pixel + pick(0, 9)
-    output_pixel = channels * output_bits // 8 + pick(0, 5)
-    output_row = width * output_pixel + pick(0, 9)
+    output_pixel = shape.channels * shape.output_bits // 8 + pick(0, 5)
+    output_row = shape.width * output_pixel + pick(0, 9)
     # From the end of L1 downwards: output, scales, shifts, biases, weights; the input is below.
-    output = L1 + L1_SIZE - height * output_row - pick(0, 40)
+    output = L1 + L1_SIZE - shape.height * output_row - pick(0, 40)
     scale, shifts, biases = (output - n * 288 for n in (1, 2, 3))
-    tiles = -(-inputs // mode.tile)
     planes = 1 if mode is Mode.POINTWISE else shape.bits
-    words = 32 * tiles * planes * (1 if mode is Mode.DEPTHWISE else channels)
+    channels = 1 if mode is Mode.DEPTHWISE else shape.channels
+    words = 32 * -(-shape.input_channels // mode.tile) * planes * channels
+    rows = shape.height + mode.border
     in_l1 = bool(pick(0, 1)) and rows * row + words + 4096 < biases - L1
     weights = (biases - words) // 32 * 32 if in_l1 else 32 * pick(0, (NMS_SIZE - words) // 32)
     return Job(
@@ -107,9 +88,31 @@ def random_job(rng: np.random.Generator, sizes: Sizes = Sizes()) -> Job:
         weights_in_l1=in_l1,
         signed=bool(pick(0, 1)),
         requant=Requant(scale, shifts, biases, pick(0, 31), bool(pick(0, 1))),
-        border=border,
+        border=_border(rng, mode, shape.height, shape.width),
         mask=0 if mode is Mode.POINTWISE or pick(0, 1) else pick(0, 511),
         strided=strided,
+    )
+
+
+def _shape(rng: np.random.Generator, sizes: Sizes) -> JobShape:
+    mode = list(Mode)[rng.integers(3)]
+    channels, inputs = (int(rng.integers(n)) + 1 for n in (sizes.channels, sizes.inputs))
+    scale_bits = (0, 8, 16, 32)[rng.integers(4)]
+    output_bits = (8, 32)[rng.integers(2)] if scale_bits else 32
+    flags = [bool(flag) for flag in rng.integers(0, 2, 4)]
+    return JobShape(
+        mode=mode,
+        bits=int(rng.integers(2, 9)),
+        input_channels=channels if mode is Mode.DEPTHWISE else inputs,
+        channels=channels,
+        height=int(rng.integers(sizes.pixels)) + 1,
+        width=int(rng.integers(sizes.pixels)) + 1,
+        output_bits=output_bits,
+        scale_bits=scale_bits,
+        bias=bool(scale_bits) and flags[0],
+        channel_shift=bool(scale_bits) and flags[1],
+        stream_in=mode is not Mode.DEPTHWISE and output_bits == 32 and flags[2],
+        prefetch=flags[3],
     )
 
 

@@ -60,9 +60,7 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     if plan is None:
         plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(
-        design, program, plan, speed, target, problems, lacking, chosen.decisions
-    )
+    return Outcome(design, program, plan, speed, target, problems, lacking, chosen.decisions)
 
 
 def fits(design: Design, target: TargetSpec) -> bool:

@@ -13,7 +13,7 @@ from memory_planner.engine_job_plan import plan_engine
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
 from memory_planner.tiling import plan_linears
-from sim.cycle_model import Context, chain_of
+from sim.cycle_model import Context
 from sim.energy import EnergyReport, token_energy
 from sim.latency import LatencyReport, estimate
 from sim.step import CostKey, cost_key
@@ -107,19 +107,16 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
 
 
 def with_sample_linears(program: Program, plan: Plan, target: TargetSpec) -> Plan:
-    """A draft with the transfers of one linear of each kind: enough for `decode_speed`."""
-    plan = replace(plan, engine=plan_engine(program, target, plan))
+    """A draft with the transfers of one linear of each kind: enough for `decode_speed`.
+
+    With linears on an engine it has all of them: jobs are shared.
+    """
     context = Context(program, plan, target, 0)
     samples: dict[CostKey, Op] = {}
     for op in program.ops:
         if op.kind is OpKind.LINEAR:
             samples.setdefault(cost_key(context, op), op)
-    beside = {
-        each.op
-        for op in samples.values()
-        if (chain := chain_of(plan, op))
-        for each in chain.linears
-    }
-    names = beside | {op.id for op in samples.values()}
-    ops = tuple(op for op in program.ops if op.id in names)
-    return replace(plan, linears=plan_linears(replace(program, ops=ops), target, plan))
+    on_engine = any(program.engine_layout_of(op) for op in program.ops)
+    ops = program.ops if on_engine else tuple(samples.values())
+    plan = replace(plan, linears=plan_linears(replace(program, ops=ops), target, plan))
+    return replace(plan, engine=plan_engine(program, target, plan))

@@ -50,6 +50,8 @@ def print_fit(report: Json) -> None:
     console.print(_region_table(report))
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
+    if report["linears"]:
+        console.print(_engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -250,6 +252,23 @@ def _placement_table(entries: Sequence[Json]) -> Table:
         sizes = (size_text(entry["bytes"]), size_text(entry["bytes_per_token"]))
         names = (entry["region"], entry["reason"])
         table.add_row(entry["what"], *sizes, *names)
+    return table
+
+
+def _engine_table(entries: Sequence[Json]) -> Table:
+    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
+    table.add_column("", justify="right")
+    table.add_column("on")
+    table.add_column("arrangement")
+    for title in ("engine", "cores"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    for entry in entries:
+        how = entry["arrangement"] or entry["packing"]
+        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
+        cycles = (engine, f"{entry['core_cycles']:,}")
+        count = str(entry["linears"])
+        table.add_row(entry["what"], count, entry["engine"], how, *cycles, entry["reason"])
     return table
 
 

@@ -5,16 +5,14 @@
 #include <stddef.h>
 
 #define WORD EDGEC_NEUREKA_WORD
-#define NIBBLES 64
+#define NIBBLES 8U
 
-/* Sums of four inputs for each nibble of a weight word: 63 lookups replace 252 products. Nibbles
- * whose inputs are all zero are left out. */
+/* Sums of four inputs for each value of some nibbles of a weight word, so that a lookup replaces
+ * four products. Few at a time, for the stack; nibbles whose inputs are all zero are left out. */
 typedef struct nibble_sums {
     uint32_t count;
-    uint8_t byte[NIBBLES];  /* of the word */
-    uint8_t shift[NIBBLES]; /* 0 or 4 */
-    int32_t sums[NIBBLES][16];
-    int32_t total; /* of all inputs */
+    uint8_t nibble[NIBBLES]; /* which of the word */
+    int16_t sums[NIBBLES][16];
 } nibble_sums;
 
 /* A job with its operands on this machine. */
@@ -47,6 +45,11 @@ static uint64_t input_address(const edgec_neureka_config *c, uint32_t y, uint32_
 
 static uint64_t output_address(const edgec_neureka_config *c, uint32_t y, uint32_t x) {
     return c->output + (uint64_t)y * c->output_row + (uint64_t)x * c->output_pixel;
+}
+
+/* From one written pixel to the next. */
+static uint32_t pixel_step(const edgec_neureka_config *c) {
+    return c->strided ? 2U : 1U;
 }
 
 static uint64_t weights_size(const edgec_neureka_config *c) {
@@ -88,8 +91,9 @@ static bool resolve(job *j) {
             found = found && bytes_at(j, input_address(c, y, x), c->input_channels) != NULL;
         }
     }
-    for (uint32_t y = 0; y < c->height; y++) {
-        for (uint32_t x = 0; x < c->width; x++) {
+    const uint32_t step = pixel_step(c);
+    for (uint32_t y = 0; y < c->height; y += step) {
+        for (uint32_t x = 0; x < c->width; x += step) {
             const edgec_neureka_window *w =
                 window_of(j, output_address(c, y, x), n * c->output_size);
             found = found && w != NULL && w->writable != NULL;
@@ -98,51 +102,38 @@ static bool resolve(job *j) {
     return found;
 }
 
-/* Inputs of subtile tile for output pixel (y, x): tap-major, tile per tap, zero where absent. */
-static void gather(const job *j, uint32_t y, uint32_t x, uint32_t tile, int32_t *inputs) {
+/* Inputs of one tap of output pixel (y, x), channels of subtile tile, zero where absent. */
+static void gather(const job *j, uint32_t y, uint32_t x, uint32_t tap, uint32_t tile,
+                   int16_t inputs[WORD]) {
     const edgec_neureka_config *c = &j->c;
     const uint32_t kernel = c->mode == EDGEC_NEUREKA_POINTWISE ? 1U : 3U;
+    const uint32_t row = y + tap / kernel;
+    const uint32_t column = x + tap % kernel;
+    const bool inside =
+        row >= c->top && row < c->input_height && column >= c->left && column < c->input_width;
+    const uint8_t *pixel =
+        inside ? bytes_at(j, input_address(c, row, column), c->input_channels) : NULL;
+    const bool masked = ((c->mask >> tap) & 1U) != 0U;
     const uint32_t first = tile * c->tile;
-    const uint32_t left = c->input_channels - first;
-    const uint32_t used = left < c->tile ? left : c->tile;
-    for (uint32_t tap = 0; tap < kernel * kernel; tap++) {
-        const uint32_t row = y + tap / kernel;
-        const uint32_t column = x + tap % kernel;
-        const bool inside =
-            row >= c->top && row < c->input_height && column >= c->left && column < c->input_width;
-        const uint8_t *pixel =
-            inside ? bytes_at(j, input_address(c, row, column), c->input_channels) : NULL;
-        const bool masked = ((c->mask >> tap) & 1U) != 0U;
-        for (uint32_t i = 0; i < c->tile; i++) {
-            int32_t value = pixel == NULL ? c->padding : i < used ? pixel[first + i] : 0;
-            value = c->is_signed && value > 127 ? value - 256 : value;
-            inputs[tap * c->tile + i] = i < used && !masked ? value : 0;
+    const uint32_t left = masked ? 0U : c->input_channels - first;
+    for (uint32_t i = 0; i < c->tile; i++) {
+        int32_t value = 0;
+        if (i < left) {
+            value = pixel == NULL ? c->padding : pixel[first + i];
         }
+        inputs[i] = (int16_t)(c->is_signed && value > 127 ? value - 256 : value);
     }
 }
 
-static void build_sums(const edgec_neureka_config *c, const int32_t *inputs, nibble_sums *t) {
-    const bool pointwise = c->mode == EDGEC_NEUREKA_POINTWISE;
-    const uint32_t nibbles = pointwise ? 8U : 63U;
-    t->count = 0;
-    t->total = 0;
-    for (uint32_t k = 0; k < nibbles; k++) {
-        const int32_t *x = inputs + 4U * k;
-        if (x[0] == 0 && x[1] == 0 && x[2] == 0 && x[3] == 0) {
-            continue;
+static void add_nibble(nibble_sums *t, const int16_t x[4], uint32_t nibble) {
+    int16_t *sums = t->sums[t->count];
+    sums[0] = 0;
+    for (uint32_t bit = 0; bit < 4U; bit++) {
+        for (uint32_t below = 0; below < 1U << bit; below++) {
+            sums[(1U << bit) + below] = (int16_t)(sums[below] + x[bit]);
         }
-        int32_t *sums = t->sums[t->count];
-        sums[0] = 0;
-        for (uint32_t bit = 0; bit < 4U; bit++) {
-            for (uint32_t below = 0; below < 1U << bit; below++) {
-                sums[(1U << bit) + below] = sums[below] + x[bit];
-            }
-        }
-        t->total += sums[15];
-        t->byte[t->count] = (uint8_t)(pointwise ? 4U * k : k / 2U);
-        t->shift[t->count] = (uint8_t)(pointwise ? 0U : 4U * (k % 2U));
-        t->count++;
     }
+    t->nibble[t->count++] = (uint8_t)nibble;
 }
 
 /* Sum over planes of 2^q times the inputs whose bit is set, for the words of one channel. */
@@ -151,43 +142,69 @@ static uint32_t weigh(const edgec_neureka_config *c, const nibble_sums *t, const
     uint32_t total = 0;
     for (uint32_t q = 0; q < c->bits; q++) {
         const uint8_t *word = words + (pointwise ? q / 2U : WORD * q);
-        const uint32_t plane_shift = pointwise ? 4U * (q % 2U) : 0U;
+        const uint32_t plane = pointwise ? 4U * (q % 2U) : 0U;
         int32_t sum = 0;
         for (uint32_t k = 0; k < t->count; k++) {
-            sum += t->sums[k][((uint32_t)word[t->byte[k]] >> (t->shift[k] + plane_shift)) & 15U];
+            const uint32_t at = t->nibble[k];
+            sum += t->sums[k][((uint32_t)word[at / 2U] >> (4U * (at % 2U) + plane)) & 15U];
         }
         total += (uint32_t)sum << q;
     }
     return total;
 }
 
-/* Adds one input subtile to the accumulators of channels first .. first + count - 1. */
-static void add_dense(const job *j, const int32_t *inputs, uint32_t tile, uint32_t first,
+/* Adds what the table has, and empties it; words are those of the first channel. */
+static void flush(const edgec_neureka_config *c, nibble_sums *t, const uint8_t *words,
+                  uint32_t count, uint32_t *acc) {
+    int32_t total = 0;
+    for (uint32_t k = 0; k < t->count; k++) {
+        total += t->sums[k][15];
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        acc[i] += (uint32_t)(c->least * total) + weigh(c, t, words + (size_t)i * c->channel_size);
+    }
+    t->count = 0;
+}
+
+/* Adds one input subtile of pixel (y, x) to count channels; words are those of the first. */
+static void add_dense(const job *j, uint32_t y, uint32_t x, uint32_t tile, const uint8_t *words,
                       uint32_t count, uint32_t *acc) {
     const edgec_neureka_config *c = &j->c;
+    const bool pointwise = c->mode == EDGEC_NEUREKA_POINTWISE;
+    int16_t inputs[WORD];
     nibble_sums table;
-    build_sums(c, inputs, &table);
-    const uint32_t offset = (uint32_t)c->least * (uint32_t)table.total;
-    const size_t step = c->channel_size;
-    const uint8_t *words = j->weights + first * step + tile * (step / c->tiles);
-    for (uint32_t i = 0; i < count; i++) {
-        acc[i] += offset + weigh(c, &table, words + i * step);
+    table.count = 0;
+    for (uint32_t tap = 0; tap < (pointwise ? 1U : 9U); tap++) {
+        gather(j, y, x, tap, tile, inputs);
+        for (uint32_t i = 0; i < c->tile; i += 4U) {
+            const int16_t *four = inputs + i;
+            if ((four[0] | four[1] | four[2] | four[3]) != 0) {
+                /* Nibbles of four inputs: adjacent in a plane of 3 x 3, 4 bytes apart in 1 x 1. */
+                add_nibble(&table, four, pointwise ? 2U * i : (c->tile * tap + i) / 4U);
+            }
+            if (table.count == NIBBLES) {
+                flush(c, &table, words, count, acc);
+            }
+        }
     }
+    flush(c, &table, words, count, acc);
 }
 
 /* Adds the nine products of each channel of depthwise subtile tile. */
-static void add_depthwise(const job *j, const int32_t *inputs, uint32_t tile, uint32_t count,
+static void add_depthwise(const job *j, uint32_t y, uint32_t x, uint32_t tile, uint32_t count,
                           uint32_t *acc) {
     const edgec_neureka_config *c = &j->c;
     const uint8_t *words = j->weights + (size_t)tile * c->bits * WORD;
-    for (uint32_t i = 0; i < count; i++) {
-        for (uint32_t tap = 0; tap < 9U; tap++) {
+    int16_t inputs[WORD];
+    for (uint32_t tap = 0; tap < 9U; tap++) {
+        gather(j, y, x, tap, tile, inputs);
+        for (uint32_t i = 0; i < count; i++) {
             const uint32_t n = c->tile * tap + i;
             int32_t weight = c->least;
             for (uint32_t q = 0; q < c->bits; q++) {
-                weight += (int32_t)(((uint32_t)words[WORD * q + n / 8U] >> (n % 8U)) & 1U) << q;
+                weight += (int32_t)((((uint32_t)words[WORD * q + n / 8U] >> (n % 8U)) & 1U) << q);
             }
-            acc[i] += (uint32_t)(weight * inputs[n]);
+            acc[i] += (uint32_t)(weight * inputs[i]);
         }
     }
 }
@@ -234,17 +251,16 @@ static void run_pixel(const job *j, uint32_t y, uint32_t x, uint32_t subtile) {
     const edgec_neureka_window *w = window_of(j, address, (uint64_t)c->channels * c->output_size);
     uint8_t *output = w->writable + (size_t)(address - w->address) + first * c->output_size;
     uint32_t acc[EDGEC_NEUREKA_OUTPUTS];
-    int32_t inputs[8U * WORD];
     for (uint32_t i = 0; i < count; i++) {
         acc[i] = c->stream_in ? little_endian(output + 4U * i, 4) : 0U;
     }
     if (c->mode == EDGEC_NEUREKA_DEPTHWISE) {
-        gather(j, y, x, subtile, inputs);
-        add_depthwise(j, inputs, subtile, count, acc);
+        add_depthwise(j, y, x, subtile, count, acc);
     } else {
+        const size_t step = c->channel_size / c->tiles;
+        const uint8_t *words = j->weights + (size_t)first * c->channel_size;
         for (uint32_t tile = 0; tile < c->tiles; tile++) {
-            gather(j, y, x, tile, inputs);
-            add_dense(j, inputs, tile, first, count, acc);
+            add_dense(j, y, x, tile, words + tile * step, count, acc);
         }
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -272,7 +288,7 @@ edgec_neureka_status edgec_neureka_model(const uint32_t *registers, uint32_t wei
             return EDGEC_NEUREKA_BAD_SHIFT;
         }
     }
-    const uint32_t step = j.c.strided ? 2U : 1U;
+    const uint32_t step = pixel_step(&j.c);
     for (uint32_t first = 0, tile = 0; first < j.c.channels; first += j.c.output_tile, tile++) {
         for (uint32_t y = 0; y < j.c.height; y += step) {
             for (uint32_t x = 0; x < j.c.width; x += step) {
