@@ -62,13 +62,18 @@ class LinearTimes:
     jobs: tuple[JobTimes, ...]
 
 
-def chain_times(
-    program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan
-) -> tuple[LinearTimes, ...]:
+@dataclass(frozen=True, slots=True)
+class ChainTimes:
+    """A chain from its first to its last op."""
+
+    linears: tuple[LinearTimes, ...]
+
+
+def chain_times(program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> ChainTimes:
     """The schedule of one chain, for the reading of `target`."""
     ops = {op.id: op for op in program.ops}
     run = _Run(program, target, plan, chain)
-    return tuple(run.linear(each, ops[each.op]) for each in chain.linears)
+    return ChainTimes(tuple(run.linear(each, ops[each.op]) for each in chain.linears))
 
 
 class _Run:

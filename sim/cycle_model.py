@@ -185,7 +185,7 @@ def _engine_linear(context: Context, op: Op) -> OpCycles:
     chain = chain_of(plan, op)
     assert chain is not None
     times = chain_times(program, target, plan, chain)
-    own = next(each for each in times if each.op == op.id)
+    own = next(each for each in times.linears if each.op == op.id)
     how, rest = plan.linears[op.id], _stalls(context, op)
     link = target.link(plan.placements[how.weight].region)
     words = WORD_SIZE * sum(job.words for job in own.jobs)
