@@ -98,10 +98,12 @@ def _check_layouts(shape: ProgramShape, layouts: dict[str, Matrix]) -> list[Prob
     problems = [Problem(name + WEIGHT, "nothing", "a matrix") for name in sorted(missing)]
     for name, layout in layouts.items():
         rows, columns = expected.get(name, (0, 0))
-        on_engine = isinstance(layout, EngineLayout)
-        requant = not on_engine and (name != "embed" or "lm_head" not in layouts)
-        found = (layout.rows, layout.columns, not on_engine and layout.requant)
-        if found != (rows, columns, requant) or (on_engine and name == "embed"):
+        requant = name != "embed" or "lm_head" not in layouts
+        if isinstance(layout, EngineLayout):  # the embedding's rows are read by cores
+            is_possible = name != "embed"
+        else:
+            is_possible = layout.requant == requant
+        if (layout.rows, layout.columns) != (rows, columns) or not is_possible:
             allowed = f"{rows} x {columns}, requant {requant}" if rows else "no such matrix"
             problems.append(Problem(name + WEIGHT, str(layout), allowed))
         elif not 1 <= layout.group_size <= columns:

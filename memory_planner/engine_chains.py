@@ -14,7 +14,7 @@ from memory_planner.engine_jobs import StageGeometry, acc_geometry, stage_geomet
 from memory_planner.footprint import ENGINE_INPUT, ENGINE_PREFIX, ENGINE_SUMS
 from memory_planner.target import TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.program import ActMode, Op, OpKind, Program
+from toolchain.model.program import ActMode, Op, Program
 from toolchain.model.requant_table import TABLE_ROWS, RequantLayout, requant_layout
 
 CHANNEL_STEP = 32  # output channels that the engine works on at a time

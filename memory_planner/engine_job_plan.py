@@ -18,7 +18,6 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import table_name
 from toolchain.model.program import Op, Program
 
-
 MOST_TILES = 8  # jobs into which a run of linears is divided, per group of columns
 
 

@@ -95,7 +95,7 @@ def assign_engines(
         refused[op_id] = "fewer cycles on the cores"
     layouts = _settle(program, target, wanted, refused, draft)
     decisions = tuple(
-        _decision(op, program, target, candidates.get(op.id), layouts, refused)
+        _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))
         for op in program.ops
         if op.kind is OpKind.LINEAR
     )
@@ -235,24 +235,20 @@ def _decision(
     op: Op,
     program: Program,
     target: TargetSpec,
-    candidate: _Candidate | None,
-    layouts: Mapping[str, EngineLayout],
-    refused: Mapping[str, str],
+    facts: tuple[_Candidate | None, EngineLayout | None, Mapping[str, str]],
 ) -> Decision:
+    """The record of one linear; `facts`: what it could be, what it became, why others are not."""
     assert target.engine is not None
+    candidate, layout, refused = facts
     spec = program.weight_of(op).layout
     assert isinstance(spec, WeightLayout)
     cycles = round(candidate.cost.cycles) if candidate else 0
     cores = round(candidate.cores if candidate else core_cycles(spec, target))
-    layout = layouts.get(op.id)
     if layout is None:
-        packing = spec.packing.value
-        return Decision(op.id, "cores", packing, "", refused[op.id], cycles, cores)
+        return Decision(op.id, "cores", spec.packing.value, "", refused[op.id], cycles, cores)
     reason = "fewer cycles than on the cores" if cycles < cores else "pinned to the engine"
-    packing = layout.packing.value
-    return Decision(
-        op.id, target.engine.name, packing, arrangement_text(layout), reason, cycles, cores
-    )
+    name, packing = target.engine.name, layout.packing.value
+    return Decision(op.id, name, packing, arrangement_text(layout), reason, cycles, cores)
 
 
 def arrangement_text(layout: EngineLayout) -> str:

@@ -168,7 +168,8 @@ def _check_linear(
     """Each channel of each group comes from one job, and the cores look where it is."""
     chain, linear, op = member
     layout, place = program.engine_layout_of(op), plan.placements[linear.weight]
-    assert layout is not None and target.engine is not None
+    assert layout is not None
+    assert target.engine is not None
     if place.region not in target.engine.weights:
         allowed = ", ".join(target.engine.weights)
         return [Problem(linear.weight, f"region {place.region}", allowed)]

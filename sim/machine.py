@@ -15,25 +15,23 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from memory_planner.engine_plan import PiecePlan
 from memory_planner.plan import Placement, Plan
 from sim import ops
 from sim.engine import (
     EngineMemory,
-    chains_by_op,
-    finish_piece,
+    accumulators,
+    chain_members,
     input_buffers,
-    staged_bytes,
-    sum_offsets,
+    requantized,
     table_rows,
+    windows_of,
 )
 from sim.interpreter import run_op
-from sim.memory import BLOB, NOBODY, PATTERN, Memory, MemoryFaultError
+from sim.memory import BLOB, NOBODY, PATTERN, Memory
 from sim.neureka import run_job
 from sim.ops import Ints, KVCache
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout, unpack_records
-from toolchain.model.program import ActMode, Kind, Op, Program, TensorSpec
+from toolchain.model.program import Kind, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
 
 
@@ -60,7 +58,7 @@ class Machine:
             if region.blob_size:
                 blob = np.frombuffer(blobs[region.name], np.uint8)
                 self._memories[region.name].write(region.blob_base, blob, BLOB)
-        self._chains = chains_by_op(plan)
+        self._chains = chain_members(plan)
         for place in input_buffers(plan):
             self._put(place, 0, np.zeros(place.size, np.uint8))
 
@@ -159,40 +157,27 @@ class Machine:
             yield transfer.first_record, transfer.records, moved
 
     def _engine_linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
-        """Stage the vector, run the chain's jobs as far as each piece needs, and finish its rows."""
-        chain, linear, done = self._chains[op.id]
+        """Stage the vector, run the chain's jobs as far as each piece needs them, finish rows."""
+        member = self._chains[op.id]
         layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
-        assert layout is not None and op.mode is not None
-        staged = self.plan.placements[chain.input_buffer]
-        sums = self.plan.placements[chain.accumulator_buffer]
-        if done == 0:
-            for offset, data in staged_bytes(layout, op.mode, q[0], chain.group_stride):
-                self._put(staged, offset, data)
-            self._put(sums, 0, np.full(sums.size, PATTERN, np.uint8))
-        tables, table = self._tiles(op), None
+        assert layout is not None
+        memory = EngineMemory(self.plan, self._memories, self._ids, member.chain)
+        if member.done == 0:
+            memory.stage(layout, q[0], windows_of(op))
+        tables, done = self._tiles(op), member.done
+        table = table_rows(layout, *next(tables))
         result = np.zeros(layout.rows, np.int64)
-        for piece in linear.pieces:
-            memory = EngineMemory(self.plan, self._memories, self._ids, (staged, sums))
-            for job in chain.jobs[done : piece.needed]:
+        for piece in member.linear.pieces:
+            for job in member.chain.jobs[done : piece.needed]:
                 run_job(job.registers, memory, memory.weight_base)
-            done = max(done, piece.needed)
-            if table is None or len(how.transfers) > 1:
-                first, count, data = next(tables)
-                table = table_rows(layout, first, count, data)
-            halves = self._piece_sums(layout, op.mode, piece, sums)
-            rows, values = finish_piece(layout, piece, halves, (table, q[0]), scale, shift)
-            result[rows] = values
+            done = piece.needed
+            if piece.first_channel and len(how.transfers) > 1:
+                table = table_rows(layout, *next(tables))
+            sums = memory.sums(layout, piece, windows_of(op))
+            rows, acc = accumulators(layout, piece, sums, table, q[0])
+            result[rows] = requantized(rows, acc, table, scale, shift)
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
         return result[np.newaxis]
-
-    def _piece_sums(
-        self, layout: EngineLayout, mode: ActMode, piece: PiecePlan, sums: Placement
-    ) -> Ints:
-        """Accumulators (windows, groups, slots, channels) of a piece, as the engine left them."""
-        offsets = sum_offsets(layout, mode, piece)
-        raw = [self._get(sums, offset, 4 * piece.channels) for offset in offsets.reshape(-1)]
-        values = np.frombuffer(np.concatenate(raw).tobytes(), "<i4").astype(np.int64)
-        return values.reshape(*offsets.shape, piece.channels)
 
     def _start_stream(self, layer: int) -> None:
         """From now on until its end the slot of the layer holds nothing that can be read."""

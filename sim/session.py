@@ -55,7 +55,8 @@ def _joined(program: Program, constants: Constants) -> Constants:
     for op in program.ops:
         if program.engine_layout_of(op):
             words, table = constants[op.inputs[2]], constants[op.inputs[4]]
-            assert isinstance(words, WeightInts) and isinstance(table, WeightInts)
+            assert isinstance(words, WeightInts)
+            assert isinstance(table, WeightInts)
             values = np.concatenate([words.values, table.values], axis=1)
             joined[op.inputs[2]] = WeightInts(values, table.multipliers, table.requant)
     return joined

@@ -19,7 +19,6 @@ from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program, TensorSpec
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
 
-
 Matrix = WeightLayout | EngineLayout
 
 

@@ -69,11 +69,11 @@ def _untied(program: Program) -> Program:
     spec = program.tensors[embed]
     assert isinstance(spec.layout, WeightLayout)
     tensors: dict[str, TensorSpec] = {}
+    plain_layout = replace(spec.layout, requant=False)
     for name, other in program.tensors.items():
         if name == embed:
             tensors[head] = replace(spec, name=head)
-            other = replace(spec, layout=replace(spec.layout, requant=False))
-        tensors[name] = other
+        tensors[name] = replace(spec, layout=plain_layout) if name == embed else other
     constants: dict[str, Constant] = dict(program.constants)
     weights = constants.get(embed)
     if isinstance(weights, WeightInts):

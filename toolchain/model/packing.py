@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +36,12 @@ class Packing(Enum):
     NEUREKA_1X1 = "neureka-1x1"  # 32-byte words of eight bits of 32 inputs (engine_packing.py)
     REQUANT_TABLE = "requant-table"  # what cores need beside an engine's words (requant_table.py)
 
-    @property
+    @cached_property
     def field_bits(self) -> int:
         """Stored bits per weight of a packing for cores; others have no fields (KeyError)."""
         return {"crumb": 2, "nibble": 4, "byte": 8}[self.value]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows per word and per record."""
         return 32 // self.field_bits

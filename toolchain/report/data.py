@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from memory_planner.engines import Decision
-from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
 from sim.profile import Profile
-from toolchain.fit.design import Design
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
-from toolchain.fit.speed import speed_of
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program
@@ -24,21 +19,11 @@ from toolchain.model.quantize import QuantModel
 Json = dict[str, Any]
 
 
-def build_reports(
-    quant: QuantModel,
-    program: Program,
-    plan: Plan,
-    target: TargetSpec,
-    profile: Profile,
-    decisions: tuple[Decision, ...] = (),
-) -> dict[str, Json]:
+def build_reports(quant: QuantModel, outcome: Outcome, profile: Profile) -> dict[str, Json]:
     """File name under report/ -> content."""
-    design = Design(quant.config, quant.quant, program.shape.context)
-    speed = speed_of(profile.readings, profile.energy)
-    outcome = Outcome(design, program, plan, speed, target, (), (), decisions)
     return {
         "fit.json": fit_report(outcome),
-        "quantization.json": quantization_report(quant, program),
+        "quantization.json": quantization_report(quant, outcome.program),
         "latency.json": profile.to_dict(),
     }
 

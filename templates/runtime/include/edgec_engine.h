@@ -31,9 +31,9 @@ typedef struct edgec_engine_stage {
 typedef struct edgec_engine_matrix {
     uint32_t rows;
     uint32_t groups;
-    uint32_t columns;     /* inputs, those of the tail included */
-    uint32_t tail;        /* last columns, which are not in the words */
-    uint32_t slots;       /* rows per channel: output pixels of the engine */
+    uint32_t columns; /* inputs, those of the tail included */
+    uint32_t tail;    /* last columns, which are not in the words */
+    uint32_t slots;   /* rows per channel: output pixels of the engine */
     uint32_t channels;
     uint32_t record_size; /* bytes of the table per 4 rows */
     uint32_t pixel_row;   /* output pixels per row of them */
@@ -48,7 +48,7 @@ typedef struct edgec_engine_piece {
     uint32_t group_stride; /* bytes from one group of columns to the next */
     uint32_t needed;       /* jobs of the chain that must be done */
     uint32_t before;       /* jobs that may be issued while waiting for them */
-    uint32_t after;        /* jobs that may be issued when all cores have finished the piece before */
+    uint32_t after; /* jobs that may be issued when all cores have finished the piece before */
 } edgec_engine_piece;
 
 /* Linears that read one staged vector, one after the other. */
@@ -62,13 +62,13 @@ typedef struct edgec_engine_chain {
 
 /* What a kernel computes with. */
 typedef struct edgec_engine_operands {
-    const uint8_t *table;  /* record of row first_row */
-    uint32_t first_row;    /* a multiple of 4 */
-    const uint8_t *sums;   /* the accumulator buffer */
-    const void *x;         /* int8 or int16 [columns] */
+    const uint8_t *table; /* record of row first_row */
+    uint32_t first_row;   /* a multiple of 4 */
+    const uint8_t *sums;  /* the accumulator buffer */
+    const void *x;        /* int8 or int16 [columns] */
     const int32_t *scale;
     uint32_t shift;
-    int32_t *y;            /* [rows] */
+    int32_t *y; /* [rows] */
 } edgec_engine_operands;
 
 /* Stages the worker's part of x [columns]. */
@@ -106,8 +106,8 @@ typedef struct edgec_engine_place {
     const edgec_engine_window *windows; /* memories by the addresses that registers hold */
     uint32_t window_count;
     uint32_t weight_base; /* target address that register 0 counts from */
-    uint8_t *arena;         /* of the region of input and accumulators */
-    uint32_t words;         /* register 0 of the chain's first words */
+    uint8_t *arena;       /* of the region of input and accumulators */
+    uint32_t words;       /* register 0 of the chain's first words */
     const uint8_t *table;
     uint8_t *tiles;         /* slots for the table */
     edgec_engine_job *jobs; /* [2], core 0 alone uses them */

@@ -41,8 +41,8 @@ void edgec_engine_linear_run(const edgec_worker *worker, const edgec_engine_line
     uint32_t done = linear->done;
     uint32_t issued = done; /* the linear before it has filled the queue */
     edgec_dma dma[2];
-    edgec_engine_operands operands = {place->table, 0U, place->arena + chain->accumulators,
-                                      x,            scale, shift, y};
+    edgec_engine_operands operands = {
+        place->table, 0U, place->arena + chain->accumulators, x, scale, shift, y};
     if (worker->id == 0U && table_rows != 0U) {
         start_table(linear, place, dma, 0U);
     }

@@ -96,9 +96,9 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
         }
         const void *const requant = record + 4U * lane;
         const uint32_t word = *(const edgec_word *)requant;
-        operands->y[row] = edgec_requantize(edgec_accumulator(&total, operands->shift),
-                                            edgec_word_multiplier(word) * a,
-                                            edgec_word_exponent(word) - e);
+        operands->y[row] =
+            edgec_requantize(edgec_accumulator(&total, operands->shift),
+                             edgec_word_multiplier(word) * a, edgec_word_exponent(word) - e);
         sums += 4U;
     }
 }
