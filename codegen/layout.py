@@ -56,6 +56,7 @@ def _region_view(region: RegionPlan, memory: MemoryRegion) -> RegionView:
         sections=tuple(name for size, name in sections if size),
         alignment=memory.align,
         available=region.capacity - region.reserved,
+        reserved=region.reserved,
         blob_size=region.blob_size,
         arena_size=region.arena_size,
         crc=crc_constant(region.name),

@@ -22,6 +22,7 @@ class RegionView:
     sections: tuple[str, ...]  # those of the two that exist
     alignment: int
     available: int  # capacity without the reserved bytes
+    reserved: int  # for stacks, code and skipped words
     blob_size: int  # 0: the region has no blob
     arena_size: int  # 0: the region has no arena
     crc: str  # C constant, CRC-32 of the name

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 
 from memory_planner.allocate import Allocation, Buffer, allocate, fit, peak_time
@@ -38,6 +39,7 @@ class Arenas:
     tiles: Mapping[str, int]  # bytes of all slots, by role
 
 
+@lru_cache(maxsize=2)  # one draft asks for the same program many times
 def working_buffers(program: Program) -> tuple[Buffer, ...]:
     """Activations, scratch of each role and the partials, in order of name; no tiles."""
     times = {role: index for index, role in enumerate(folded_roles(program))}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from memory_planner.footprint import (
     BLOB_ENTRY_SIZE,
@@ -144,7 +145,8 @@ def place_states(
     return placed
 
 
-def bytes_read(program: Program) -> dict[str, int]:
+@lru_cache(maxsize=2)  # one draft asks for the same program many times
+def bytes_read(program: Program) -> Mapping[str, int]:
     """Bytes of each read-only tensor that one token reads, at most."""
     sizes: dict[str, int] = {}
     for op in program.ops:
@@ -164,18 +166,20 @@ def op_reads(op: Op, spec: TensorSpec) -> int:
     return spec.size
 
 
-def by_value(program: Program, kind: Kind) -> list[TensorSpec]:
+@lru_cache(maxsize=4)
+def by_value(program: Program, kind: Kind) -> tuple[TensorSpec, ...]:
     """Tensors of a kind, those first of which a token reads most per byte that is stored."""
     read = bytes_read(program)
     specs = in_order_of_use(program, kind)
-    return sorted(specs, key=lambda spec: -read.get(spec.name, 0) / spec.size)
+    return tuple(sorted(specs, key=lambda spec: -read.get(spec.name, 0) / spec.size))
 
 
-def in_order_of_use(program: Program, kind: Kind) -> list[TensorSpec]:
+@lru_cache(maxsize=4)
+def in_order_of_use(program: Program, kind: Kind) -> tuple[TensorSpec, ...]:
     """Tensors of a kind in the order in which the schedule touches them first."""
     used = [name for op in program.ops for name in (*op.inputs, *op.outputs)]
     names = dict.fromkeys([*used, *program.tensors])
-    return [program.tensors[name] for name in names if program.tensors[name].kind is kind]
+    return tuple(program.tensors[name] for name in names if program.tensors[name].kind is kind)
 
 
 def _first_with_room(free: Mapping[str, int]) -> str:

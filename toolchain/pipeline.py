@@ -29,7 +29,10 @@ from toolchain.calibrate import (
     golden_steps,
     sample_tokens,
 )
+from toolchain.fit.design import Design
+from toolchain.fit.misfit import explain_misfit
 from toolchain.model.checkpoint import load_model
+from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode
@@ -82,7 +85,12 @@ def compile_model(
     check_lower_config(model.config, config)
     steps = golden_steps(options.golden_steps, context)
     progress("planning memory")  # needs no weight: what does not fit is refused before the work
-    plan = plan_memory(outline_program(model.config, options.quant, config), target)
+    outline = outline_program(model.config, options.quant, config)
+    try:
+        plan = plan_memory(outline, target)
+    except DoesNotFitError as error:
+        design = Design(model.config, options.quant, context, options.modes)
+        raise explain_misfit(design, target) from error
     quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))

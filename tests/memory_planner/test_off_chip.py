@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory_planner.explain import PlanDoesNotFitError
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.off_chip import leaving_order
 from memory_planner.plan import BlockStream, Plan, StreamPlan
 from memory_planner.planner import draft_plan, plan_memory
-from memory_planner.remedies import PlanDoesNotFitError
 from memory_planner.target import Pin
 from memory_planner.target_file import load_target
 from memory_planner.two_regions import split

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,12 @@ class Packing(Enum):
     NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
     BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
 
-    @property
+    @cached_property
     def field_bits(self) -> int:
         """Stored bits per weight."""
         return {"crumb": 2, "nibble": 4, "byte": 8}[self.value]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows per word and per record."""
         return 32 // self.field_bits
