@@ -20,7 +20,7 @@ PARTIAL_SIZE = 32  # sizeof(edgec_partial)
 PARTIALS = "team.partials"  # one edgec_partial per core, used by every op that reduces
 SCRATCH_PREFIX = "scratch."  # + role
 TILE_PREFIX = "tile."  # + role
-STREAM_BUFFER = "stream.blocks"  # both slots for weights of blocks that are off chip
+STREAM_BUFFER = "stream.slots"  # both slots for weights that are off chip
 
 
 def blob_header_size(tensors: int) -> int:
