@@ -27,7 +27,7 @@ from codegen.views import (
     WeightView,
 )
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
-from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.plan import Placement, Plan, RegionPlan, Source
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program
@@ -118,18 +118,31 @@ class _Layout:
         base = self._arena_offset(buffer)
         begin = self.plan.region(streams.region).blob_base
         rows = []
-        for layer in range(self.program.shape.layers):
-            block, slot = streams.block(layer), base + layer % 2 * streams.slot_size
-            source, size = (block.source_offset - begin, block.size) if block else (0, 0)
+        for index in range(streams.count):
+            stream, slot = streams.stream(index), base + streams.slot(index)
+            source, size = (stream.source_offset - begin, stream.size) if stream else (0, 0)
             rows.append(StreamRow(source, size, slot))
+        embed = self._op("embed")
+        records = self.plan.placements[embed.inputs[0]].region == streams.region
+        record_size = self.program.layout_of(embed).record_size if records else 0
+        longest = max([record_size, *(row.size for row in rows)])
         return StreamView(
             comment=f"two slots of {streams.slot_size} bytes at {place_text(buffer)}",
             blob=identifier(streams.region).upper(),
             arena=arena,
+            offset=base,
+            check_size=min(buffer.size, streams.max_transfer),
             max_transfer=streams.max_transfer,
-            pieces=max(-(-row.size // streams.max_transfer) for row in rows),
+            pieces=-(-longest // streams.max_transfer),
             rows=tuple(rows),
+            record_slot=base + streams.slot(1),
+            record_size=record_size,
+            head=streams.head,
+            head_rows=streams.part_records * self._lanes("lm_head"),
         )
+
+    def _lanes(self, role: str) -> int:
+        return self.program.layout_of(self._op(role)).packing.rows
 
     def _op(self, role: str) -> Op:
         return next(op for op in self.program.ops if op.role == role)
@@ -179,7 +192,10 @@ class _Layout:
         tensor = self.program.weight_of(op)
         placement, region = self._place(tensor.name)
         offset = self._blob_offset(placement)
-        source = self.plan.source(tensor.name, op.layer)
+        if op.kind is OpKind.EMBED:
+            source = Source(placement.region, placement.offset)
+        else:
+            source = self.plan.source(tensor.name, op.layer)
         if source.region != placement.region:
             region = "STAGED"
             offset = source.offset - self.plan.region(source.region).arena_base
@@ -292,7 +308,8 @@ class _Layout:
     def _attention(self) -> AttentionView:
         attrs = self._op("attn.attention").attrs
         how = self.plan.attention
-        return AttentionView(how.positions_per_chunk, how.slot_size, **attrs)
+        slots = how.slots if how.tile_buffer else 0
+        return AttentionView(how.positions_per_chunk, how.slot_size, slots, **attrs)
 
 
 def _rows_of_bytes(data: bytes) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def _reads(step: Step) -> Iterator[tuple[str, str, int]]:
             yield name, KV_CACHE if op.kind is OpKind.ATTENTION else WEIGHTS, size
     link = stream_link(context.plan, context.target)
     if link:
-        for stream in step.streams:
+        for stream in step.streams.streams:
             yield link.name, WEIGHTS, stream.size
     yield from _small_reads(step)
 

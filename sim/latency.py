@@ -49,7 +49,7 @@ class OpLatency:
     dma_cycles: int  # sum of its transfers, most of which run beside the work
     total_cycles: int  # what the step waits for
     bound_by: str
-    stream_wait: int = 0  # of the total, first: the block's off-chip weights are under way
+    stream_wait: int = 0  # of the total: off-chip weights are under way
     overhead_cycles: int = 0  # of the computation: barriers and cold code
     engine_cycles: int = 0  # of the jobs for which the op waits
     engine_words: int = 0  # of these: cycles in which a word of weights is read
@@ -70,7 +70,7 @@ class LatencyReport:
     bound_cycles: int  # of the busiest link
     not_modelled: tuple[str, ...]
     assumed: tuple[str, ...]  # constants of the target that nobody has measured or documented
-    streams: tuple[StreamCycles, ...] = ()  # off-chip weights of blocks
+    streams: tuple[StreamCycles, ...] = ()  # off-chip weights
 
     @property
     def tokens_per_second(self) -> float:
@@ -109,7 +109,7 @@ class LatencyReport:
 
     def lanes(self) -> dict[str, int]:
         """Busy cycles of each lane; they overlap, so the sum may exceed the token."""
-        streams = {"off_chip": sum(round(stream.travel) for stream in self.streams)}
+        streams = {"off_chip": sum(stream.travel for stream in self.streams)}
         engine = {ENGINE: sum(op.engine_cycles for op in self.ops)}
         return {
             **(engine if engine[ENGINE] else {}),
@@ -181,13 +181,11 @@ def latency_of(step: Step, reading: Reading) -> LatencyReport:
         bound_cycles=bound_cycles(links),
         not_modelled=NOT_MODELLED,
         assumed=assumptions(target.constants, reading),
-        streams=step.streams,
+        streams=step.streams.streams,
     )
 
 
-def _op_latency(
-    op: Op, cycles: OpCycles, wait: float, off_chip: set[str], engine: str
-) -> OpLatency:
+def _op_latency(op: Op, cycles: OpCycles, wait: int, off_chip: set[str], engine: str) -> OpLatency:
     outside = any(name in off_chip for name, _ in cycles.moved)
     spent = {
         Bound.CORES: cycles.compute - cycles.overhead,
@@ -203,9 +201,9 @@ def _op_latency(
         engine=engine if cycles.engine else CORES,
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
-        total_cycles=round(wait) + round(cycles.total),
+        total_cycles=wait + round(cycles.total),
         bound_by=max(spent, key=lambda bound: spent[bound]).value,
-        stream_wait=round(wait),
+        stream_wait=wait,
         overhead_cycles=round(cycles.overhead),
         engine_cycles=round(cycles.engine_busy),
         engine_words=cycles.engine_words,

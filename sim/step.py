@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
 from sim.cycle_model import Context, OpCycles, chain_of, op_cycles
-from sim.streams import StreamCycles, busy_cycles, stream_cycles
+from sim.streams import Waits, stream_waits
 from toolchain.model.program import Layout, Op, OpKind, Program
 
 
@@ -31,19 +31,20 @@ class Step:
 
     context: Context
     cycles: tuple[OpCycles, ...]  # by op of the program
-    streams: tuple[StreamCycles, ...]
+    streams: Waits
 
     @property
-    def waits(self) -> tuple[float, ...]:
-        """By op: cycles before it in which the weights of its block are under way."""
-        exposed = {stream.layer: stream.exposed for stream in self.streams}
-        return tuple(exposed.pop(op.layer, 0.0) for op in self.context.program.ops)
+    def waits(self) -> tuple[int, ...]:
+        """By op: cycles of it in which off-chip weights are under way."""
+        ops = self.context.program.ops
+        waits = [self.streams.of(op.id) for op in ops]
+        return (*waits[:-1], waits[-1] + self.streams.behind)
 
     @property
     def totals(self) -> tuple[int, ...]:
         """By op: whole cycles, waiting included."""
         pairs = zip(self.waits, self.cycles, strict=True)
-        return tuple(round(wait) + round(each.total) for wait, each in pairs)
+        return tuple(wait + round(each.total) for wait, each in pairs)
 
     @property
     def total(self) -> int:
@@ -102,5 +103,5 @@ def cost_key(context: Context, op: Op) -> CostKey:
 
 
 def _step(context: Context, cycles: tuple[OpCycles, ...]) -> Step:
-    busy = busy_cycles(context.program.ops, cycles)
-    return Step(context, cycles, stream_cycles(context.plan, context.target, busy))
+    waits = stream_waits(context.program, context.plan, context.target, cycles)
+    return Step(context, cycles, waits)

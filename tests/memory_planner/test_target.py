@@ -197,7 +197,7 @@ def test_two_readings_of_a_file() -> None:
         [link.bytes_per_cycle for link in each.links if link.name == "hyperbus"]
         for each in (target, slower)
     ]
-    assert rates == [[0.5556] * 3, [0.2778] * 3]
+    assert [set(each) for each in rates] == [{0.5556}, {0.2778}]
     assert slower.regions == target.regions
     assert target.constants["costs.contention"].read(Reading.CONSERVATIVE) == 1.2
     assert target.constants["costs.rmsnorm"].read(Reading.CONSERVATIVE) == 28.6

@@ -38,7 +38,7 @@ class Speed:
     missing: int = 0
     streamed: int = 0  # bytes of the plan that cross the off-chip link
     stream_cycles: int = 0  # of that link
-    exposed_cycles: int = 0  # of the streams of blocks: what blocks wait for
+    exposed_cycles: int = 0  # of the streams: what the cores wait for
     conservative_cycles: int = 0  # of the token in the slower reading
     energy: EnergyReport | None = None  # of one token; None when the target has no figures
 
@@ -59,7 +59,7 @@ class Speed:
 
     @property
     def exposed_seconds(self) -> float:
-        """Time for which the cores wait for streams of blocks, or for what has no place."""
+        """Time for which the cores wait for streams, or for what has no place."""
         return self.exposed_cycles / self.clock_hz + self.missing_seconds
 
     @property

@@ -318,6 +318,7 @@ def _off_chip_lines(off_chip: Json) -> list[str]:
     if off_chip["missing"]:
         rest = f"{off_chip['missing']:,} of them have no place: this is no plan"
     else:
-        rest = f"of that, blocks wait {off_chip['exposed_ms_per_token']:,.1f} ms; the rest overlaps"
-        rest += " with their work, or belongs to embedding and head"
+        waits = f"{off_chip['exposed_ms_per_token']:,.1f} ms"
+        rest = f"of that, the cores wait {waits} for blocks and head; the rest overlaps"
+        rest += " with their work, or is the embedding's record"
     return [f"off chip: {taken} at an assumed {rate} MB/s", f"          {rest}"]

@@ -18,8 +18,13 @@ from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zo
 from toolchain.report.scale import Axis, count, decimal
 
 LEFT, RIGHT, TOP = 56, 4, 18
-NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
-LANES = {Lane.ENGINE: "engine", Lane.CORES: "cores", Lane.DMA: "DMA", Lane.OFF_CHIP: "off chip"}
+NAMES, BARS, GAP, WAIT = 20, 34, 6, 8  # heights: lane of names, others, between, of a wait
+LANES = {  # waits: cores
+    Lane.ENGINE: "engine",
+    Lane.CORES: "cores",
+    Lane.DMA: "DMA",
+    Lane.OFF_CHIP: "off chip",
+}
 OPTIONAL = (Lane.ENGINE, Lane.OFF_CHIP)  # drawn where something happens on them
 MAX_BARS = 250  # of one lane in the detail
 
@@ -67,7 +72,9 @@ def overview(latency: LatencyReport, timeline: Sequence[Event]) -> LaneFigure:
     starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
     ops = zip(latency.ops, starts, strict=False)
     boxes = [_op_box(axis, lanes, op, start) for op, start in ops]
-    boxes += _stream_boxes(axis, lanes, streams, (0, latency.cycles_per_token))
+    span = (0, latency.cycles_per_token)
+    boxes += _stream_boxes(axis, lanes, streams, span)
+    boxes += _wait_boxes(axis, lanes, timeline, span)
     return _figure(frame, axis, boxes, lanes, latency.bound_cycles)
 
 
@@ -80,7 +87,7 @@ def _op_box(axis: Axis, lanes: Lanes, op: OpLatency, start: int) -> Box:
     if op.engine_cycles:
         facts += f", {op.engine} {count(op.engine_cycles)}"
     if op.stream_wait:
-        facts += f", the first {count(op.stream_wait)} of them waiting for the block's weights"
+        facts += f", {count(op.stream_wait)} of them waiting for off-chip weights"
     busy = {
         Lane.ENGINE: op.engine_cycles,
         Lane.CORES: op.compute_cycles,
@@ -110,6 +117,7 @@ def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
         own = [event for event in events if event.lane is lane]
         boxes += _tile_boxes(axis, lanes, own, inside)
     boxes += _stream_boxes(axis, lanes, streams, (first, last))
+    boxes += _wait_boxes(axis, lanes, timeline, (first, last))
     title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
     return Detail(_figure(frame, axis, boxes, lanes), title)
 
@@ -155,7 +163,7 @@ def _tile_title(part: Sequence[Event], busy: int) -> str:
 def _stream_boxes(
     axis: Axis, lanes: Lanes, streams: Sequence[Event], span: tuple[int, int]
 ) -> Iterator[Box]:
-    """Streams of blocks, as far as they are within `span` cycles; neighbours differ in shade."""
+    """What the off-chip bus carries within `span` cycles; neighbours differ in shade."""
     for index, event in enumerate(streams):
         start, end = max(event.start, span[0]), min(event.end, span[1])
         if start >= end:
@@ -166,6 +174,19 @@ def _stream_boxes(
         )
         area = Frame(axis.at(start), lanes[Lane.OFF_CHIP].top, axis.span(end - start), BARS)
         yield box(area, f"stream slot{index % 2}", title)
+
+
+def _wait_boxes(
+    axis: Axis, lanes: Lanes, events: Sequence[Event], span: tuple[int, int]
+) -> Iterator[Box]:
+    """A thin bar in the middle of the cores' lane where they wait within `span` cycles."""
+    for event in events:
+        start, end = max(event.start, span[0]), min(event.end, span[1])
+        if event.lane is not Lane.WAIT or start >= end:
+            continue
+        title = f"{event.op} {event.label}: {count(event.cycles)} cycles from {count(event.start)}"
+        middle = lanes[Lane.CORES].top + (BARS - WAIT) / 2
+        yield box(Frame(axis.at(start), middle, axis.span(end - start), WAIT), "wait", title)
 
 
 def _lanes(timeline: Sequence[Event]) -> Lanes:

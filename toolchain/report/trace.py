@@ -14,8 +14,8 @@ from sim.timeline import Event, Lane
 
 OPS = "ops"
 PROCESS = 1
-LANES = (Lane.ENGINE, Lane.CORES, Lane.DMA, Lane.OFF_CHIP)
-THREADS = {OPS: 1} | {lane.value: index for index, lane in enumerate(LANES, 2)}
+LANES = (Lane.ENGINE, Lane.CORES, Lane.DMA, Lane.OFF_CHIP, Lane.WAIT)
+THREADS = {OPS: 1, **{lane.value: thread for thread, lane in enumerate(LANES, start=2)}}
 Record = dict[str, object]
 
 
