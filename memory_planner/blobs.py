@@ -21,7 +21,7 @@ from memory_planner.footprint import (
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
 from memory_planner.two_regions import split
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Kind, OpKind, Program, TensorSpec
+from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +165,18 @@ def bytes_read(program: Program) -> Mapping[str, int]:
     for op in program.ops:
         for name in op.inputs:
             spec = program.tensors[name]
-            size = spec.size
-            if op.kind is OpKind.EMBED:
-                size //= spec.shape[0]
-                if isinstance(spec.layout, WeightLayout):
-                    size = spec.layout.record_size
-            elif op.kind in (OpKind.ROPE, OpKind.KV_APPEND):
-                size //= spec.shape[0]
             if spec.kind in (Kind.WEIGHT, Kind.CONST):
-                sizes[name] = sizes.get(name, 0) + size
+                sizes[name] = sizes.get(name, 0) + op_reads(op, spec)
     return sizes
+
+
+def op_reads(op: Op, spec: TensorSpec) -> int:
+    """Bytes of a read-only tensor that one run of an op reads, at most."""
+    if op.kind is OpKind.EMBED and isinstance(spec.layout, WeightLayout):
+        return spec.layout.record_size
+    if op.kind in (OpKind.EMBED, OpKind.ROPE, OpKind.KV_APPEND):
+        return spec.size // spec.shape[0]
+    return spec.size
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ or 32 (1 x 1) input channels, 6 x 6 output pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -150,6 +151,37 @@ def job_registers(job: Job) -> tuple[int, ...]:
     if wide or len(registers) != REGISTERS:
         raise InternalError(f"registers {wide} of a job are not words: {job}")
     return registers
+
+
+def shape_of(registers: Sequence[int]) -> JobShape:
+    """What decides the cycles of a job, read back from its registers."""
+    conf0 = registers[23]
+    mode = Mode(conf0 >> 5 & 3)
+    requant = bool(conf0 >> 4 & 1)
+    channels, input_channels = zip(_halves(registers[18]), _halves(registers[15]), strict=True)
+    height, width = zip(_halves(registers[19]), _halves(registers[16]), strict=True)
+    return JobShape(
+        mode=mode,
+        bits=(conf0 & 7) + 1,
+        input_channels=_whole(*input_channels, mode.tile),
+        channels=_whole(*channels, mode.tile if mode is Mode.DEPTHWISE else CHANNELS),
+        height=_whole(*height, PIXELS),
+        width=_whole(*width, PIXELS),
+        output_bits={0: 8, 2: 32}[conf0 >> 21 & 3],
+        scale_bits=(8, 16, 32)[conf0 >> 12 & 3] if requant else 0,
+        bias=bool(conf0 >> 25 & 1),
+        channel_shift=bool(conf0 >> 24 & 1),
+        stream_in=bool(conf0 >> 14 & 1),
+        prefetch=bool(conf0 >> 10 & 1),
+    )
+
+
+def _halves(register: int) -> tuple[int, int]:
+    return register >> 16, register & 0xFFFF
+
+
+def _whole(tiles: int, last: int, tile: int) -> int:
+    return (tiles - 1) * tile + last
 
 
 def _conf0(job: Job) -> int:

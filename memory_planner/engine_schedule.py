@@ -7,13 +7,14 @@ of the chain's first op; nothing else runs on the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memory_planner.engine_cost import finish_cycles, stage_cycles
 from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan, EngineLinear, PiecePlan
+from memory_planner.engine_registers import shape_of
+from memory_planner.engine_time import job_cycles, weight_words
 from memory_planner.plan import LinearPlan, Plan
-from memory_planner.target import TargetSpec
+from memory_planner.target import EngineSpec, TargetSpec
 from memory_planner.tile_time import transfer_cycles
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import ActMode, Op, Program
@@ -33,62 +34,75 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """What the cores do during `span`."""
+
+    label: str
+    span: Span
+    barriers: float  # cycles of it in which they meet
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimes:
+    """A job on the engine."""
+
+    label: str
+    span: Span
+    words: int  # of weights: one per cycle of it
+
+
+@dataclass(frozen=True, slots=True)
 class LinearTimes:
-    """One linear of a chain. The chain's jobs run from `ChainTimes.jobs`."""
+    """One linear of a chain, and the jobs that no linear before it has waited for."""
 
     op: str
     span: Span  # the op
-    stage: float  # cycles of the cores; 0 unless it is the first
-    issue: float  # cycles of core 0
-    work: tuple[Span, ...]  # of the cores, per piece
+    phases: tuple[Phase, ...]
     tables: tuple[Span, ...]  # transfers of the table
-    engine: float  # cycles of the jobs that no linear before it has waited for
+    jobs: tuple[JobTimes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChainTimes:
     """A chain from its first to its last op."""
 
-    jobs: tuple[Span, ...]
     linears: tuple[LinearTimes, ...]
 
 
 def chain_times(program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> ChainTimes:
-    """The schedule of one chain."""
+    """The schedule of one chain, for the reading of `target`."""
     ops = {op.id: op for op in program.ops}
     run = _Run(program, target, plan, chain)
-    linears = tuple(run.linear(each, ops[each.op]) for each in chain.linears)
-    return ChainTimes(tuple(run.jobs), linears)
+    return ChainTimes(tuple(run.linear(each, ops[each.op]) for each in chain.linears))
 
 
 class _Run:
     """The clock of the cores, and the engine's queue."""
 
     def __init__(self, program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> None:
+        assert target.engine is not None
         self.program, self.target, self.plan, self.chain = program, target, plan, chain
+        self.engine: EngineSpec = target.engine
         self.now = 0.0
         self.done = 0
-        self.spent = 0.0  # on issuing, by the current op
-        self.jobs: list[Span] = []
+        self.jobs: list[JobTimes] = []
+        self.phases: list[Phase] = []
 
     def linear(self, linear: EngineLinear, op: Op) -> LinearTimes:
         """Advance over one op."""
-        assert self.target.engine is not None
-        begin, stage = self.now, 0.0
+        begin, first, self.phases = self.now, self.done, []
         layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
         assert layout is not None
-        self.spent = 0.0
         tables: list[Span] = []
         if not self.jobs:
-            stage = stage_cycles(layout.engine_columns, self.target)
-            self.now += stage + self.target.costs.barrier
+            self._work("stage the vector", stage_cycles(layout.engine_columns, self.target))
         self._move(how, tables, begin)
-        first = self.done
-        work = [self._piece(piece, op, layout, how, tables) for piece in linear.pieces]
-        self.now += self.target.costs.barrier
+        for piece in linear.pieces:
+            self._piece(piece, op, layout, how, tables)
+        self._work("meet", self.target.costs.cold_code)
         span = Span(begin, self.now)
-        busy = sum(job.cycles for job in self.jobs[first : self.done])
-        return LinearTimes(op.id, span, stage, self.spent, tuple(work), tuple(tables), busy)
+        jobs = tuple(self.jobs[first : self.done])
+        return LinearTimes(op.id, span, tuple(self.phases), tuple(tables), jobs)
 
     def _piece(
         self,
@@ -97,36 +111,39 @@ class _Run:
         layout: EngineLayout,
         how: LinearPlan,
         tables: list[Span],
-    ) -> Span:
-        assert self.target.engine is not None
-        wake = self.target.engine.cycles.wake
-        number = min(len(tables), len(how.transfers))
+    ) -> None:
+        arrived = min(len(tables), len(how.transfers))
         self._issue(piece.before)
         while self.done < piece.needed:
-            self.now = max(self.now, self.jobs[self.done].end + wake)
+            self.now = max(self.now, self.jobs[self.done].span.end + self.engine.cycles.wake)
             self.done += 1
             self._issue(piece.before)
-        if number:
-            self.now = max(self.now, tables[number - 1].end)
-        self.now += self.target.costs.barrier
+        if arrived:
+            self.now = max(self.now, tables[arrived - 1].end)
+        self._work("meet", 0.0)
         self._issue(piece.after)
         self._move(how, tables, self.now)
-        start = self.now
         windows = 2 if op.mode is ActMode.A16 else 1
         rows = min(piece.channels * layout.shared, layout.rows)
-        self.now += finish_cycles(layout, rows, windows, self.target)
-        return Span(start, self.now)
+        finish = finish_cycles(layout, rows, windows, self.target)
+        self._work(f"finish {rows} rows", finish, meet=False)
+
+    def _work(self, label: str, cycles: float, meet: bool = True) -> None:
+        barrier = self.target.costs.barrier if meet else 0.0
+        start, self.now = self.now, self.now + cycles + barrier
+        overhead = barrier + (cycles if label == "meet" else 0.0)
+        self.phases.append(Phase(label, Span(start, self.now), overhead))
 
     def _issue(self, limit: int) -> None:
         """Core 0 fills the queue."""
-        engine = self.target.engine
-        assert engine is not None
         while len(self.jobs) < min(limit, self.done + QUEUE_DEPTH):
-            self.now += engine.issue_cycles
-            self.spent += engine.issue_cycles
-            start = max(self.now, self.jobs[-1].end if self.jobs else 0.0)
-            cycles = self.chain.jobs[len(self.jobs)].cycles - engine.cycles.wake
-            self.jobs.append(Span(start, start + cycles))
+            number = len(self.jobs)
+            self._work(f"issue job {number + 1}", self.engine.issue_cycles, meet=False)
+            start = max(self.now, self.jobs[-1].span.end if self.jobs else 0.0)
+            shape = shape_of(self.chain.jobs[number].registers)
+            cycles = job_cycles(shape, self.engine.cycles)
+            label = f"job {number + 1} of {len(self.chain.jobs)}: {shape.channels} channels"
+            self.jobs.append(JobTimes(label, Span(start, start + cycles), weight_words(shape)))
 
     def _move(self, how: LinearPlan, tables: list[Span], start: float) -> None:
         """The next transfer of the table, if there is one."""
@@ -134,9 +151,3 @@ class _Run:
             region = self.plan.placements[how.weight].region
             size = how.transfers[len(tables)].size
             tables.append(Span(start, start + transfer_cycles(self.target.link(region), size)))
-
-
-def all_chain_times(program: Program, target: TargetSpec, plan: Plan) -> Mapping[str, ChainTimes]:
-    """The schedule of every chain, by the id of its first op."""
-    chains = plan.engine.chains if plan.engine else ()
-    return {chain.linears[0].op: chain_times(program, target, plan, chain) for chain in chains}

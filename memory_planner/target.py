@@ -8,7 +8,7 @@ source and whether it was measured, documented or assumed. Files are read by tar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -23,6 +23,13 @@ class Status(StrEnum):
     ASSUMED = "assumed"
 
 
+class Reading(StrEnum):
+    """Which of two values counts where the sources of a constant differ."""
+
+    SIMULATOR = "simulator"  # what the SoC's open simulator does
+    CONSERVATIVE = "conservative"  # the slower of the sources: RTL, contention, cold code
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """A number of the target file with its provenance."""
@@ -31,6 +38,13 @@ class Constant:
     unit: str
     source: str
     status: Status
+    conservative: float | None = None  # where another source is slower
+    span: tuple[float, float] | None = None  # lowest and highest plausible value
+
+    def read(self, reading: Reading) -> float:
+        """The value in a reading."""
+        slower = reading is Reading.CONSERVATIVE and self.conservative is not None
+        return self.conservative if slower and self.conservative is not None else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +112,16 @@ class SparseCosts:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Cycles of one core per unit of work; sim/cycle_model.py counts the units."""
+    """Cycles of one core per unit of work; sim/cycle_model.py counts the units.
+
+    `rope`, `kv_append` and `attention_merge` come on top of `quantize`.
+    """
 
     mac: Mapping[str, float]  # per multiply-accumulate of a linear, by packing
     linear_row: float  # requantization of one output
     linear_group: float  # combination of one group sum of one output
     embed: float  # per element
+    quantize: float  # maximum, then scaling to the quantized vector
     rmsnorm: float
     rope: float
     kv_append: float
@@ -117,6 +135,39 @@ class Costs:
     reduction: float  # serial part of an op that reduces over all cores
     barrier: float  # all cores arriving together
     sparse: SparseCosts
+    cold_code: float = 0.0  # instruction fetches of an op whose code is not in the cache
+
+    @property
+    def op_end(self) -> float:
+        """Cycles of an op that belong to no unit of work."""
+        return self.barrier + self.cold_code
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A quantity that is known within limits."""
+
+    low: float
+    nominal: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What a token's energy is made of; sim/energy.py says how."""
+
+    power: Mapping[str, Span]  # mW by lane: the cores all the time, an engine while it is busy
+    per_byte: Mapping[str, Span]  # pJ by link, and at the engine's weight port
+    average: float  # mW of the whole chip, published: what an estimate is held against
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The fields of a target that depend on the reading."""
+
+    links: tuple[Link, ...]
+    costs: Costs
+    engine: EngineSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +221,8 @@ class TargetSpec:
     off_chip: OffChip | None = None
     engine: EngineSpec | None = None
     pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
+    energy: Energy | None = None  # None: nobody has published figures
+    conservative: Timing | None = None  # None: no source differs
 
     def region(self, name: str) -> MemoryRegion:
         """The region called `name`."""
@@ -187,13 +240,23 @@ class TargetSpec:
             if source in link.sources and link.destination == destination
         )
 
+    def read_as(self, reading: Reading) -> TargetSpec:
+        """This target, whose fields are those of the simulator, with the timing of a reading."""
+        if reading is Reading.SIMULATOR or self.conservative is None:
+            return self
+        slower = {(link.name, link.destination): link for link in self.conservative.links}
+        links = tuple(slower[link.name, link.destination] for link in self.links)
+        costs, engine = self.conservative.costs, self.conservative.engine
+        return replace(self, links=links, costs=costs, engine=engine)
+
     def pinned(self, name: str) -> str | None:
         """The region to which the user pinned a tensor."""
         regions = [pin.region for pin in self.pins if fnmatchcase(name, pin.pattern)]
         return regions[-1] if regions else None
 
 
-CORES = "cores"
+CORES, ENGINE = "cores", "engine"  # lanes
+ENGINE_PORT = "engine_port"  # on which the engine reads weights
 PLACEMENT_CLASSES = ("weights", "constants", "state", "activations")
 
 

@@ -1,34 +1,38 @@
 """Target files: TOML to `TargetSpec`. Every number is a table {value, unit, source, status}.
 
-A number whose source or status is missing, an unknown key, a missing key, a wrong type or unit,
-overlapping regions or a class of data without a path to the cores are refused, all at once.
+Where sources differ, `conservative` in the same table is the value of that reading. A number whose
+source or status is missing, an unknown key, a missing key, a wrong type or unit, overlapping
+regions or a class of data without a path to the cores are refused, all at once.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.cost_table import read_costs
+from memory_planner.energy_table import check_energy, read_energy
 from memory_planner.engine_file import check_engine, read_engine
 from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
     Constant,
-    Costs,
     Link,
     MemoryRegion,
     OffChip,
+    Reading,
     Reservation,
-    SparseCosts,
     TargetSpec,
     Tiling,
+    Timing,
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.packing import CORE_PACKINGS
 
 # Groups of kernels that are about equally fast: index form and stored bits.
 SPARSE_KERNELS = (
@@ -68,6 +72,8 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
     spec = _target(Table("", raw, problems, constants), constants)
     if not problems:
         problems += _check_regions(spec) + _check_names(spec)
+    if not problems:
+        spec = replace(spec, conservative=_conservative(raw, problems))
     if problems:
         raise ConfigError(f"target file {name_or_path} is not valid", problems)
     return by_cost(spec)
@@ -102,14 +108,25 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         placement={key: placement.names(key) for key in PLACEMENT_CLASSES},
         links=tuple(_link(entry) for entry in table.tables("link")),
         tiling=_tiling(table.table("tiling")) if table.has("tiling") else None,
-        costs=_costs(table.table("costs")),
+        costs=read_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
+        energy=read_energy(table.table("energy")) if table.has("energy") else None,
         engine=read_engine(table.table("engine")) if table.has("engine") else None,
     )
     placement.finish()
     table.finish()
     return spec
+
+
+def _conservative(raw: Mapping[str, object], problems: list[Problem]) -> Timing | None:
+    """The fields that a second reading of the file gives other values."""
+    constants: dict[str, Constant] = {}
+    spec = _target(Table("", raw, problems, constants, Reading.CONSERVATIVE), constants)
+    if not spec.engine and all(each.conservative is None for each in constants.values()):
+        return None
+    engine = replace(spec.engine, cycles=spec.engine.conservative) if spec.engine else None
+    return Timing(spec.links, spec.costs, engine)
 
 
 def _region(table: Table) -> MemoryRegion:
@@ -166,51 +183,6 @@ def _off_chip(table: Table) -> OffChip:
     return off_chip
 
 
-def _costs(table: Table) -> Costs:
-    """Costs in cycles of one core: counted instructions times cycles per instruction."""
-    per_instruction = table.number("instruction", "cycles/instruction", positive=True)
-    multiply = table.number("multiply_extra", "cycles/MAC")
-
-    def cost(source: Table, key: str, unit: str) -> float:
-        units = (f"cycles/{unit}", f"instructions/{unit}")
-        value, found = source.number_in(key, units)
-        return value * per_instruction if found.startswith("instructions") else value
-
-    mac = table.table("mac")
-    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in CORE_PACKINGS}
-    mac.finish()
-    sparse = table.table("sparse")
-    kept = {key: multiply + cost(sparse, key, "MAC") for key in SPARSE_KERNELS}
-    sparse_costs = SparseCosts(
-        kept=kept,
-        tail=multiply + cost(sparse, "tail", "MAC"),
-        row=cost(sparse, "row", "row"),
-        group=cost(sparse, "group", "group"),
-    )
-    sparse.finish()
-    costs = Costs(
-        mac=macs,
-        linear_row=cost(table, "linear_row", "row"),
-        linear_group=cost(table, "linear_group", "group"),
-        embed=cost(table, "embed", "element"),
-        rmsnorm=cost(table, "rmsnorm", "element"),
-        rope=cost(table, "rope", "element"),
-        kv_append=cost(table, "kv_append", "element"),
-        attention_scan=cost(table, "attention_scan", "score"),
-        attention_mac=cost(table, "attention_mac", "MAC"),
-        attention_score=cost(table, "attention_score", "score"),
-        attention_merge=cost(table, "attention_merge", "element"),
-        residual_add=cost(table, "residual_add", "element"),
-        swiglu=cost(table, "swiglu", "element"),
-        argmax=cost(table, "argmax", "element"),
-        reduction=cost(table, "reduction", "op"),
-        barrier=cost(table, "barrier", "barrier"),
-        sparse=sparse_costs,
-    )
-    table.finish()
-    return costs
-
-
 def _check_regions(spec: TargetSpec) -> list[Problem]:
     problems = []
     for region in spec.regions:
@@ -259,7 +231,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec) + check_engine(spec)
+    return problems + _check_off_chip(spec) + check_engine(spec) + check_energy(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

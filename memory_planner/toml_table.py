@@ -10,16 +10,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from memory_planner.target import Constant, Status
+from memory_planner.target import Constant, Reading, Span, Status
 from toolchain.model.errors import Problem
 
 T = TypeVar("T")
 
 _CONSTANT_KEYS = ("value", "unit", "source", "status")
+_SPAN_KEYS = ("low", "high")
+_SLOWER = "conservative"
+_READ_TWICE = ("costs", "engine", "link")  # tables whose constants have two readings
 
 
 class Table:
-    """One table at `path`; problems and constants are shared by all tables of a file."""
+    """One table at `path`; problems and constants are shared by all tables of a file.
+
+    A constant may have a second value, `conservative`, which counts in that reading.
+    """
 
     def __init__(
         self,
@@ -27,16 +33,22 @@ class Table:
         raw: Mapping[str, object],
         problems: list[Problem],
         constants: dict[str, Constant],
+        reading: Reading = Reading.SIMULATOR,
     ) -> None:
         self._path = path
         self._raw = raw
         self._problems = problems
         self._constants = constants
+        self._reading = reading
         self._asked: set[str] = set()
 
     def has(self, key: str) -> bool:
         """Whether an optional key is there."""
         return key in self._raw
+
+    def entries(self) -> tuple[str, ...]:
+        """What the table has, in the file's order."""
+        return tuple(self._raw)
 
     def text(self, key: str) -> str:
         """A non-empty string."""
@@ -99,10 +111,18 @@ class Table:
 
     def number_in(self, key: str, units: Sequence[str]) -> tuple[float, str]:
         """A constant of at least 0 in one of `units`, and which unit it has."""
-        constant = self._constant(key, units)
+        constant = self._constant(key, units, self._slower())
         if constant is None:
             return 1.0, units[0]
-        return constant.value, constant.unit
+        return constant.read(self._reading), constant.unit
+
+    def span(self, key: str, unit: str) -> Span:
+        """A constant in `unit` with the lowest and the highest plausible value."""
+        constant = self._constant(key, (unit,), _SPAN_KEYS)
+        if constant is None or constant.span is None:
+            return Span(0.0, 0.0, 0.0)
+        low, high = constant.span
+        return Span(low, constant.value, high)
 
     def integer(self, key: str, unit: str, low: int = 0, high: int | None = None) -> int:
         """A whole-numbered constant in `unit` in [low, high]."""
@@ -122,24 +142,43 @@ class Table:
             self._problems.append(Problem(self._at(key), "an unknown key", known))
         self._problems.sort(key=lambda problem: problem.where)
 
-    def _constant(self, key: str, units: Sequence[str]) -> Constant | None:
-        """The constant at `key`; None and a noted problem when it is not a complete one."""
+    def _constant(
+        self, key: str, units: Sequence[str], more: Sequence[str] = ()
+    ) -> Constant | None:
+        """The constant at `key`; None and a noted problem when it is not a complete one.
+
+        `more` are keys that it has too: `conservative`, which is optional, or both of a span.
+        """
         table = self._get(key)
-        if not isinstance(table, dict) or sorted(table) != sorted(_CONSTANT_KEYS):
-            found = sorted(table) if isinstance(table, dict) else table
-            return self._wrong(key, found, "{ value, unit, source, status }", None)
-        value, unit, source, status = (table[name] for name in _CONSTANT_KEYS)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e18:
-            return self._wrong(f"{key}.value", value, "a number from 0 to 1e18", None)
+        keys = {*_CONSTANT_KEYS, *(more if more == _SPAN_KEYS else ())}
+        found = table if isinstance(table, dict) else {}
+        if keys - found.keys() or found.keys() - keys - {*more}:
+            named = sorted(found) if isinstance(table, dict) else table
+            wanted = ", ".join((*_CONSTANT_KEYS, *more))
+            return self._wrong(key, named, f"{{ {wanted} }}", None)
+        for name in ("value", *more):
+            number = found.get(name, 0)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                return self._wrong(f"{key}.{name}", number, "a number from 0 to 1e18", None)
+            if not 0 <= number < 1e18:
+                return self._wrong(f"{key}.{name}", number, "a number from 0 to 1e18", None)
+        value, unit, source, status = (found[name] for name in _CONSTANT_KEYS)
         if unit not in units:
             return self._wrong(f"{key}.unit", unit, " or ".join(units), None)
         if not isinstance(source, str) or not source:
             return self._wrong(f"{key}.source", source, "where the number comes from", None)
         if status not in list(Status):
             return self._wrong(f"{key}.status", status, ", ".join(Status), None)
-        constant = Constant(value, unit, source, Status(status))
+        span = (found["low"], found["high"]) if more == _SPAN_KEYS else None
+        if span and not span[0] <= value <= span[1]:
+            return self._wrong(key, f"{span[0]}, {value}, {span[1]}", "low <= value <= high", None)
+        constant = Constant(value, unit, source, Status(status), found.get(_SLOWER), span)
         self._constants[self._at(key)] = constant
         return constant
+
+    def _slower(self) -> tuple[str, ...]:
+        """Optional keys of a constant here: a second reading where it takes effect."""
+        return (_SLOWER,) if self._path.partition(".")[0] in _READ_TWICE else ()
 
     def _get(self, key: str) -> object:
         self._asked.add(key)
@@ -151,7 +190,7 @@ class Table:
         return neutral
 
     def _child(self, key: str, raw: Mapping[str, object]) -> Table:
-        return Table(self._at(key), raw, self._problems, self._constants)
+        return Table(self._at(key), raw, self._problems, self._constants, self._reading)
 
     def _at(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key

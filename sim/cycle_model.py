@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from memory_planner.engine_schedule import chain_times
+from memory_planner.engine_plan import ChainPlan
+from memory_planner.engine_schedule import LinearTimes, chain_times
 from memory_planner.footprint import SCRATCH_PREFIX
 from memory_planner.plan import Plan, StreamPlan
-from memory_planner.target import TargetSpec
+from memory_planner.target import ENGINE_PORT, Costs, TargetSpec
 from memory_planner.tile_time import (
     LinearTiles,
     attention_runs,
@@ -25,6 +26,7 @@ from memory_planner.tile_time import (
     record_cycles,
     sequence_cycles,
 )
+from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 # Accesses per unit of work, counted in the kernels' source and rounded up.
@@ -52,7 +54,18 @@ class OpCycles:
     slots: int = 2  # of the tile buffer
     parts: tuple[tuple[int, float], ...] = ()
     off_chip: bool = False  # the transfer comes from outside the chip
-    engine: float = 0.0  # busy cycles of the engine with the op's jobs
+    overhead: float = 0.0  # of `compute`: barriers and cold code
+    engine: LinearTimes | None = None  # of a linear on the engine
+
+    @property
+    def engine_busy(self) -> float:
+        """Cycles of the engine with the jobs for which the op waits."""
+        return sum(job.span.cycles for job in self.engine.jobs) if self.engine else 0.0
+
+    @property
+    def engine_words(self) -> int:
+        """Of these the cycles in which a word of weights is read."""
+        return sum(job.words for job in self.engine.jobs) if self.engine else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +79,18 @@ class Context:
 
 
 def _pipelined(
-    dma: Sequence[float], work: Sequence[float], rest: float, moved: tuple[tuple[str, int], ...]
+    costs: Costs,
+    dma: Sequence[float],
+    work: Sequence[float],
+    rest: float,
+    moved: tuple[tuple[str, int], ...],
 ) -> OpCycles:
+    """An op of two slots with a barrier at the end of each tile and one at its own."""
     total = overlapped_cycles(dma, work) + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
+    overhead = len(work) * costs.barrier + costs.op_end
+    return OpCycles(
+        sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work), overhead=overhead
+    )
 
 
 def op_cycles(context: Context, op: Op) -> OpCycles:
@@ -81,8 +102,9 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
     streams = context.plan.streams
     if streams and context.plan.placements[op.inputs[0]].region == streams.region:
         return _embed_off_chip(context, op, streams)
-    cycles = _elementwise(context, op) + _stalls(context, op) + context.target.costs.barrier
-    return OpCycles(cycles, 0.0, cycles)
+    op_end = context.target.costs.op_end
+    cycles = _elementwise(context, op) + _stalls(context, op) + op_end
+    return OpCycles(cycles, 0.0, cycles, overhead=op_end)
 
 
 def _embed_off_chip(context: Context, op: Op, streams: StreamPlan) -> OpCycles:
@@ -92,7 +114,8 @@ def _embed_off_chip(context: Context, op: Op, streams: StreamPlan) -> OpCycles:
     link = target.link_between(streams.region, plan.placements[streams.buffer].region)
     work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
     travel = (pieces_cycles(link, size, streams.max_transfer),)
-    found = _pipelined(travel, (work,), target.costs.barrier, ((link.name, size),))
+    moved = ((link.name, size),)
+    found = _pipelined(target.costs, travel, (work,), target.costs.op_end, moved)
     return replace(found, off_chip=True)
 
 
@@ -120,20 +143,26 @@ def _work(context: Context, op: Op) -> int:
     return by_kind.get(op.kind, prod(context.program.tensors[op.inputs[0]].shape))
 
 
+def reduction_cycles(costs: Costs, cost: float, elements: int, cores: int) -> float:
+    """Cycles of `elements`, split over the cores, with one exchange between these."""
+    return cost * -(-elements // cores) + costs.reduction
+
+
 def _elementwise(context: Context, op: Op) -> float:
     costs, shape = context.target.costs, context.program.shape
-    elements = _share(context, _work(context, op))
+    elements, cores = _work(context, op), context.target.cores
+    share = _share(context, elements)
     heads = _share(context, shape.heads) * shape.head_dim
     kv_heads = _share(context, shape.kv_heads) * shape.head_dim
     by_kind = {
-        OpKind.EMBED: costs.embed * elements,
-        OpKind.RMSNORM: costs.rmsnorm * elements + costs.reduction,
-        OpKind.ROPE: costs.rope * heads,
-        OpKind.KV_APPEND: costs.kv_append * 2 * kv_heads,
-        OpKind.ATTENTION_MERGE: costs.attention_merge * heads + costs.reduction,
-        OpKind.RESIDUAL_ADD: costs.residual_add * elements,
-        OpKind.SWIGLU: costs.swiglu * elements + costs.reduction,
-        OpKind.ARGMAX: costs.argmax * elements + costs.reduction,
+        OpKind.EMBED: costs.embed * share,
+        OpKind.RMSNORM: reduction_cycles(costs, costs.rmsnorm, elements, cores),
+        OpKind.ROPE: (costs.rope + costs.quantize) * heads,
+        OpKind.KV_APPEND: (costs.kv_append + costs.quantize) * 2 * kv_heads,
+        OpKind.ATTENTION_MERGE: (costs.attention_merge + costs.quantize) * heads + costs.reduction,
+        OpKind.RESIDUAL_ADD: costs.residual_add * share,
+        OpKind.SWIGLU: reduction_cycles(costs, costs.swiglu, elements, cores),
+        OpKind.ARGMAX: reduction_cycles(costs, costs.argmax, elements, cores),
     }
     return by_kind[op.kind]
 
@@ -145,20 +174,22 @@ def _linear(context: Context, op: Op) -> OpCycles:
     layout, how = program.layout_of(op), plan.linears[op.id]
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
-    moved = ((link.name, layout.size),)
-    rest = _stalls(context, op) + target.costs.barrier
+    moved, op_end = ((link.name, layout.size),), target.costs.op_end
+    rest = _stalls(context, op) + op_end
     if not how.transfers:
         words = layout.size / 4 / target.cores
         rest += words * _extra_load(context, region)
         compute = record_cycles(target, layout) * _share(context, layout.records) + rest
-        return OpCycles(compute, 0.0, compute, moved)
+        return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
     tiles = linear_tiles(layout, link, target)
     runs = [tiles.run(1, tile.records) for tile in how.transfers]
     dma, work = tuple(run.transfer for run in runs), tuple(run.work for run in runs)
     parts = tuple(_parts(context, op, tiles))
     tiled = sum(each for _, each in parts) or tiles.cycles(how.records_per_tile, how.slots)
     total = tiled + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, dma, work, how.slots, parts)
+    overhead = len(work) * target.costs.barrier + op_end
+    compute, slots = sum(work) + rest, how.slots
+    return OpCycles(compute, sum(dma), total, moved, dma, work, slots, parts, overhead=overhead)
 
 
 def _parts(context: Context, op: Op, tiles: LinearTiles) -> Iterator[tuple[int, float]]:
@@ -176,27 +207,27 @@ def _parts(context: Context, op: Op, tiles: LinearTiles) -> Iterator[tuple[int, 
 def _engine_linear(context: Context, op: Op) -> OpCycles:
     """The op's part of its chain: what the cores do, what they wait for, the table's transfers."""
     program, plan, target = context.program, context.plan, context.target
-    assert plan.engine is not None
-    chain = next(c for c in plan.engine.chains if any(each.op == op.id for each in c.linears))
+    chain = chain_of(plan, op)
+    assert chain is not None
     times = chain_times(program, target, plan, chain)
     own = next(each for each in times.linears if each.op == op.id)
-    how = plan.linears[op.id]
+    how, rest = plan.linears[op.id], _stalls(context, op)
     link = target.link(plan.placements[how.weight].region)
-    work = sum(span.cycles for span in own.work)
-    barriers = target.costs.barrier * (len(own.work) + 1 + (own.stage > 0))
-    rest = _stalls(context, op)
-    compute = own.stage + own.issue + work + barriers + rest
-    dma = sum(span.cycles for span in own.tables)
-    size = program.tensors[how.weight].size
-    total, moved = own.span.cycles + rest, ((link.name, size),)
-    return OpCycles(compute, dma, total, moved, engine=own.engine)
+    words = WORD_SIZE * sum(job.words for job in own.jobs)
+    return OpCycles(
+        compute=sum(phase.span.cycles for phase in own.phases) + rest,
+        dma=sum(span.cycles for span in own.tables),
+        total=own.span.cycles + rest,
+        moved=((link.name, program.tensors[how.weight].size), (ENGINE_PORT, words)),
+        overhead=sum(phase.barriers for phase in own.phases),
+        engine=own,
+    )
 
 
-def engine_words(program: Program, plan: Plan) -> int:
-    """Bytes of weights that the engine reads in place for one token."""
+def chain_of(plan: Plan, op: Op) -> ChainPlan | None:
+    """The chain of jobs that computes a linear; None when the cores do."""
     chains = plan.engine.chains if plan.engine else ()
-    names = [linear.weight for chain in chains for linear in chain.linears]
-    return sum(program.tensors[name].size for name in names)
+    return next((c for c in chains if any(each.op == op.id for each in c.linears)), None)
 
 
 def _attention(context: Context, op: Op) -> OpCycles:
@@ -206,17 +237,20 @@ def _attention(context: Context, op: Op) -> OpCycles:
     region = context.plan.placements[op.inputs[2]].region
     link = target.link(region)
     moved = ((link.name, kv_bytes(context)),)
-    rest = _stalls(context, op) + target.costs.barrier
+    costs = target.costs
+    rest = _stalls(context, op) + costs.op_end
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * _extra_load(context, region)
         runs = attention_runs(shape, link, target, length, length)
-        compute = sum(run.work - target.costs.barrier for run in runs) + rest
-        return OpCycles(compute, 0.0, compute, moved)
+        compute = sum(run.work - costs.barrier for run in runs) + rest
+        return OpCycles(compute, 0.0, compute, moved, overhead=costs.op_end)
     runs = attention_runs(shape, link, target, length, how.positions_per_chunk)
     dma = tuple(run.transfer for run in runs for _ in range(run.count))
     work = tuple(run.work for run in runs for _ in range(run.count))
-    total = sequence_cycles(runs, how.slots, target.costs.barrier) + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, dma, work, how.slots)
+    total = sequence_cycles(runs, how.slots, costs.barrier) + rest
+    overhead = len(work) * costs.barrier + costs.op_end
+    compute, slots = sum(work) + rest, how.slots
+    return OpCycles(compute, sum(dma), total, moved, dma, work, slots, overhead=overhead)
 
 
 def _extra_load(context: Context, region: str) -> float:

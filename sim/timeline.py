@@ -9,13 +9,15 @@ starts where the totals of the latency report say. Cycles are whole: every edge 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from memory_planner.engine_schedule import LinearTimes, Span
 from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
-from sim.cycle_model import Context, OpCycles, op_cycles
-from sim.streams import StreamCycles, stream_waits
+from memory_planner.target import Reading, TargetSpec
+from sim.cycle_model import OpCycles
+from sim.step import decode_step
+from sim.streams import StreamCycles
 from toolchain.model.program import Op, Program
 
 SLOTS = 2  # of a tile buffer
@@ -24,6 +26,7 @@ SLOTS = 2  # of a tile buffer
 class Lane(StrEnum):
     """What is busy."""
 
+    ENGINE = "engine"
     CORES = "cores"
     DMA = "dma"
     OFF_CHIP = "off_chip"  # the bus of off-chip memory
@@ -73,21 +76,26 @@ def tile_times(
 
 
 def decode_timeline(
-    program: Program, plan: Plan, target: TargetSpec, position: int
+    program: Program,
+    plan: Plan,
+    target: TargetSpec,
+    position: int,
+    reading: Reading = Reading.SIMULATOR,
 ) -> tuple[Event, ...]:
     """Events of the token at `position`, by op, then by start; the last one ends the step.
 
     Streams are with the op that waits for them, and begin when they are on the bus.
     """
-    context = Context(program, plan, target, position)
-    cycles = [op_cycles(context, op) for op in program.ops]
-    waits = stream_waits(program, plan, target, cycles)
+    step = decode_step(program, plan, target, position, reading)
+    waits = step.streams
     events: list[Event] = []
-    start = 0
-    for op, each in zip(program.ops, cycles, strict=True):
+    start = engine_free = 0
+    for op, each in zip(program.ops, step.cycles, strict=True):
         own = [_stream_event(stream) for stream in waits.streams if stream.op == op.id]
         before = waits.before.get(op.id, (0,))
         own += _op_events(plan, op, each, (start, before))
+        own = [_not_before(engine_free, event) for event in own]
+        engine_free = max([engine_free, *(e.end for e in own if e.lane is Lane.ENGINE)])
         start += sum(before) + round(each.total)
         if op is program.ops[-1] and waits.behind:
             own.append(_wait_event(op, start, waits.behind))
@@ -111,6 +119,11 @@ def _op_events(
 ) -> Iterator[Event]:
     """`when`: cycle in which the op begins, and what it waits before each of its parts."""
     start, waits = when
+    if cycles.engine:
+        if waits[0]:
+            yield _wait_event(op, start, waits[0])
+        yield from _engine_events(op, cycles, cycles.engine, start + waits[0])
+        return
     end = start + sum(waits) + round(cycles.total)
     count, first, begin = len(cycles.transfers), 0, float(start)
     for wait, (tiles, length) in zip(waits, cycles.parts or ((count, 0.0),), strict=True):
@@ -129,6 +142,32 @@ def _op_events(
         begin += length or (times[-1].works_to if times else 0.0)
     label = "operands outside the tiles, barrier" if count else op.kind.value
     yield Event(Lane.CORES, op.id, -1, min(round(begin), end), end, label)
+
+
+def _not_before(engine_free: int, event: Event) -> Event:
+    """Jobs of two ops touch: edges that were rounded apart do not overlap."""
+    if event.lane is not Lane.ENGINE:
+        return event
+    return replace(event, start=max(event.start, engine_free))
+
+
+def _engine_events(op: Op, cycles: OpCycles, times: LinearTimes, start: int) -> Iterator[Event]:
+    """A linear on the engine; its jobs may have been issued while the op before it ran."""
+    offset = start - times.span.start
+
+    def event(lane: Lane, tile: int, span: Span, label: str) -> Event:
+        return Event(lane, op.id, tile, round(offset + span.start), round(offset + span.end), label)
+
+    for index, job in enumerate(times.jobs):
+        yield event(Lane.ENGINE, index, job.span, job.label)
+    for index, table in enumerate(times.tables):
+        label = f"table of requantization, part {index + 1} of {len(times.tables)}"
+        yield event(Lane.DMA, index, table, label)
+    for phase in times.phases:
+        yield event(Lane.CORES, -1, phase.span, phase.label)
+    end, last = start + round(cycles.total), round(offset + times.span.end)
+    if end > last:
+        yield Event(Lane.CORES, op.id, -1, last, end, "operands outside the fast memory")
 
 
 def _transfer_label(plan: Plan, op: Op, index: int, count: int) -> str:

@@ -228,6 +228,46 @@ def test_simulate_ends_with_the_context(build: Path) -> None:
     assert "1..24 tokens" in result.output
 
 
+def test_profile_is_the_report_of_the_compile(build: Path) -> None:
+    stored = json.loads((build / "report" / "latency.json").read_text(encoding="utf-8"))
+    assert edgec_json("simulate", str(build), "--profile") == stored
+    estimate = json.loads((build / "report" / "fit.json").read_text(encoding="utf-8"))["estimate"]
+    assert estimate["cycles_per_token"] == stored["cycles_per_token"]
+    slower = stored["readings"]["conservative"]["cycles_per_token"]
+    assert estimate["conservative_cycles_per_token"] == slower
+    assert estimate["energy_uj_per_token"] == stored["energy"]["total"]
+
+
+def test_profile_options_take_effect(build: Path) -> None:
+    args = ("simulate", str(build), "--profile", "--context", "24", "--reading", "conservative")
+    value = edgec_json(*args)
+    assert (value["position"], value["reading"]) == (23, "conservative")
+    assert value["cycles_per_token"] == value["readings"]["conservative"]["cycles_per_token"]
+    assert value["curve"][-1]["cycles"] == value["cycles_per_token"]
+    text = edgec(*args).stdout
+    for word in ("conservative", "bound by", "prefill of 24 tokens", "uJ", "167 mW", "assumed: "):
+        assert word in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--profile", "--prompt", "a"), "--prompt: found given, allowed only without --profile"),
+        (("--profile", "--seed", "0"), "--seed: found given"),
+        (("--prompt", "a", "--context", "3"), "--context: found given, allowed only with --prof"),
+        (("--profile", "--reading", "best"), "allowed simulator or conservative"),
+        (("--profile", "--context", "0"), "--context: found 0, allowed 1..24"),
+        (("--profile", "--context", "25"), "--context: found 25, allowed 1..24"),
+        ((), "--prompt: found nothing"),
+    ],
+)
+def test_profile_options_without_effect(build: Path, args: tuple[str, ...], message: str) -> None:
+    result = edgec("simulate", str(build), *args)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
 @pytest.mark.parametrize("name", ["weights/mram.bin", "plan.json", "golden/golden.bin"])
 def test_a_flipped_byte_is_refused(model: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "out"

@@ -229,23 +229,41 @@ def fit(
 
 @main.command()
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--prompt", help="Text to continue.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling."
 )
+@click.option("--profile", is_flag=True, help="Say where the time and the energy go; no text.")
+@click.option(
+    "--context", type=int, help="Of the profile: rows of KV cache.  [default: half of the context]"
+)
+@click.option(
+    "--reading",
+    default="simulator",
+    show_default=True,
+    help="Of the profile, where sources differ: simulator or conservative.",
+)
 @json_option
-def simulate(build: Path, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def simulate(ctx: click.Context, /, build: Path, as_json: bool, **options: Any) -> None:
     """Let a compiled model speak: bit-exact text, and the latency estimate.
 
     \b
     Example: edgec simulate build/demo --prompt "Once upon a time"
+             edgec simulate build/demo --profile --context 128
     """
-    from toolchain.commands import run_simulate
-    from toolchain.options import SimulateRequest
+    from toolchain.commands import run_profile, run_simulate
+    from toolchain.options import ProfileRequest, parse_simulate_options
 
-    run_simulate(SimulateRequest(build, **options), as_json)
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
+    request = parse_simulate_options(build, options, given)
+    if isinstance(request, ProfileRequest):
+        run_profile(request, as_json)
+    else:
+        run_simulate(request, as_json)
 
 
 @main.command()

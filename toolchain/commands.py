@@ -19,6 +19,7 @@ from toolchain.model.errors import BundleError, ConfigError, MismatchError, Prob
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
+    ProfileRequest,
     SimulateRequest,
     bundled_model,
 )
@@ -124,6 +125,25 @@ def run_simulate(request: SimulateRequest, as_json: bool) -> None:
         print_json(report)
     else:
         tables.print_simulation(report)
+
+
+def run_profile(request: ProfileRequest, as_json: bool) -> None:
+    """Print where the time and the energy of a bundle's tokens go."""
+    from codegen.bundle_read import load_bundle
+    from sim.profile import profile
+    from toolchain.profile_tables import print_profile
+
+    bundle = load_bundle(request.build)
+    most = bundle.program.shape.context
+    length = most // 2 + 1 if request.context is None else request.context
+    if not 1 <= length <= most:
+        problem = Problem("--context", str(length), f"1..{most}, the context of the bundle")
+        raise ConfigError("some options cannot be used", [problem])
+    cost = profile(bundle.program, bundle.plan, bundle.target, length - 1, request.reading)
+    if as_json:
+        print_json(cost.to_dict())
+    else:
+        print_profile(cost)
 
 
 def run_verify(build: Path, runners: tuple[str, ...], steps: int | None, as_json: bool) -> None:

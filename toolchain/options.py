@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
-from memory_planner.target import Pin
+from memory_planner.target import Pin, Reading
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.nm_pattern import PATTERN_NAMES, PATTERNS, Pattern, parse_pattern
 from toolchain.model.outline import SITES
@@ -54,6 +55,42 @@ class SimulateRequest:
     max_new_tokens: int
     temperature: float
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRequest:
+    """Arguments of `edgec simulate --profile`."""
+
+    build: Path
+    context: int | None  # rows of KV cache, the token's own included; None: half of them
+    reading: Reading
+
+
+SPEECH = ("prompt", "max_new_tokens", "temperature", "seed")
+PROFILE = ("context", "reading")
+
+
+def parse_simulate_options(
+    build: Path, values: Mapping[str, Any], given: Collection[str]
+) -> SimulateRequest | ProfileRequest:
+    """The request; `given` names what the command line sets. ConfigError for what has no effect."""
+    idle = SPEECH if values["profile"] else PROFILE
+    with_or_without = "without" if values["profile"] else "with"
+    problems = [
+        Problem(f"--{name.replace('_', '-')}", "given", f"only {with_or_without} --profile")
+        for name in idle
+        if name in given
+    ]
+    known = [reading.value for reading in Reading]
+    if values["reading"] not in known:
+        problems.append(Problem("--reading", repr(values["reading"]), " or ".join(known)))
+    if not values["profile"] and values["prompt"] is None:
+        problems.append(Problem("--prompt", "nothing", "text to continue, or --profile"))
+    if problems:
+        raise ConfigError("some options cannot be used", problems)
+    if values["profile"]:
+        return ProfileRequest(build, values["context"], Reading(values["reading"]))
+    return SimulateRequest(build, **{name: values[name] for name in SPEECH})
 
 
 def bundled_model() -> Path:

@@ -22,8 +22,8 @@ from memory_planner.plan import Plan
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target, read_target_text
-from sim.latency import LatencyReport, estimate
 from sim.machine import run_steps
+from sim.profile import Profile, profile
 from sim.timeline import decode_timeline
 from toolchain.calibrate import (
     CALIBRATION_TOKENS,
@@ -112,7 +112,7 @@ def compile_model(
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
     program = with_engine(lower_model(quant, config), engines.layouts)
     check_ranges(program, sample)
-    latency = estimate(program, plan, target, context // 2)
+    cost = profile(program, plan, target, context // 2)
     progress("packing weights")
     blobs = build_blobs(program, plan)
     progress("running the golden vectors on the byte-true simulator")
@@ -120,9 +120,9 @@ def compile_model(
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
-    speed = speed_of(latency)
+    speed = speed_of(cost.readings, cost.energy)
     outcome = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
-    reports = build_reports(quant, outcome, latency)
+    reports = build_reports(quant, outcome, cost)
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -140,7 +140,7 @@ def compile_model(
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
     )
-    pages = _draw(parts, latency, reports, options.title or model_dir.resolve().name)
+    pages = _draw(parts, cost, reports, options.title or model_dir.resolve().name)
     parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
 
@@ -155,7 +155,7 @@ def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignm
 
 
 def _draw(
-    parts: BundleParts, latency: LatencyReport, reports: Mapping[str, Any], title: str
+    parts: BundleParts, cost: Profile, reports: Mapping[str, Any], title: str
 ) -> dict[str, bytes]:
     """The drawn reports by bundle path."""
     source = PageSource(
@@ -166,8 +166,8 @@ def _draw(
         target=parts.target,
         fit=reports["fit.json"],
         bits=parts.weight_bits,
-        latency=latency,
-        timeline=decode_timeline(parts.program, parts.plan, parts.target, latency.position),
+        profile=cost,
+        timeline=decode_timeline(parts.program, parts.plan, parts.target, cost.latency.position),
         model_hash=parts.model_hash,
         quantization=reports["quantization.json"],
     )

@@ -16,7 +16,7 @@ from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target_file import load_target
-from sim.latency import estimate
+from sim.profile import profile
 from tests.bundles import compile_tiny
 from tests.model.tiny import write_model
 from toolchain.fit.design import Design, WhatIf, check_design
@@ -89,8 +89,8 @@ def test_fit_is_the_report_of_a_compile(
         lowered = lower_model(quantize_model(load_model(directory), quant), lower)
     engines = choose_engines(lowered, target, design.wish)
     program, plan = engines.program, plan_memory(engines.program, target)
-    latency = estimate(program, plan, target, shape["context"] // 2)
-    speed = speed_of(latency)
+    cost = profile(program, plan, target, shape["context"] // 2)
+    speed = speed_of(cost.readings, cost.energy)
     compiled = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
     assert fitted == fit_report(compiled)
     assert fitted["fits"]
@@ -136,8 +136,8 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
         engines = choose_engines(lower_model(sparse, lower), target, design.wish)
     program = engines.program
     plan = plan_memory(program, target)
-    latency = estimate(program, plan, target, shape["context"] // 2)
-    speed = speed_of(latency)
+    cost = profile(program, plan, target, shape["context"] // 2)
+    speed = speed_of(cost.readings, cost.energy)
     outcome = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
     compiled = fit_report(outcome)
     assert json.dumps(fitted) == json.dumps(compiled)
@@ -177,8 +177,8 @@ def test_fit_is_the_report_of_a_compile_that_streams(
     except DoesNotFitError:
         assert not fitted["fits"]
         return
-    latency = estimate(program, plan, target, shape["context"] // 2)
-    speed = speed_of(latency)
+    cost = profile(program, plan, target, shape["context"] // 2)
+    speed = speed_of(cost.readings, cost.energy)
     compiled = fit_report(Outcome(design, program, plan, speed, target, (), (), engines.decisions))
     assert json.dumps(fitted) == json.dumps(compiled)
     assert fitted["off_chip"]["missing"] == 0
@@ -258,8 +258,8 @@ def test_the_quick_estimate_is_the_full_one() -> None:
     for name in ("stories260k", "bundled"):
         config = load_shape(name).config
         outcome = plan_design(Design(config, QuantConfig(), 100), target)
-        full = estimate(outcome.program, outcome.plan, target, 50)
-        assert asdict(outcome.speed) == asdict(speed_of(full))
+        full = profile(outcome.program, outcome.plan, target, 50)
+        assert asdict(outcome.speed) == asdict(speed_of(full.readings, full.energy))
 
 
 def test_a_draft_is_estimated_like_a_plan() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from memory_planner.engine_chains import chains_of
 from memory_planner.engine_cost import core_cycles, engine_cost
 from memory_planner.engine_options import arrangements
-from memory_planner.engine_schedule import all_chain_times
+from memory_planner.engine_schedule import chain_times
 from memory_planner.engines import EngineChoice, EngineWish
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import choose_engines, plan_memory
@@ -177,15 +178,17 @@ def test_adjacent_words_are_one_job(model: Lowered) -> None:
 
 def test_the_schedule_overlaps_jobs_and_cores(model: Lowered) -> None:
     assigned, plan = planned(model)
-    for times in all_chain_times(assigned.program, SIRACUSA, plan).values():
-        for one, two in zip(times.jobs, times.jobs[1:], strict=False):
-            assert one.end <= two.start
+    assert plan.engine is not None
+    for chain in plan.engine.chains:
+        times = chain_times(assigned.program, SIRACUSA, plan, chain)
+        jobs = [job.span for linear in times.linears for job in linear.jobs]
+        assert all(one.end <= two.start for one, two in pairwise(jobs))
         end = 0.0
         for linear in times.linears:
             assert linear.span.start == end
             end = linear.span.end
-            assert all(span.end <= end for span in linear.work)
-        assert times.jobs[-1].end < end
+            assert all(phase.span.end <= end for phase in linear.phases)
+        assert jobs[-1].end < end
 
 
 def test_a_large_head_comes_in_tiles_of_two_slots(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memory_planner.target import Status, TargetSpec
+from memory_planner.limits import without_off_chip
+from memory_planner.target import Reading, Status, TargetSpec
 from memory_planner.target_file import list_targets, load_target
 from toolchain.model.errors import ConfigError
 
@@ -45,7 +46,7 @@ def test_rv32_reads_in_place() -> None:
 
 
 def test_costs_add_the_extra_cycle_of_a_multiplication() -> None:
-    assert load_target("siracusa").costs.mac["nibble"] == pytest.approx(3.6 + 1.0)
+    assert load_target("siracusa").costs.mac["nibble"] == pytest.approx(3.6 * 1.33 + 1.0)
 
 
 @pytest.mark.parametrize("name", ["rv32", "siracusa"])
@@ -150,6 +151,68 @@ def test_defects_are_named(spoil: Callable[[str], str], message: str, tmp_path: 
     with pytest.raises(ConfigError) as caught:
         load_target(path)
     assert message in str(caught.value)
+
+
+POWER = "cores = { value = 100, low = 50, high = 167"
+TRANSFER = "max_transfer = { value = 131064"
+SIRACUSA_DEFECTS = [
+    (_spoil("conservative = 1.2", 'conservative = "more"'), "costs.contention.conservative"),
+    (_spoil("conservative = 0.2778", "conservative = 0"), "link.hyperbus.rate: found 0"),
+    (
+        _spoil("load = { value = 9.5", "load = { value = 9.5, conservative = 12"),
+        "region.mram.load: found ['conservative', 'source', 'status', 'unit', 'value']",
+    ),
+    (
+        _spoil(TRANSFER, TRANSFER + ", conservative = 8"),
+        "link.weight_memory_to_l1.max_transfer: found ['conservative'",
+    ),
+    (_spoil(POWER, "cores = { value = 100, low = 50"), "energy.power.cores: found ['low', 'sou"),
+    (_spoil(POWER, "cores = { value = 100, low = 150, high = 167"), "low <= value <= high"),
+    (_spoil(POWER, "dma = { value = 100, low = 50, high = 167"), "energy.power.dma: found an un"),
+    (_spoil(POWER, "dma = { value = 100, low = 50, high = 167"), "energy.power.cores: found not"),
+    (_spoil("hyperbus = {", "bus = {"), "energy.per_byte.hyperbus: found nothing"),
+    (_spoil("hyperbus = {", "bus = {"), "energy.per_byte.bus: found an unknown key"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SIRACUSA_DEFECTS)
+def test_defects_of_readings_and_energy(
+    spoil: Callable[[str], str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.toml"
+    text = (TARGETS / "siracusa.toml").read_text(encoding="utf-8")
+    path.write_text(spoil(text), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_target(path)
+    assert message in str(caught.value)
+
+
+def test_two_readings_of_a_file() -> None:
+    target = load_target("siracusa")
+    slower = target.read_as(Reading.CONSERVATIVE)
+    assert target.read_as(Reading.SIMULATOR) is target
+    assert (target.costs.cold_code, slower.costs.cold_code) == (0, 1300)
+    assert slower.costs.swiglu == pytest.approx(1.2 * target.costs.swiglu)
+    rates = [
+        [link.bytes_per_cycle for link in each.links if link.name == "hyperbus"]
+        for each in (target, slower)
+    ]
+    assert [set(each) for each in rates] == [{0.5556}, {0.2778}]
+    assert slower.regions == target.regions
+    assert target.constants["costs.contention"].read(Reading.CONSERVATIVE) == 1.2
+    assert target.constants["costs.rmsnorm"].read(Reading.CONSERVATIVE) == 28.6
+
+
+def test_a_narrowed_target_keeps_its_readings() -> None:
+    narrow = without_off_chip(load_target("siracusa")).read_as(Reading.CONSERVATIVE)
+    assert [link.name for link in narrow.links] == ["weight_memory_to_l1", "l2_to_l1"]
+    assert narrow.costs.cold_code == 1300
+
+
+def test_one_reading_where_no_source_differs() -> None:
+    target = load_target("rv32")
+    assert target.conservative is None
+    assert target.read_as(Reading.CONSERVATIVE) is target
 
 
 def test_all_defects_at_once(tmp_path: Path) -> None:

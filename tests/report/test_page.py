@@ -139,24 +139,57 @@ def test_blocks_sum_to_the_model(tiny_bundle: LoadedBundle, page: Element) -> No
 
 def test_ops_are_those_of_the_latency_report(tiny_bundle: LoadedBundle, page: Element) -> None:
     latency = report(tiny_bundle, "latency.json")
-    dearest, kinds, links = section(page, "timeline").all("table")
-    by_role: dict[str, int] = {}
+    dearest, kinds = section(page, "timeline").all("table")
+    by_role: dict[str, list[Json]] = {}
     for op in latency["ops"]:
-        role = re.sub(r"^l\d+\.", "", op["id"])
-        by_role[role] = by_role.get(role, 0) + op["total_cycles"]
-    largest = sorted(by_role.values(), reverse=True)[:10]
+        by_role.setdefault(re.sub(r"^l\d+\.", "", op["id"]), []).append(op)
+    sums = {role: sum(op["total_cycles"] for op in ops) for role, ops in by_role.items()}
     rows = table_rows(dearest)
-    assert [value(row[6]) for row in rows] == largest
-    for name, times, cycles, cores, dma, bound_by, total, *_ in rows:
-        op = next(op for op in latency["ops"] if op["id"].endswith(name))
-        assert value(times.split()[0]) * value(cycles) == value(total)
-        assert (value(cores), value(dma)) == (op["compute_cycles"], op["dma_cycles"])
-        assert bound_by == op["bound_by"]
+    assert [value(row[2]) for row in rows] == sorted(sums.values(), reverse=True)[:10]
+    for name, times, cycles, cores, overhead, dma, engine, bound_by, *_ in rows:
+        ops = by_role[name]
+        assert (value(times.split()[0]), value(cycles)) == (len(ops), sums[name])
+        assert value(cores) == sum(op["compute_cycles"] for op in ops)
+        assert value(overhead) == sum(op["overhead_cycles"] for op in ops)
+        assert value(dma) == sum(op["dma_cycles"] for op in ops)
+        assert value(engine) == sum(op["engine_cycles"] for op in ops)
+        assert bound_by.replace(" ", "_") in {op["bound_by"] for op in ops}
     assert {row[0]: value(row[1]) for row in table_rows(kinds)} == latency["by_kind"]
-    moved = {link["link"]: (link["size"], link["cycles"]) for link in latency["links"]}
-    assert {r[0]: (value(r[1]), value(r[2])) for r in table_rows(links)} == moved
     text = section(page, "assumptions").words()
     assert all(line in text for line in (*latency["not_modelled"], *latency["assumed"]))
+
+
+def test_costs_are_those_of_the_latency_report(tiny_bundle: LoadedBundle, page: Element) -> None:
+    latency, cost = report(tiny_bundle, "latency.json"), section(page, "cost")
+    readings, lanes, energy, links = cost.all("table")
+    for row in table_rows(readings):
+        found = latency["readings"][row[0]]
+        assert value(row[1]) == found["cycles_per_token"]
+        assert value(row[3]) == found["bound_cycles"]
+    assert {row[0]: value(row[1]) for row in table_rows(lanes)} == latency["lanes"]
+    parts = {part["name"].replace("_", " "): part for part in latency["energy"]["parts"]}
+    for name, low, nominal, high, basis in table_rows(energy):
+        part = parts.pop(name)
+        spans = [part["low"], part["nominal"], part["high"]]
+        assert [float(cell.replace(",", "")) for cell in (low, nominal, high)] == spans
+        assert basis == part["basis"]
+    assert not parts
+    assert {row[0]: [value(cell) for cell in row[1:]] for row in table_rows(links)} == {
+        link["link"].replace("_", " "): [
+            link[name] for name in ("weights", "kv_cache", "tables", "cycles")
+        ]
+        for link in latency["links"]
+    }
+    text = cost.words()
+    assert f"{latency['prefill']['cycles']:,} cycles" in text
+    assert "167 mW" in text
+    curve = cost.one("polyline", "growth-line").attributes["points"].split()
+    assert len(curve) == len(latency["curve"])
+    last = latency["curve"][-1]
+    assert cost.one("text", "end-text").text.startswith(f"{last['cycles']:,} cycles")
+    assumed = section(page, "assumptions").words()
+    assert all(line in assumed for line in latency["energy"]["assumed"])
+    assert all(line in assumed for line in latency["energy"]["not_included"])
 
 
 def test_kv_cache_grows_as_the_plan_says(tiny_bundle: LoadedBundle, page: Element) -> None:

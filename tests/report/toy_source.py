@@ -7,7 +7,7 @@ from typing import Any
 
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
-from sim.latency import estimate
+from sim.profile import profile
 from sim.timeline import decode_timeline
 from toolchain.model.program import Program
 from toolchain.report.source import Json, PageSource
@@ -35,7 +35,7 @@ def source(program: Program, target: TargetSpec, **changes: Any) -> PageSource:
         target=target,
         fit=FIT,
         bits={},
-        latency=estimate(program, plan, target, 10),
+        profile=profile(program, plan, target, 10),
         timeline=decode_timeline(program, plan, target, 10),
     )
     return replace(page, **changes)

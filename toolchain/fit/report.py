@@ -69,6 +69,11 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
             "cycles_per_token": outcome.speed.cycles_per_token,
             "tokens_per_second": _rounded(outcome.speed.tokens_per_second),
             "bound_tokens_per_second": _rounded(outcome.speed.bound_tokens_per_second),
+            "conservative_cycles_per_token": outcome.speed.conservative_cycles,
+            "conservative_tokens_per_second": _rounded(
+                outcome.speed.conservative_tokens_per_second
+            ),
+            "energy_uj_per_token": _energy(outcome.speed),
         },
     }
 
@@ -111,6 +116,15 @@ def _kv_cache(outcome: Outcome) -> Json:
         "formula": f"{shape.layers} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
         "bytes": _position_size(outcome) * shape.context,
     }
+
+
+def _energy(speed: Speed) -> Json | None:
+    """Limits of the energy of one token; None when the target has no figures."""
+    if speed.energy is None:
+        return None
+    total = speed.energy.total
+    spans = {"low": total.low, "nominal": total.nominal, "high": total.high}
+    return {name: _rounded(value) for name, value in spans.items()}
 
 
 def _off_chip(speed: Speed) -> Json:

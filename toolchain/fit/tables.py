@@ -281,8 +281,16 @@ def _closing(report: Json) -> list[str]:
     lines.append(
         f"estimate at position {estimate['position']:,}: {estimate['cycles_per_token']:,} cycles "
         f"per token{' on chip' if off_chip['missing'] else ''}, "
-        f"{rate_text(estimate['tokens_per_second'])} tokens/s"
+        f"{rate_text(estimate['tokens_per_second'])} tokens/s; in the conservative reading "
+        f"{rate_text(estimate['conservative_tokens_per_second'])}"
     )
+    energy = estimate["energy_uj_per_token"]
+    if energy:
+        lines.append(
+            f"energy: about {energy['nominal']:,g} uJ per token"
+            f"{' on chip' if off_chip['missing'] else ''}, {energy['low']:,g} to "
+            f"{energy['high']:,g} (assumed constants)"
+        )
     lines.append(
         f"no schedule beats {rate_text(estimate['bound_tokens_per_second'])} tokens/s "
         "(the bandwidth of the memories)"

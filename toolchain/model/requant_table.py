@@ -38,11 +38,6 @@ class RequantLayout:
     packing = format
 
     @property
-    def format(self) -> Packing:
-        """How the bytes are arranged."""
-        return self.packing
-
-    @property
     def columns(self) -> int:
         """Columns whose weights it holds: the tail."""
         return self.tail

@@ -1,4 +1,4 @@
-"""Tables of matrices, blocks and ops: bytes, packing, bits, SNR and cycles side by side."""
+"""Tables of matrices and blocks: bytes, packing, bits, SNR and cycles side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor
 
-from sim.latency import LatencyReport, OpLatency
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import packing_name
 from toolchain.model.packing import WeightLayout
@@ -16,7 +15,6 @@ from toolchain.report.names import layer_of
 from toolchain.report.scale import TIMES, count, decimal, percent
 from toolchain.report.source import PageSource
 
-DEAREST = 10
 HEAT_LEFT, HEAT_TOP, HEAT_WIDTH, CELL = 110, 4, 1040, 22
 HEAT_COLUMN = 64  # units, unless there are too many blocks
 SHADES = 6
@@ -65,22 +63,6 @@ class BlockRow:
     cycles: str
     percent: str
     bar: str  # width of the bar of cycles, percent of the longest
-
-
-@dataclass(frozen=True, slots=True)
-class OpRow:
-    """An op with what bounds it, once for all blocks in which it costs the same."""
-
-    name: str
-    kind: str
-    times: str
-    cycles: str  # of one
-    total: str  # of all
-    percent: str
-    bar: str
-    cores: str  # of one, as below
-    dma: str
-    bound_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,37 +162,6 @@ def _snr_range(own: list[Matrix]) -> str:
         return ""
     low, high = f"{min(values):.1f}", f"{max(values):.1f}"
     return low if low == high else f"{low} to {high}"
-
-
-def dearest_ops(program: Program, latency: LatencyReport) -> list[OpRow]:
-    """The ops that take most cycles, largest first; equal ops of several blocks are one row."""
-    groups: dict[tuple[str, int, int], list[OpLatency]] = {}
-    for op, each in zip(program.ops, latency.ops, strict=True):
-        key = (op.role, each.compute_cycles, each.dma_cycles)
-        groups.setdefault(key, []).append(each)
-    named = [(role, same) for (role, *_), same in groups.items()]
-    named.sort(key=lambda pair: -_total(pair[1]))
-    return [_op_row(role, same, latency, _total(named[0][1])) for role, same in named[:DEAREST]]
-
-
-def _total(ops: list[OpLatency]) -> int:
-    return sum(op.total_cycles for op in ops)
-
-
-def _op_row(role: str, same: list[OpLatency], latency: LatencyReport, longest: int) -> OpRow:
-    op, total = same[0], _total(same)
-    return OpRow(
-        name=op.id if len(same) == 1 else role,
-        kind=op.kind,
-        times=f"{len(same)} {TIMES}",
-        cycles=count(op.total_cycles),
-        total=count(total),
-        percent=percent(total, latency.cycles_per_token),
-        bar=decimal(100 * total / longest),
-        cores=count(op.compute_cycles),
-        dma=count(op.dma_cycles),
-        bound_by=op.bound_by,
-    )
 
 
 def snr_heat(program: Program, found: list[Matrix]) -> Heat | None:

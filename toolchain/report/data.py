@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.latency import LatencyReport
+from sim.profile import Profile
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
 from toolchain.model.engine_packing import EngineLayout
@@ -20,12 +20,12 @@ from toolchain.model.quantize import QuantModel
 Json = dict[str, Any]
 
 
-def build_reports(quant: QuantModel, outcome: Outcome, latency: LatencyReport) -> dict[str, Json]:
+def build_reports(quant: QuantModel, outcome: Outcome, profile: Profile) -> dict[str, Json]:
     """File name under report/ -> content."""
     return {
         "fit.json": fit_report(outcome),
         "quantization.json": quantization_report(quant, outcome.program),
-        "latency.json": latency.to_dict(),
+        "latency.json": profile.to_dict(),
     }
 
 

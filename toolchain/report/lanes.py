@@ -17,10 +17,27 @@ from toolchain.model.program import Op, Program
 from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zoom_range
 from toolchain.report.scale import Axis, count, decimal
 
-LEFT, RIGHT = 56, 4
+LEFT, RIGHT, TOP = 56, 4, 18
 NAMES, BARS, GAP, WAIT = 20, 34, 6, 8  # heights: lane of names, others, between, of a wait
-LANES = {Lane.CORES: "cores", Lane.DMA: "DMA", Lane.OFF_CHIP: "off chip"}  # waits: cores
+LANES = {  # waits: cores
+    Lane.ENGINE: "engine",
+    Lane.CORES: "cores",
+    Lane.DMA: "DMA",
+    Lane.OFF_CHIP: "off chip",
+}
+OPTIONAL = (Lane.ENGINE, Lane.OFF_CHIP)  # drawn where something happens on them
 MAX_BARS = 250  # of one lane in the detail
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlace:
+    """A lane of a figure, and the y of its upper edge."""
+
+    name: str
+    top: float
+
+
+Lanes = Mapping[Lane, LanePlace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +66,39 @@ class Detail:
 def overview(latency: LatencyReport, timeline: Sequence[Event]) -> LaneFigure:
     """Every op of the token, and beside it the streams of blocks if there are any."""
     streams = [event for event in timeline if event.lane is Lane.OFF_CHIP]
-    lanes = _lanes(bool(streams))
+    lanes = _lanes(timeline)
     frame = _frame(lanes)
     axis = frame.x_axis(0, latency.cycles_per_token)
     starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
     ops = zip(latency.ops, starts, strict=False)
-    boxes = [_op_box(axis, frame.top, op, start) for op, start in ops]
+    boxes = [_op_box(axis, lanes, op, start) for op, start in ops]
     span = (0, latency.cycles_per_token)
-    boxes += _stream_boxes(axis, frame.top, streams, span)
-    boxes += _wait_boxes(axis, frame.top, timeline, span)
+    boxes += _stream_boxes(axis, lanes, streams, span)
+    boxes += _wait_boxes(axis, lanes, timeline, span)
     return _figure(frame, axis, boxes, lanes, latency.bound_cycles)
 
 
-def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
+def _op_box(axis: Axis, lanes: Lanes, op: OpLatency, start: int) -> Box:
     left, width = axis.at(start), axis.span(op.total_cycles)
     facts = (
         f"{op.id}: {op.kind}, {count(op.total_cycles)} cycles from {count(start)}, "
         f"cores {count(op.compute_cycles)}, DMA {count(op.dma_cycles)}, bound by {op.bound_by}"
     )
+    if op.engine_cycles:
+        facts += f", {op.engine} {count(op.engine_cycles)}"
     if op.stream_wait:
         facts += f", {count(op.stream_wait)} of them waiting for off-chip weights"
-    busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
+    busy = {
+        Lane.ENGINE: op.engine_cycles,
+        Lane.CORES: op.compute_cycles,
+        Lane.DMA: op.dma_cycles,
+    }
     bars = []
     for lane, cycles in busy.items():
         if cycles:
             height = BARS * min(1.0, cycles / op.total_cycles)
-            bars.append(Frame(left, _lane_top(top, lane) + BARS - height, width, height))
-    return box(Frame(left, top, width, NAMES), op.kind, facts, op.id, bars)
+            bars.append(Frame(left, lanes[lane].top + BARS - height, width, height))
+    return box(Frame(left, TOP, width, NAMES), op.kind, facts, op.id, bars)
 
 
 def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
@@ -86,31 +109,32 @@ def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
     if not events:
         return None
     first, last = events[0].start, max(event.end for event in events)
-    lanes = _lanes(bool(streams))
+    lanes = _lanes(timeline)
     frame = _frame(lanes)
     axis = frame.x_axis(first, last)
-    boxes = list(_name_boxes(axis, frame.top, events, inside))
-    for lane in (Lane.CORES, Lane.DMA):
-        boxes += _tile_boxes(axis, frame.top, [e for e in events if e.lane is lane], inside)
-    boxes += _stream_boxes(axis, frame.top, streams, (first, last))
-    boxes += _wait_boxes(axis, frame.top, timeline, (first, last))
+    boxes = list(_name_boxes(axis, events, inside))
+    for lane in (Lane.ENGINE, Lane.CORES, Lane.DMA):
+        own = [event for event in events if event.lane is lane]
+        boxes += _tile_boxes(axis, lanes, own, inside)
+    boxes += _stream_boxes(axis, lanes, streams, (first, last))
+    boxes += _wait_boxes(axis, lanes, timeline, (first, last))
     title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
     return Detail(_figure(frame, axis, boxes, lanes), title)
 
 
-def _name_boxes(
-    axis: Axis, top: float, events: Sequence[Event], ops: dict[str, Op]
-) -> Iterator[Box]:
-    for op_id, group in groupby(events, key=lambda event: event.op):
+def _name_boxes(axis: Axis, events: Sequence[Event], ops: dict[str, Op]) -> Iterator[Box]:
+    """Names over the time of the op; its jobs may have begun before."""
+    steps = [event for event in events if event.lane is not Lane.ENGINE]
+    for op_id, group in groupby(steps, key=lambda event: event.op):
         own, op = list(group), ops[op_id]
         start, end = min(e.start for e in own), max(e.end for e in own)
         title = f"{op.role}: {op.kind.value}, {count(end - start)} cycles from {count(start)}"
-        area = Frame(axis.at(start), top, axis.span(end - start), NAMES)
+        area = Frame(axis.at(start), TOP, axis.span(end - start), NAMES)
         yield box(area, op.kind.value, title, op.role)
 
 
 def _tile_boxes(
-    axis: Axis, top: float, events: Sequence[Event], ops: dict[str, Op]
+    axis: Axis, lanes: Lanes, events: Sequence[Event], ops: dict[str, Op]
 ) -> Iterator[Box]:
     """Bars of one lane; both slots of a tile buffer take turns, which the shade shows."""
     together = -(-len(events) // MAX_BARS)
@@ -123,7 +147,7 @@ def _tile_boxes(
                 continue
             busy = sum(event.cycles for event in part)
             height = BARS * busy / (end - start)
-            lane_top = _lane_top(top, part[0].lane)
+            lane_top = lanes[part[0].lane].top
             area = Frame(axis.at(start), lane_top + BARS - height, axis.span(end - start), height)
             slot = f" slot{part[0].tile % 2}" if part[0].tile >= 0 else ""
             yield box(area, ops[op_id].kind.value + slot, _tile_title(part, busy))
@@ -137,7 +161,7 @@ def _tile_title(part: Sequence[Event], busy: int) -> str:
 
 
 def _stream_boxes(
-    axis: Axis, top: float, streams: Sequence[Event], span: tuple[int, int]
+    axis: Axis, lanes: Lanes, streams: Sequence[Event], span: tuple[int, int]
 ) -> Iterator[Box]:
     """What the off-chip bus carries within `span` cycles; neighbours differ in shade."""
     for index, event in enumerate(streams):
@@ -148,12 +172,12 @@ def _stream_boxes(
             f"{event.label}: for {event.op}, off chip {count(event.cycles)} cycles, "
             f"{count(event.start)} to {count(event.end)}"
         )
-        area = Frame(axis.at(start), _lane_top(top, Lane.OFF_CHIP), axis.span(end - start), BARS)
+        area = Frame(axis.at(start), lanes[Lane.OFF_CHIP].top, axis.span(end - start), BARS)
         yield box(area, f"stream slot{index % 2}", title)
 
 
 def _wait_boxes(
-    axis: Axis, top: float, events: Sequence[Event], span: tuple[int, int]
+    axis: Axis, lanes: Lanes, events: Sequence[Event], span: tuple[int, int]
 ) -> Iterator[Box]:
     """A thin bar in the middle of the cores' lane where they wait within `span` cycles."""
     for event in events:
@@ -161,36 +185,32 @@ def _wait_boxes(
         if event.lane is not Lane.WAIT or start >= end:
             continue
         title = f"{event.op} {event.label}: {count(event.cycles)} cycles from {count(event.start)}"
-        middle = _lane_top(top, Lane.CORES) + (BARS - WAIT) / 2
+        middle = lanes[Lane.CORES].top + (BARS - WAIT) / 2
         yield box(Frame(axis.at(start), middle, axis.span(end - start), WAIT), "wait", title)
 
 
-def _lanes(streams: bool) -> dict[Lane, str]:
-    """The lanes to draw, with their names."""
-    return {lane: name for lane, name in LANES.items() if streams or lane is not Lane.OFF_CHIP}
+def _lanes(timeline: Sequence[Event]) -> Lanes:
+    """The lanes to draw, from top to bottom."""
+    used = {event.lane for event in timeline}
+    shown = [lane for lane in LANES if lane in used or lane not in OPTIONAL]
+    tops = (TOP + NAMES + GAP + index * (BARS + GAP) for index in range(len(shown)))
+    return {lane: LanePlace(LANES[lane], top) for lane, top in zip(shown, tops, strict=True)}
 
 
-def _frame(lanes: Mapping[Lane, str]) -> Frame:
-    return Frame(LEFT, 18, WIDTH - LEFT - RIGHT, NAMES + len(lanes) * (BARS + GAP))
-
-
-def _lane_top(top: float, lane: Lane) -> float:
-    return top + NAMES + GAP + list(LANES).index(lane) * (BARS + GAP)
+def _frame(lanes: Lanes) -> Frame:
+    return Frame(LEFT, TOP, WIDTH - LEFT - RIGHT, NAMES + len(lanes) * (BARS + GAP))
 
 
 def _figure(
     frame: Frame,
     axis: Axis,
     boxes: list[Box],
-    lanes: Mapping[Lane, str],
+    lanes: Lanes,
     mark: int | None = None,
 ) -> LaneFigure:
     """`mark` is the bandwidth bound in cycles."""
     labels = [Tick(decimal(frame.top + NAMES / 2 + 4), "op")]
-    labels += [
-        Tick(decimal(_lane_top(frame.top, lane) + BARS / 2 + 4), name)
-        for lane, name in lanes.items()
-    ]
+    labels += [Tick(decimal(place.top + BARS / 2 + 4), place.name) for place in lanes.values()]
     return LaneFigure(
         frame=frame.text(),
         height=decimal(frame.bottom + 24),

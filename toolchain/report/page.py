@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolchain.fit.misfit import remedy_groups
 from toolchain.report.blocks import Matrix, block_rows, matrices, matrix_rows, snr_heat
+from toolchain.report.cost import cost_view
 from toolchain.report.growth import kv_growth
 from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows, map_categories
 from toolchain.report.palette import COLOURS
@@ -54,6 +55,7 @@ def render_report(source: PageSource) -> str:
         "map_categories": map_categories(maps, strips),
         "buffers": buffer_rows(program, plan),
         "timeline": token_view(source),
+        "cost": cost_view(source),
         "traced": source.model_hash is not None,  # a bundle's page lies beside its trace
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),

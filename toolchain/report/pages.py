@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.latency import estimate
+from sim.profile import profile
 from sim.timeline import decode_timeline
 from toolchain.report.page import render_report
 from toolchain.report.source import PageSource
@@ -27,6 +27,4 @@ def fit_page(source: PageSource) -> str:
     if not source.fit["fits"]:
         return render_report(source)
     where = (source.program, source.plan, source.target, source.fit["estimate"]["position"])
-    return render_report(
-        replace(source, latency=estimate(*where), timeline=decode_timeline(*where))
-    )
+    return render_report(replace(source, profile=profile(*where), timeline=decode_timeline(*where)))

@@ -9,6 +9,7 @@ from typing import Any
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.latency import LatencyReport
+from sim.profile import Profile
 from sim.timeline import Event
 from toolchain.model.program import Program
 
@@ -19,7 +20,7 @@ Json = dict[str, Any]
 class PageSource:
     """A program on a target, its estimate and its reports; nothing here knows a path or a time.
 
-    `model_hash` and `quantization` are None when no weights were read, `latency` is None and
+    `model_hash` and `quantization` are None when no weights were read, `profile` is None and
     `timeline` empty when the plan exceeds the target.
     """
 
@@ -30,7 +31,12 @@ class PageSource:
     target: TargetSpec
     fit: Json  # report/fit.json
     bits: Mapping[str, int]  # of every stored matrix, by tensor name
-    latency: LatencyReport | None = None
-    timeline: Sequence[Event] = ()  # of the token of `latency`
+    profile: Profile | None = None
+    timeline: Sequence[Event] = ()  # of the token of `profile`
     model_hash: str | None = None
     quantization: Json | None = None  # report/quantization.json
+
+    @property
+    def latency(self) -> LatencyReport | None:
+        """The estimate of the token."""
+        return self.profile.latency if self.profile else None

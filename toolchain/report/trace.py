@@ -14,7 +14,7 @@ from sim.timeline import Event, Lane
 
 OPS = "ops"
 PROCESS = 1
-LANES = (Lane.CORES, Lane.DMA, Lane.OFF_CHIP, Lane.WAIT)
+LANES = (Lane.ENGINE, Lane.CORES, Lane.DMA, Lane.OFF_CHIP, Lane.WAIT)
 THREADS = {OPS: 1, **{lane.value: thread for thread, lane in enumerate(LANES, start=2)}}
 Record = dict[str, object]
 
@@ -56,6 +56,7 @@ def _op_records(latency: LatencyReport) -> list[tuple[tuple[int, int], Record]]:
             "kind": op.kind,
             "compute_cycles": op.compute_cycles,
             "dma_cycles": op.dma_cycles,
+            "engine_cycles": op.engine_cycles,
             "bound_by": op.bound_by,
         }
         end = start + op.total_cycles
