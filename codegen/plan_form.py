@@ -9,7 +9,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from codegen.forms import Each, Fixed, Form
 from memory_planner.plan import LinearPlan, Placement, Plan, Transfer
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, ProgramShape, TensorSpec
+from toolchain.model.sparse_packing import SparseLayout
 
 
 def form_of(record: type, **others: Form) -> dict[str, Form]:
@@ -38,7 +40,8 @@ def _optional(form: dict[str, Form], *names: str) -> dict[str, Form]:
     return {f"{name}?" if name in names else name: inner for name, inner in form.items()}
 
 
-_TENSOR = form_of(TensorSpec)
+_SPARSE = {**form_of(SparseLayout, pattern=str), "fields": str}
+_TENSOR = form_of(TensorSpec, layout=(form_of(WeightLayout), _SPARSE))
 _OP = form_of(Op)
 _TRANSFER = Fixed((int,) * len(fields(Transfer)))
 _PLAN = form_of(

@@ -25,7 +25,8 @@ from memory_planner.plan import (
     Transfer,
 )
 from toolchain.model.errors import BundleError
-from toolchain.model.packing import Packing, WeightLayout
+from toolchain.model.nm_pattern import parse_pattern
+from toolchain.model.packing import CORE_PACKINGS, Packing, WeightLayout
 from toolchain.model.program import (
     ActMode,
     DType,
@@ -36,6 +37,7 @@ from toolchain.model.program import (
     ProgramShape,
     TensorSpec,
 )
+from toolchain.model.sparse_packing import SparseLayout
 
 FORMAT_VERSION = 1
 
@@ -72,14 +74,39 @@ def _tensor_to_json(tensor: TensorSpec) -> Json:
         "shape": list(tensor.shape),
     }
     if tensor.layout is not None:
-        item["layout"] = {**asdict(tensor.layout), "packing": tensor.layout.packing.value}
+        item["layout"] = _layout_to_json(tensor.layout)
     return item
+
+
+def _layout_to_json(layout: WeightLayout) -> Json:
+    """Of a sparse matrix also the pattern, and the dense packing that has its fields."""
+    item = {**asdict(layout), "packing": layout.format.value}
+    if isinstance(layout, SparseLayout):
+        item |= {"fields": layout.packing.value, "pattern": str(layout.pattern)}
+    return item
+
+
+def _layout_from_json(item: Json) -> WeightLayout:
+    if item["packing"] != Packing.NM_SPARSE.value:
+        return WeightLayout(**{**item, "packing": _core_packing(item["packing"])})
+    members = {name: value for name, value in item.items() if name != "fields"}
+    pattern = parse_pattern(item["pattern"])
+    if pattern is None:
+        raise ValueError(f"N:M pattern {item['pattern']!r}")
+    return SparseLayout(**{**members, "packing": _core_packing(item["fields"]), "pattern": pattern})
+
+
+def _core_packing(name: str) -> Packing:
+    packing = Packing(name)
+    if packing not in CORE_PACKINGS:
+        raise ValueError(f"{name} has no fields")
+    return packing
 
 
 def _tensor_from_json(item: Json) -> TensorSpec:
     layout = item.get("layout")
     if layout is not None:
-        layout = WeightLayout(**{**layout, "packing": Packing(layout["packing"])})
+        layout = _layout_from_json(layout)
     return TensorSpec(
         item["name"], Kind(item["kind"]), DType(item["dtype"]), tuple(item["shape"]), layout
     )

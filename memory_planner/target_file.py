@@ -14,13 +14,13 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.cost_table import read_costs
 from memory_planner.energy_table import check_energy, read_energy
 from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
     Constant,
-    Costs,
     Link,
     MemoryRegion,
     OffChip,
@@ -32,8 +32,8 @@ from memory_planner.target import (
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.packing import Packing
 
+# Groups of kernels that are about equally fast: index form and stored bits.
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
 SECTION = "[.][A-Za-z0-9_.]{1,60}"
@@ -98,7 +98,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         placement={key: placement.names(key) for key in PLACEMENT_CLASSES},
         links=tuple(_link(entry) for entry in table.tables("link")),
         tiling=_tiling(table.table("tiling")) if table.has("tiling") else None,
-        costs=_costs(table.table("costs")),
+        costs=read_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
         energy=read_energy(table.table("energy")) if table.has("energy") else None,
@@ -169,48 +169,6 @@ def _off_chip(table: Table) -> OffChip:
     off_chip = OffChip(region=table.text("region"), staging=table.names("staging"))
     table.finish()
     return off_chip
-
-
-def _costs(table: Table) -> Costs:
-    """Costs in cycles of one core: counted instructions times cycles per instruction.
-
-    The extra cycle of a multiplication is part of what was measured in cycles.
-    """
-    per_instruction = table.number("instruction", "cycles/instruction", positive=True)
-    multiply = table.number("multiply_extra", "cycles/MAC")
-    contention = table.number("contention", "cycles/cycle", positive=True)
-
-    def cost(source: Table, key: str, unit: str, extra: float = 0.0) -> float:
-        units = (f"cycles/{unit}", f"instructions/{unit}")
-        value, found = source.number_in(key, units)
-        counted = found.startswith("instructions")
-        return contention * (value * per_instruction + extra if counted else value)
-
-    mac = table.table("mac")
-    macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in Packing}
-    mac.finish()
-    costs = Costs(
-        mac=macs,
-        linear_row=cost(table, "linear_row", "row"),
-        linear_group=cost(table, "linear_group", "group"),
-        embed=cost(table, "embed", "element"),
-        quantize=cost(table, "quantize", "element"),
-        rmsnorm=cost(table, "rmsnorm", "element"),
-        rope=cost(table, "rope", "element"),
-        kv_append=cost(table, "kv_append", "element"),
-        attention_scan=cost(table, "attention_scan", "score"),
-        attention_mac=cost(table, "attention_mac", "MAC"),
-        attention_score=cost(table, "attention_score", "score"),
-        attention_merge=cost(table, "attention_merge", "element"),
-        residual_add=cost(table, "residual_add", "element"),
-        swiglu=cost(table, "swiglu", "element"),
-        argmax=cost(table, "argmax", "element"),
-        reduction=cost(table, "reduction", "op"),
-        barrier=cost(table, "barrier", "barrier"),
-        cold_code=table.number("cold_code", "cycles/op"),
-    )
-    table.finish()
-    return costs
 
 
 def _check_regions(spec: TargetSpec) -> list[Problem]:

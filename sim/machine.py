@@ -21,6 +21,7 @@ from sim import ops
 from sim.interpreter import run_op
 from sim.ops import Ints, KVCache
 from toolchain.model.errors import InternalError, Problem
+from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import unpack_records
 from toolchain.model.program import Kind, Op, Program, TensorSpec
 
@@ -152,7 +153,7 @@ class Machine:
         parts = []
         for first, count, data in self._tiles(op):
             rows = min(count * lanes, layout.rows - first * lanes)
-            weights = unpack_records(data.data, layout, rows)
+            weights = unpack_matrix_records(data.data, layout, rows)
             parts.append(ops.linear(q, scale, ops.matrix_of(weights, layout.group_size), shift))
         result = np.concatenate(parts, axis=1)
         assert result.shape[1] == layout.rows, f"tiles of {how.op} do not cover it"

@@ -15,7 +15,8 @@ from memory_planner.plan import Plan
 from sim import ops
 from sim.interpreter import run_op
 from sim.ops import Ints, KVCache, Matrix
-from toolchain.model.packing import WeightInts, unpack_weights
+from toolchain.model.matrix_storage import unpack_matrix
+from toolchain.model.packing import WeightInts
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 PREFILL_TOKENS = 64  # tokens per pass: bounds the (heads, tokens, positions) arrays
@@ -33,7 +34,7 @@ def read_constants(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> 
         start = place.offset - plan.region(place.region).blob_base
         data = memoryview(blobs[place.region])[start : start + spec.size]
         if spec.layout is not None:
-            constants[spec.name] = unpack_weights(data, spec.layout)
+            constants[spec.name] = unpack_matrix(data, spec.layout)
         else:
             plain = np.frombuffer(data, np.dtype(spec.dtype.value).newbyteorder("<"))
             constants[spec.name] = plain.reshape(spec.shape)

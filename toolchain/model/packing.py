@@ -32,10 +32,11 @@ class Packing(Enum):
     CRUMB = "crumb"  # 2-bit fields, 16 rows per word: weights of 2 bits
     NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
     BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
+    NM_SPARSE = "nm-sparse"  # kept weights of N:M patterns, row by row (sparse_packing.py)
 
     @cached_property
     def field_bits(self) -> int:
-        """Stored bits per weight."""
+        """Stored bits per weight of a dense packing; others have no fields (KeyError)."""
         return {"crumb": 2, "nibble": 4, "byte": 8}[self.value]
 
     @cached_property
@@ -46,7 +47,19 @@ class Packing(Enum):
     @property
     def code(self) -> int:
         """Number of the format in blob headers."""
-        return {"crumb": 1, "nibble": 2, "byte": 3}[self.value]
+        return _CODES[self.value]
+
+
+_CODES = {
+    "crumb": 1,
+    "nibble": 2,
+    "byte": 3,
+    "nm-sparse": 4,
+}
+
+
+# What `WeightLayout` stores, for the linear kernels of the cores.
+CORE_PACKINGS = (Packing.CRUMB, Packing.NIBBLE, Packing.BYTE)
 
 
 def packing_for_bits(bits: int) -> Packing:
@@ -67,6 +80,11 @@ class WeightLayout:
     columns: int  # inputs
     group_size: int  # columns per group; `columns` for one group
     requant: bool = True  # records carry the requantization words
+
+    @property
+    def format(self) -> Packing:
+        """How the bytes are arranged: `packing` itself, unless a subclass stores otherwise."""
+        return self.packing
 
     @property
     def groups(self) -> int:

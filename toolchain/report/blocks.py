@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor
 
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.program import OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
 from toolchain.report.names import layer_of
@@ -89,7 +90,7 @@ def matrices(source: PageSource) -> list[Matrix]:
             shape=f"{spec.layout.rows} {TIMES} {spec.layout.columns}",
             bits=source.bits.get(spec.name),
             group="per row" if spec.layout.groups == 1 else str(spec.layout.group_size),
-            packing=spec.layout.packing.value,
+            packing=packing_name(spec.layout),
             size=spec.size,
             scales=spec.layout.scale_size,
             snr=snr.get(name),

@@ -15,6 +15,7 @@ from toolchain.fit.design import Design
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
 from toolchain.fit.speed import speed_of
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.program import Program
 from toolchain.model.quantize import QuantModel
 
@@ -25,7 +26,8 @@ def build_reports(
     quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, profile: Profile
 ) -> dict[str, Json]:
     """File name under report/ -> content."""
-    design = Design(quant.config, quant.quant, program.shape.context)
+    context = program.shape.context
+    design = Design(quant.config, quant.quant, context, patterns=quant.patterns)
     speed = speed_of(profile.readings, profile.energy)
     outcome = Outcome(design, program, plan, speed, target, problems=(), shortfalls=())
     return {
@@ -49,7 +51,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "columns": spec.layout.columns,
                 "bits": tensor.bits,
                 "group_size": tensor.group_size,
-                "packing": spec.layout.packing.value,
+                "packing": packing_name(spec.layout),
                 "bytes": spec.size,
                 "scale_bytes": spec.layout.scale_size,
                 "snr_db": round(quant.weight_snr_db[name], 2),

@@ -1,0 +1,69 @@
+"""The `[costs]` section of a target file: cycles of one core per unit of work."""
+
+from __future__ import annotations
+
+from memory_planner.target import Costs, SparseCosts
+from memory_planner.toml_table import Table
+from toolchain.model.packing import CORE_PACKINGS
+
+SPARSE_KERNELS = (
+    "kept_crumb",
+    "kept_nibble",
+    "kept_byte",
+    "removed_nibble",
+    "removed_byte",
+    "bitmask_nibble",
+    "bitmask_byte",
+)
+
+
+def read_costs(table: Table) -> Costs:
+    """Costs in cycles of one core: counted instructions times cycles per instruction.
+
+    The extra cycle of a multiplication is part of what was measured in cycles.
+    """
+    per_instruction = table.number("instruction", "cycles/instruction", positive=True)
+    multiply = table.number("multiply_extra", "cycles/MAC")
+    contention = table.number("contention", "cycles/cycle", positive=True)
+
+    def cost(source: Table, key: str, unit: str, extra: float = 0.0) -> float:
+        units = (f"cycles/{unit}", f"instructions/{unit}")
+        value, found = source.number_in(key, units)
+        counted = found.startswith("instructions")
+        return contention * (value * per_instruction + extra if counted else value)
+
+    mac = table.table("mac")
+    macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in CORE_PACKINGS}
+    mac.finish()
+    sparse = table.table("sparse")
+    kept = {key: cost(sparse, key, "MAC", multiply) for key in SPARSE_KERNELS}
+    sparse_costs = SparseCosts(
+        kept=kept,
+        tail=cost(sparse, "tail", "MAC", multiply),
+        row=cost(sparse, "row", "row"),
+        group=cost(sparse, "group", "group"),
+    )
+    sparse.finish()
+    costs = Costs(
+        mac=macs,
+        linear_row=cost(table, "linear_row", "row"),
+        linear_group=cost(table, "linear_group", "group"),
+        embed=cost(table, "embed", "element"),
+        quantize=cost(table, "quantize", "element"),
+        rmsnorm=cost(table, "rmsnorm", "element"),
+        rope=cost(table, "rope", "element"),
+        kv_append=cost(table, "kv_append", "element"),
+        attention_scan=cost(table, "attention_scan", "score"),
+        attention_mac=cost(table, "attention_mac", "MAC"),
+        attention_score=cost(table, "attention_score", "score"),
+        attention_merge=cost(table, "attention_merge", "element"),
+        residual_add=cost(table, "residual_add", "element"),
+        swiglu=cost(table, "swiglu", "element"),
+        argmax=cost(table, "argmax", "element"),
+        reduction=cost(table, "reduction", "op"),
+        barrier=cost(table, "barrier", "barrier"),
+        cold_code=table.number("cold_code", "cycles/op"),
+        sparse=sparse_costs,
+    )
+    table.finish()
+    return costs
