@@ -35,15 +35,6 @@ from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
 
 # Groups of kernels that are about equally fast: index form and stored bits.
-SPARSE_KERNELS = (
-    "kept_crumb",
-    "kept_nibble",
-    "kept_byte",
-    "removed_nibble",
-    "removed_byte",
-    "bitmask_nibble",
-    "bitmask_byte",
-)
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
 SECTION = "[.][A-Za-z0-9_.]{1,60}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from memory_planner.cost_table import SPARSE_KERNELS
 from memory_planner.target import (
     Costs,
     Link,
@@ -15,7 +16,6 @@ from memory_planner.target import (
     TargetSpec,
     Tiling,
 )
-from memory_planner.target_file import SPARSE_KERNELS
 from toolchain.model.outline import LowerConfig, attention_constants
 from toolchain.model.packing import Packing, WeightLayout
 from toolchain.model.program import Program, ProgramShape
