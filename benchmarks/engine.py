@@ -25,17 +25,6 @@ from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode, Kind
 from toolchain.model.quant_settings import PER_CHANNEL, QuantConfig
 
-LARGE = {
-    "hidden_size": 224,
-    "intermediate_size": 736,
-    "num_layers": 7,
-    "num_heads": 7,
-    "num_kv_heads": 1,
-    "head_dim": 32,
-    "vocab_size": 4096,
-    "max_position_embeddings": 256,
-}
-
 
 @dataclass(frozen=True)
 class Case:
@@ -88,7 +77,17 @@ class Case:
 def cases() -> list[Case]:
     """All of them, the small models first."""
     small = [load_shape(name) for name in ("stories260k", "bundled")]
-    large = replace(small[1].config, **LARGE)
+    large = replace(
+        small[1].config,
+        hidden_size=224,
+        intermediate_size=736,
+        num_layers=7,
+        num_heads=7,
+        num_kv_heads=1,
+        head_dim=32,
+        vocab_size=4096,
+        max_position_embeddings=256,
+    )
     configs = {**{shape.name: shape.config for shape in small}, "4 MiB shape": large}
     return [
         Case(name, config, mode, engine)
