@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
 from tests.compress.toys import compress, recipe_of, stage_values, text_file, toy_model
+from toolchain.cli import main
 from toolchain.compress.bit_losses import RoundedSource, rounded
 from toolchain.compress.bit_sizes import parse_size, room_of, sizes_by_bits
 from toolchain.compress.checkpoint import Source
@@ -173,3 +176,19 @@ def test_sizes_in_words() -> None:
         7,
         None,
     ]
+
+
+def test_commands_take_the_file(tmp_path: Path, model: Path) -> None:
+    _, fixed = sizes_of(model)
+    compress(model, tmp_path / "o", allocate(tmp_path, fixed + 1500))
+    out = tmp_path / "o" / "01-allocate-bits"
+    chosen = stage_values(tmp_path / "o", "01-allocate-bits")["metrics"]["bits"]
+    result = CliRunner().invoke(main, ["fit", str(out), "--json"])
+    settings = json.loads(result.output)["settings"]
+    assert settings["group_size"] == -1
+    assert {rule["pattern"]: rule["bits"] for rule in settings["overrides"]} == chosen
+    for command in (["fit"], ["compile", "-o", str(tmp_path / "build")]):
+        result = CliRunner().invoke(main, [*command, str(out), "--bits", "5"])
+        assert result.exit_code == 2
+        assert "edgec_bits.toml" in result.output
+    assert not (tmp_path / "build").exists()
