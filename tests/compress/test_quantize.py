@@ -114,6 +114,7 @@ def test_eora_recovers_and_writes_peft(tmp_path: Path, model: Path) -> None:
         {"kind": "eora", "rank": 6, **text(tmp_path)},
     )
     compress(model, tmp_path / "o", *stages)
+    assert [row.reused for row in compress(model, tmp_path / "o", *stages)] == [True] * 3
     quantized, adapter = tmp_path / "o" / "01-quantize", tmp_path / "o" / "02-eora"
     exact = loss(model, model, tmp_path)
     gap = [abs(loss(d, model, tmp_path) - exact) for d in (quantized, adapter)]
@@ -123,6 +124,19 @@ def test_eora_recovers_and_writes_peft(tmp_path: Path, model: Path) -> None:
     left = stage_values(tmp_path / "o", "02-eora")["metrics"]["output_error_left"]
     assert set(left) == {f"l{b:02d}.{s}" for b in (0, 1) for s in LINEAR_SUFFIXES}
     assert all(0 <= share < 0.6 for share in left.values())
+
+
+def test_eora_restores_what_pruning_took(tmp_path: Path, model: Path) -> None:
+    """Against the model as given, adapters make up for removed weights, too."""
+    width = {"kind": "width", "method": "magnitude", "pattern": "2:4"}
+    rtn = quantize(method="rtn", bits=8, group_size=-1)
+    exact = loss(model, model, tmp_path)
+    gaps = []
+    for against in ("input", "given"):
+        stage = {"kind": "eora", "rank": 6, "against": against, **text(tmp_path)}
+        compress(model, tmp_path / against, width, rtn, stage)
+        gaps.append(abs(loss(tmp_path / against / "03-eora", model, tmp_path) - exact))
+    assert gaps[1] < gaps[0]
 
 
 def test_a_changed_origin_is_refused(tmp_path: Path, model: Path) -> None:

@@ -40,13 +40,10 @@ class Options(CalibratedOptions):
     samples: int = option(64, "windows of calibration text", low=1, high=1 << 20)
     rank: int = option(32, "of every adapter", low=1, high=4096)
     against: str = option(
-        "input", "weights to restore: those before quantization, or the model as given"
+        "input",
+        "weights to restore: those before quantization, or the model as given",
+        choices=("input", "given"),
     )
-
-    def problems(self) -> Iterator[Problem]:
-        """One of two."""
-        if self.against not in ("input", "given"):
-            yield Problem("against", repr(self.against), "input or given")
 
     def misfits(self, config: ModelConfig) -> Iterator[Problem]:
         """No matrix has a higher rank than its smaller side."""
