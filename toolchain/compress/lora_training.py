@@ -121,7 +121,7 @@ class _Trainer:
         steps = math.ceil(len(self.examples.training) / batch)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=0.0)
-        every = max(1, steps // options.evaluations)
+        every = -(-steps // options.evaluations)
         history = [self.heldout_loss()]
         self.keep_best()
         waited = done = 0
