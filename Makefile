@@ -36,7 +36,6 @@ demo: $(VENV)/base.stamp
 	$(BIN)/edgec compile --target siracusa -o $(DEMO)
 	$(BIN)/edgec verify $(DEMO) --runner host
 	$(BIN)/edgec simulate $(DEMO) --prompt "$(PROMPT)" --temperature 0.7 --seed 1
-	$(BIN)/edgec fit --target siracusa
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest

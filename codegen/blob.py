@@ -18,9 +18,11 @@ from codegen.serialize import graph_hash
 from memory_planner.footprint import BLOB_ENTRY_SIZE as ENTRY_SIZE
 from memory_planner.footprint import BLOB_HEADER_SIZE as HEADER_SIZE
 from memory_planner.plan import Placement, Plan, RegionPlan
+from toolchain.model.engine_packing import EngineLayout, pack_engine
 from toolchain.model.errors import BundleError, InternalError, Problem
 from toolchain.model.packing import WeightInts, pack_weights
 from toolchain.model.program import Kind, Program, TensorSpec
+from toolchain.model.requant_table import RequantLayout, pack_requant_table
 
 MAGIC = b"EDGECBLB"
 VERSION = 1
@@ -115,6 +117,10 @@ def _content(program: Program, tensor: TensorSpec) -> bytes:
     if isinstance(value, WeightInts):
         if tensor.layout is None:
             raise InternalError(f"{tensor.name} has packed integers and no layout")
+        if isinstance(tensor.layout, EngineLayout):
+            return pack_engine(value, tensor.layout)
+        if isinstance(tensor.layout, RequantLayout):
+            return pack_requant_table(value, tensor.layout)
         return pack_weights(value, tensor.layout)
     dtype = np.dtype(tensor.dtype.value)
     if value.shape != tensor.shape or value.dtype != dtype:

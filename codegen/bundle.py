@@ -20,6 +20,8 @@ from codegen.serialize import FORMAT_VERSION, document, graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.golden import Golden
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, Program
 
 MANIFEST = "manifest.json"
@@ -129,7 +131,7 @@ def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
             "size": tensor.size,
         }
         for tensor in parts.program.tensors.values()
-        if tensor.kind is Kind.WEIGHT and tensor.layout is not None
+        if tensor.kind is Kind.WEIGHT and isinstance(tensor.layout, WeightLayout | EngineLayout)
     ]
 
 

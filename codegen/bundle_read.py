@@ -51,7 +51,7 @@ Json = dict[str, Any]
 
 
 def load_bundle(directory: Path) -> LoadedBundle:
-    """Read a bundle; raises BundleError that names every damaged, missing or unknown file."""
+    """Read a bundle; raises BundleError that names every damaged or missing file."""
     try:
         return _load(directory)
     except OSError as error:
@@ -102,15 +102,11 @@ def _read_manifest(directory: Path) -> Json:
 
 
 def _read_files(directory: Path, manifest: Json) -> dict[str, bytes]:
-    """Bytes of every file that the manifest lists, and no others are there."""
+    """Bytes of every file that the manifest lists; what else lies there is its owner's."""
     present = set(bundle_entries(directory)) - {MANIFEST}
     expected: Mapping[str, str] = manifest["files"]
     absent = (expected.keys() | set(NEEDED)) - (expected.keys() & present)
     problems = [Problem(path, "nothing", "a file") for path in sorted(absent)]
-    problems += [
-        Problem(path, "a file", f"nothing: it is not in {MANIFEST}", "remove it")
-        for path in sorted(present - expected.keys())
-    ]
     files: dict[str, bytes] = {}
     for path in sorted(expected.keys() & present):
         if not (directory / path).is_file():  # reading a pipe would wait for ever

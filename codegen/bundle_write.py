@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def check_destination(directory: Path) -> None:
     """Raise ConfigError when `directory` may not be replaced, or no bundle can be put there.
 
     That is the current directory, one above it, a mount point, a place without permission, and a
-    directory that holds anything but a bundle (and what its Makefile built into build/).
+    directory that holds anything but a bundle (and what its Makefile built into build/): files that
+    edgec did not write, and files of the bundle that were changed since.
     """
     try:
         problem = _reserved(directory) or _unusable(directory) or _occupied(directory)
@@ -72,12 +74,24 @@ def _occupied(directory: Path) -> Problem | None:
         return None
     found = "not a directory"
     if directory.is_dir():
-        strange = list(islice(_foreign_entries(directory), 4))
-        if not strange:
+        strange, changed = _foreign_entries(directory), _changed_files(directory)
+        reasons = (
+            (strange, "which edgec did not write"),
+            (changed, "changed since edgec wrote it"),
+        )
+        parts = [text for files, why in reasons if (text := _first_few(files, why))]
+        if not parts:
             return None
-        found = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
-        found += ", which edgec did not write"
-    return Problem(str(directory), found, "a new or empty directory, or an earlier bundle")
+        found = "; ".join(parts)
+    allowed = "a new or empty directory, or an earlier bundle as edgec wrote it"
+    return Problem(str(directory), found, allowed, "move away what you want to keep, or delete it")
+
+
+def _first_few(paths: Iterator[str], why: str) -> str:
+    """Three of the paths with what is said of them; empty when there are none."""
+    first = list(islice(paths, 4))
+    listed = ", ".join(first[:3]) + (", ..." if len(first) > 3 else "")
+    return f"{listed}, {why}" if first else ""
 
 
 def _foreign_entries(directory: Path) -> Iterator[str]:
@@ -91,8 +105,17 @@ def _foreign_entries(directory: Path) -> Iterator[str]:
             yield path
 
 
-def _listed_files(directory: Path) -> set[str] | None:
-    """Paths of the manifest with its own; None when the directory is no bundle."""
+def _changed_files(directory: Path) -> Iterator[str]:
+    """Files of the manifest that are not what it says; one that is missing loses nothing."""
+    listed = _listed_files(directory) or {}
+    for path in bundle_entries(directory) if listed else ():
+        digest, file = listed.get(path), directory / path
+        if digest and file.is_file() and sha256(file.read_bytes()).hexdigest() != digest:
+            yield path
+
+
+def _listed_files(directory: Path) -> dict[str, str] | None:
+    """SHA-256 by path of the manifest, its own empty; None when the directory is no bundle."""
     try:
         manifest = parse_json_object((directory / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, ValueError):
@@ -100,7 +123,7 @@ def _listed_files(directory: Path) -> set[str] | None:
     files = manifest.get("files")
     if not isinstance(manifest.get("edgec"), str) or not isinstance(files, dict):
         return None
-    return None if deviations(files, Each(str), "") else {MANIFEST, *files}
+    return None if deviations(files, Each(str), "") else {MANIFEST: "", **files}
 
 
 def write_bundle(bundle: Bundle, directory: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from zlib import crc32
 
 from codegen.c_names import CTYPES, describe, dimensions, identifier, mode_suffix, place_text
+from codegen.engine_tables import EngineTables
 from codegen.op_views import OpViews
 from codegen.views import (
     AttentionView,
@@ -56,6 +57,7 @@ def _region_view(region: RegionPlan, memory: MemoryRegion) -> RegionView:
         sections=tuple(name for size, name in sections if size),
         alignment=memory.align,
         available=region.capacity - region.reserved,
+        reserved=region.reserved,
         blob_size=region.blob_size,
         arena_size=region.arena_size,
         crc=crc_constant(region.name),
@@ -73,6 +75,7 @@ class _Layout:
     def __init__(self, program: Program, plan: Plan, target: TargetSpec) -> None:
         self.program, self.plan, self.target = program, plan, target
         self.matrices: dict[MatrixView, int] = {}
+        self.engine = EngineTables(program, plan)
 
     def model(self, graph: bytes) -> ModelView:
         regions = region_views(self.plan, self.target)
@@ -99,6 +102,7 @@ class _Layout:
             graph_hash=_rows_of_bytes(graph),
             off_chip=self._off_chip_blob(),
             streams=self._streams(),
+            engine=self.engine.view(),
         )
 
     def _off_chip_blob(self) -> str:
@@ -164,6 +168,8 @@ class _Layout:
         how = self.plan.linears[op.id]
         if op.mode is None:
             raise InternalError(f"{op.id} has no activation mode")
+        if self.program.engine_layout_of(op):
+            return self._engine_weight(op, field)
         slots = how.slots if how.tile_buffer else 0
         matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
         kernel = f"linear_{mode_suffix(op)}_w{self.program.layout_of(op).packing.field_bits}"
@@ -186,6 +192,27 @@ class _Layout:
             blob=region,
             offset=offset,
             shift_index=op.attrs.get("shift_index", 0),
+        )
+
+    def _engine_weight(self, op: Op, field: str) -> WeightView:
+        """The table of a linear on the engine, and where its chain begins."""
+        tensor, table = self.program.weight_of(op), self.program.tensors[op.inputs[-1]]
+        words, _ = self._place(tensor.name)
+        placement, region = self._place(table.name)
+        index, base = self.engine.linear(op)
+        assert tensor.layout is not None
+        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
+        places = f"{place_text(words)}, table at {place_text(placement)}"
+        return WeightView(
+            field=field,
+            comment=f"{tensor.name} {packing} at {places}",
+            matrix=0,
+            kernel="",
+            blob=region,
+            offset=self._blob_offset(placement),
+            shift_index=op.attrs["shift_index"],
+            engine=index,
+            words=base,
         )
 
     def _block(self, layer: int) -> BlockView:
@@ -214,6 +241,7 @@ class _Layout:
             name
             for name, spec in self.program.tensors.items()
             if spec.kind is Kind.CONST
+            and spec.layout is None
             and (name in shared or (name in block_inputs and not re.match(r"l\d+\.", name)))
         ]
         return [self._constant(name, identifier(name)) for name in names]

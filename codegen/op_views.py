@@ -12,6 +12,7 @@ from memory_planner.plan import Plan
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 
+LINEAR_OPERANDS = 4  # vector, scale, weights, shift
 WEIGHT_TABLES = {"embed": "EMBEDDING", "lm_head": "LM_HEAD"}
 
 
@@ -38,7 +39,7 @@ class OpViews:
             number=number,
             in_block=op.layer >= 0,
             comment=self._comment(op),
-            reads=tuple(self._expression(op, name) for name in op.inputs),
+            reads=tuple(self._expression(op, name) for name in _operands(op)),
             writes=tuple(self._expression(op, name) for name in op.outputs),
             scratch=self._extra(SCRATCH_PREFIX + op.role, ""),
             tiles=self._extra(TILE_PREFIX + op.role, "NULL"),
@@ -69,7 +70,7 @@ class OpViews:
         return OutputView(index, row, width * spec.dtype.itemsize)
 
     def _comment(self, op: Op) -> tuple[str, ...]:
-        reads = [self._operand(op, name) for name in op.inputs]
+        reads = [self._operand(op, name) for name in _operands(op)]
         writes = ["-> " + self._operand(op, name) for name in op.outputs]
         return (*reads, *writes)
 
@@ -81,6 +82,11 @@ class OpViews:
         if spec.kind is Kind.WEIGHT:
             return f"{pattern} {_shape_text(spec)}, see {WEIGHT_TABLES[op.role]}"
         return describe(spec, self._plan.placements[name])
+
+
+def _operands(op: Op) -> tuple[str, ...]:
+    """Inputs without the table of a linear on the engine: which linears have one is data."""
+    return op.inputs[:LINEAR_OPERANDS] if op.kind is OpKind.LINEAR else op.inputs
 
 
 def _of_block(op: Op, name: str) -> bool:
@@ -101,6 +107,6 @@ def _check_blocks(ops: tuple[Op, ...], block: list[Op]) -> None:
 
 
 def _comparable(op: Op) -> Op:
-    inputs = tuple(re.sub(r"^l\d+\.", "", name) for name in op.inputs)
+    inputs = tuple(re.sub(r"^l\d+\.", "", name) for name in _operands(op))
     attrs = {} if op.kind is OpKind.LINEAR else dict(op.attrs)
     return replace(op, id="", layer=0, inputs=inputs, attrs=attrs)

@@ -8,8 +8,13 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from codegen.forms import Each, Fixed, Form
+from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
+from memory_planner.engine_registers import REGISTERS
 from memory_planner.plan import LinearPlan, Placement, Plan, Transfer
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, ProgramShape, TensorSpec
+from toolchain.model.requant_table import RequantLayout
 
 
 def form_of(record: type, **others: Form) -> dict[str, Form]:
@@ -38,12 +43,17 @@ def _optional(form: dict[str, Form], *names: str) -> dict[str, Form]:
     return {f"{name}?" if name in names else name: inner for name, inner in form.items()}
 
 
-_TENSOR = form_of(TensorSpec)
 _OP = form_of(Op)
 _TRANSFER = Fixed((int,) * len(fields(Transfer)))
+_LAYOUT = (form_of(WeightLayout), form_of(EngineLayout), {**form_of(RequantLayout), "packing": str})
+_JOB = form_of(JobPlan, registers=Fixed((int,) * REGISTERS))
+_PIECE = Fixed((int,) * len(fields(PiecePlan)))
+_CHAIN = form_of(ChainPlan, linears=[form_of(EngineLinear, pieces=[_PIECE])], jobs=[_JOB])
+_TENSOR = form_of(TensorSpec, layout=_LAYOUT)
 _PLAN = form_of(
     Plan,
     placements=[form_of(Placement)],
+    engine=form_of(EnginePlan, chains=[_CHAIN]),
     linears=[form_of(LinearPlan, transfers=[_TRANSFER])],
 )
 
@@ -55,5 +65,5 @@ PLAN_FORM: Form = {
         "tensors": [_optional(_TENSOR, "layout")],
         "ops": [_optional(_OP, "mode", "attrs")],
     },
-    "plan": _optional(_PLAN, "streams"),
+    "plan": _optional(_PLAN, "streams", "engine"),
 }

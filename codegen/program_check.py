@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
 from toolchain.model.outline import MAX_EPS, LowerConfig
 from toolchain.model.packing import WeightLayout
@@ -15,6 +17,7 @@ from toolchain.model.program import ActMode, Op, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
 
 WEIGHT = ".weight"
+Matrix = WeightLayout | EngineLayout
 SITE_OF_ROLE = {
     "attn.norm": "attn_in",
     "attn.merge": "o_in",
@@ -39,7 +42,7 @@ def check_program(program: Program) -> list[Problem]:
     layouts = {
         name.removesuffix(WEIGHT): tensor.layout
         for name, tensor in program.tensors.items()
-        if tensor.layout is not None
+        if isinstance(tensor.layout, WeightLayout | EngineLayout)
     }
     problems = _check_attrs(norm, attention) + _check_layouts(program.shape, layouts)
     if problems:
@@ -73,7 +76,7 @@ def _check_attrs(norm: Op, attention: Op) -> list[Problem]:
     return problems
 
 
-def _check_layouts(shape: ProgramShape, layouts: dict[str, WeightLayout]) -> list[Problem]:
+def _check_layouts(shape: ProgramShape, layouts: dict[str, Matrix]) -> list[Problem]:
     """Each matrix of the program, once, with rows and columns of its role."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     block = {
@@ -96,7 +99,11 @@ def _check_layouts(shape: ProgramShape, layouts: dict[str, WeightLayout]) -> lis
     for name, layout in layouts.items():
         rows, columns = expected.get(name, (0, 0))
         requant = name != "embed" or "lm_head" not in layouts
-        if (layout.rows, layout.columns, layout.requant) != (rows, columns, requant):
+        if isinstance(layout, EngineLayout):  # the embedding's rows are read by cores
+            is_possible = name != "embed"
+        else:
+            is_possible = layout.requant == requant
+        if (layout.rows, layout.columns) != (rows, columns) or not is_possible:
             allowed = f"{rows} x {columns}, requant {requant}" if rows else "no such matrix"
             problems.append(Problem(name + WEIGHT, str(layout), allowed))
         elif not 1 <= layout.group_size <= columns:
@@ -108,7 +115,7 @@ def _check_layouts(shape: ProgramShape, layouts: dict[str, WeightLayout]) -> lis
 def _check_structure(
     program: Program,
     widths: dict[str, ActMode],
-    layouts: dict[str, WeightLayout],
+    layouts: dict[str, Matrix],
     sources: tuple[Op, Op],  # of the constants: a norm, an attention
 ) -> list[Problem]:
     shape = program.shape
@@ -117,6 +124,9 @@ def _check_structure(
     tied = "lm_head" not in layouts
     ops = build_schedule(shape, config, norm.attrs["eps"], attention.attrs, tied)
     tensors = build_tensors(shape, config, layouts)
+    engine = {name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)}
+    laid_out = with_engine(Program(shape, program.residual_bits, tensors, ops, {}), engine)
+    ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [
         Problem(f"program: {name}", str(program.tensors.get(name)), str(tensors.get(name)))
         for name in sorted(tensors.keys() | program.tensors.keys())

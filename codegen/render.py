@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from codegen.layout import crc_constant, model_view
 from codegen.prefix import apply_prefix, check_prefix
-from codegen.runtime import PORTS, runtime_files
+from codegen.runtime import ENGINE_MODEL, PORTS, runtime_files
 from codegen.serialize import graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
@@ -101,11 +101,14 @@ def _path(path: str, prefix: str) -> str:
 
 def _file_lists(files: dict[str, str]) -> dict[str, Any]:
     sources = sorted(path for path in files if path.endswith((".c", ".S")))
+    outside = ("test/", "runtime/port/", ENGINE_MODEL)
     return {
-        "library": [path for path in sources if not path.startswith(("test/", "runtime/port/"))],
+        "library": [path for path in sources if not path.startswith(outside)],
         "runner": [path for path in sources if path.startswith("test/")],
         "ports": {
-            port: [path for path in sources if path.startswith(f"runtime/port/{port}/")]
+            port: [
+                path for path in sources if path.startswith((f"runtime/port/{port}/", ENGINE_MODEL))
+            ]
             for port in PORTS
         },
         "optional": list(OPTIONAL),

@@ -8,6 +8,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 PORTS = ("host", "rv32")
+ENGINE_KERNEL = "edgec_engine_linear_run.c"
+ENGINE_PORT = "edgec_engine_port.c"  # of the ports that have a model instead of the engine
+ENGINE_MODEL = "runtime/src/edgec_neureka_"  # what these files begin with
 
 
 def runtime_files(generated: Iterable[str]) -> dict[str, str]:
@@ -18,13 +21,21 @@ def runtime_files(generated: Iterable[str]) -> dict[str, str]:
     """
     root = resources.files("templates") / "runtime"
     sources = _read_directory(root / "src")
+    ports = {
+        f"runtime/port/{port}/{name}": text
+        for port in PORTS
+        for name, text in _read_directory(root / "port" / port).items()
+    }
     chosen = {name: sources[name] for name in _closure(generated, sources)}
+    if ENGINE_KERNEL in chosen:
+        engine = [text for path, text in ports.items() if path.endswith(ENGINE_PORT)]
+        chosen |= {name: sources[name] for name in _closure(engine, sources)}
+    else:
+        ports = {path: text for path, text in ports.items() if not path.endswith(ENGINE_PORT)}
     files = {f"runtime/src/{name}": text for name, text in chosen.items()}
     headers = _read_directory(root / "include")
     files.update({f"runtime/include/{name}": text for name, text in headers.items()})
-    for port in PORTS:
-        for name, text in _read_directory(root / "port" / port).items():
-            files[f"runtime/port/{port}/{name}"] = text
+    files.update(ports)
     return dict(sorted(files.items()))
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from codegen.json_text import canonical
+from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
 from memory_planner.plan import (
     AttentionPlan,
     BlockStream,
@@ -24,18 +25,21 @@ from memory_planner.plan import (
     StreamPlan,
     Transfer,
 )
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.errors import BundleError
-from toolchain.model.packing import Packing, WeightLayout
+from toolchain.model.packing import CORE_PACKINGS, Packing, WeightLayout
 from toolchain.model.program import (
     ActMode,
     DType,
     Kind,
+    Layout,
     Op,
     OpKind,
     Program,
     ProgramShape,
     TensorSpec,
 )
+from toolchain.model.requant_table import RequantLayout
 
 FORMAT_VERSION = 1
 
@@ -79,10 +83,20 @@ def _tensor_to_json(tensor: TensorSpec) -> Json:
 def _tensor_from_json(item: Json) -> TensorSpec:
     layout = item.get("layout")
     if layout is not None:
-        layout = WeightLayout(**{**layout, "packing": Packing(layout["packing"])})
+        layout = _layout_from_json(dict(layout))
     return TensorSpec(
         item["name"], Kind(item["kind"]), DType(item["dtype"]), tuple(item["shape"]), layout
     )
+
+
+def _layout_from_json(fields: Json) -> Layout:
+    """A layout of the packing's kind; ValueError for values that it cannot have."""
+    packing = Packing(fields.pop("packing"))
+    if packing is Packing.REQUANT_TABLE:
+        return RequantLayout(**fields)
+    if packing in CORE_PACKINGS:
+        return WeightLayout(packing, **fields)
+    return EngineLayout(packing, **fields)
 
 
 def _op_to_json(op: Op) -> Json:
@@ -117,7 +131,9 @@ def _op_from_json(item: Json) -> Op:
 
 def plan_to_json(plan: Plan) -> Json:
     """All of `plan` as plain JSON values; transfers are arrays in the order of their fields."""
-    streams = {} if plan.streams is None else {"streams": asdict(plan.streams)}
+    optional: Json = {} if plan.streams is None else {"streams": asdict(plan.streams)}
+    if plan.engine:
+        optional["engine"] = _engine_to_json(plan.engine)
     return {
         "target": plan.target,
         "cores": plan.cores,
@@ -128,7 +144,7 @@ def plan_to_json(plan: Plan) -> Json:
         "linears": [_linear_to_json(linear) for linear in plan.linears.values()],
         "attention": asdict(plan.attention),
         "rows": [asdict(row) for row in plan.rows],
-        **streams,
+        **optional,
     }
 
 
@@ -147,12 +163,54 @@ def plan_from_json(value: Json) -> Plan:
         rows=tuple(Row(**item) for item in value["rows"]),
         blob_headers=value["blob_headers"],
         streams=_streams_from_json(value["streams"]) if "streams" in value else None,
+        engine=_engine_from_json(value["engine"]) if "engine" in value else None,
     )
 
 
 def _streams_from_json(item: Json) -> StreamPlan:
     blocks = tuple(BlockStream(**block) for block in item["blocks"])
     return StreamPlan(**{**item, "blocks": blocks})
+
+
+def _engine_to_json(engine: EnginePlan) -> Json:
+    return {
+        "name": engine.name,
+        "weight_base": engine.weight_base,
+        "addresses": dict(engine.addresses),
+        "chains": [_chain_to_json(chain) for chain in engine.chains],
+    }
+
+
+def _engine_from_json(item: Json) -> EnginePlan:
+    return EnginePlan(**{**item, "chains": tuple(map(_chain_from_json, item["chains"]))})
+
+
+def _chain_to_json(chain: ChainPlan) -> Json:
+    """Lists instead of tuples; pieces are arrays in the order of their fields."""
+    return {
+        "input_buffer": chain.input_buffer,
+        "group_stride": chain.group_stride,
+        "accumulator_buffer": chain.accumulator_buffer,
+        "linears": [
+            {
+                "op": linear.op,
+                "weight": linear.weight,
+                "table": linear.table,
+                "pieces": [list(asdict(piece).values()) for piece in linear.pieces],
+            }
+            for linear in chain.linears
+        ],
+        "jobs": [{"registers": list(job.registers), "cycles": job.cycles} for job in chain.jobs],
+    }
+
+
+def _chain_from_json(item: Json) -> ChainPlan:
+    linears = tuple(
+        EngineLinear(**{**entry, "pieces": tuple(PiecePlan(*p) for p in entry["pieces"])})
+        for entry in item["linears"]
+    )
+    jobs = tuple(JobPlan(tuple(job["registers"]), job["cycles"]) for job in item["jobs"])
+    return ChainPlan(**{**item, "linears": linears, "jobs": jobs})
 
 
 def _linear_to_json(linear: LinearPlan) -> Json:
@@ -198,10 +256,13 @@ def graph_hash(program: Program, plan: Plan) -> bytes:
     """SHA-256 (32 bytes) of the architecture and the placement, in canonical JSON.
 
     Left out are the constants and what only reports use: the rows of the memory report, and of a
-    region its capacity, reserved bytes and peak.
+    region its capacity, reserved bytes and peak, and of a job its modelled cycles.
     """
     placed = plan_to_json(plan)
     del placed["rows"]
+    for chain in placed.get("engine", {}).get("chains", ()):
+        for job in chain["jobs"]:
+            del job["cycles"]
     for region in placed["regions"]:
         for report in ("capacity", "reserved", "peak", "proven"):
             del region[report]

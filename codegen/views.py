@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory_planner.engine_plan import PiecePlan
+
 
 @dataclass(frozen=True, slots=True)
 class RegionView:
@@ -22,6 +24,7 @@ class RegionView:
     sections: tuple[str, ...]  # those of the two that exist
     alignment: int
     available: int  # capacity without the reserved bytes
+    reserved: int  # for stacks, code and skipped words
     blob_size: int  # 0: the region has no blob
     arena_size: int  # 0: the region has no arena
     crc: str  # C constant, CRC-32 of the name
@@ -53,6 +56,8 @@ class WeightView:
     blob: str  # macro part of the region
     offset: int  # bytes from the blob's start
     shift_index: int  # element of linear.shift
+    engine: int = -1  # index in ENGINE_LINEARS; blob and offset are then those of the table
+    words: int = 0  # register 0 of the chain's first words
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,87 @@ class StreamView:
 
 
 @dataclass(frozen=True, slots=True)
+class StageView:
+    """One distinct `edgec_engine_stage`."""
+
+    columns: int
+    group_size: int
+    group_stride: int
+    chunk: int
+    chunk_stride: int
+    origins: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMatrixView:
+    """One distinct `edgec_engine_matrix`."""
+
+    rows: int
+    groups: int
+    columns: int
+    tail: int
+    slots: int
+    channels: int
+    record_size: int
+    pixel_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainView:
+    """One distinct `edgec_engine_chain`."""
+
+    comment: str
+    stage: int  # index in STAGES
+    first_job: int  # index in JOBS
+    job_count: int
+    input: int  # bytes from the arena's start
+    accumulators: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLinearView:
+    """One distinct `edgec_engine_linear`."""
+
+    comment: str
+    matrix: int  # index in ENGINE_MATRICES
+    chain: int  # index in CHAINS
+    first_piece: int  # index in PIECES
+    piece_count: int
+    done: int
+    mode: str  # s8 or s16
+    table_rows: int
+    slot_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWindowView:
+    """Memory that jobs reach."""
+
+    address: str  # C constant
+    size: int
+    pointer: str  # C expression
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """Tables of the linears on the engine; equal entries of different blocks are one."""
+
+    name: str
+    weight_base: str  # C constant
+    arena: str  # macro part of the region of inputs and accumulators
+    windows: tuple[EngineWindowView, ...]
+    stages: tuple[StageView, ...]
+    matrices: tuple[EngineMatrixView, ...]
+    jobs: tuple[tuple[str, ...], ...]  # rows of C constants, four lines of six registers each
+    chains: tuple[ChainView, ...]
+    pieces: tuple[PiecePlan, ...]
+    linears: tuple[EngineLinearView, ...]
+    inputs: tuple[BufferView, ...]
+    input_sizes: tuple[int, ...]  # bytes, of each of `inputs`
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """Everything that the templates of the model's code need."""
 
@@ -183,3 +269,4 @@ class ModelView:
     graph_hash: tuple[str, ...]  # rows of C constants
     off_chip: str  # macro part of the region whose blob only DMA reads, empty without one
     streams: StreamView | None
+    engine: EngineView | None

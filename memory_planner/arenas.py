@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 
 from memory_planner.allocate import Allocation, Buffer, allocate, fit, peak_time
 from memory_planner.blobs import Blob
+from memory_planner.engine_chains import engine_buffers
 from memory_planner.footprint import (
+    ENGINE_PREFIX,
     MAX_CORES,
     PARTIAL_SIZE,
     PARTIALS,
@@ -38,6 +41,7 @@ class Arenas:
     tiles: Mapping[str, int]  # bytes of all slots, by role
 
 
+@lru_cache(maxsize=2)  # one draft asks for the same program many times
 def working_buffers(program: Program) -> tuple[Buffer, ...]:
     """Activations, scratch of each role and the partials, in order of name; no tiles."""
     times = {role: index for index, role in enumerate(folded_roles(program))}
@@ -106,6 +110,7 @@ class _Search:
             for name, specs in states.items()
         }
         self.working = working_buffers(program)
+        self.engine = engine_buffers(program, target, self.times)
 
     def buffers(self, moved: Set[str], tiles: Mapping[str, int]) -> dict[str, list[Buffer]]:
         """The buffers of every region, with the tiles of these sizes."""
@@ -113,6 +118,8 @@ class _Search:
         for buffer in self.working:
             usual = self.homes[buffer.name in moved]
             buffers[self.target.pinned(buffer.name) or usual].append(buffer)
+        if self.target.engine:
+            buffers[self.target.engine.activations] += self.engine
         if self.target.tiling:
             for role, size in tiles.items():
                 tile = Buffer(TILE_PREFIX + role, size, self.times[role], self.times[role] + 1)
@@ -160,7 +167,8 @@ class _Search:
         if buffer.name.startswith(TILE_PREFIX):
             return self._tiles_of(buffer).within(buffer.size - 1) < buffer.size
         spec = self.program.tensors.get(buffer.name)
-        fixed = buffer.name == PARTIALS or (spec is not None and spec.kind is Kind.STATE)
+        fixed = buffer.name == PARTIALS or buffer.name.startswith(ENGINE_PREFIX)
+        fixed = fixed or (spec is not None and spec.kind is Kind.STATE)
         return len(self.homes) > 1 and not fixed and self.target.pinned(buffer.name) is None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from memory_planner.footprint import (
     BLOB_ENTRY_SIZE,
@@ -19,6 +20,7 @@ from memory_planner.footprint import (
 )
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
 from memory_planner.two_regions import split
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, OpKind, Program, TensorSpec
 
 
@@ -144,7 +146,8 @@ def place_states(
     return placed
 
 
-def bytes_read(program: Program) -> dict[str, int]:
+@lru_cache(maxsize=2)  # one draft asks for the same program many times
+def bytes_read(program: Program) -> Mapping[str, int]:
     """Bytes of each read-only tensor that one token reads, at most."""
     sizes: dict[str, int] = {}
     for op in program.ops:
@@ -152,7 +155,9 @@ def bytes_read(program: Program) -> dict[str, int]:
             spec = program.tensors[name]
             size = spec.size
             if op.kind is OpKind.EMBED:
-                size = spec.layout.record_size if spec.layout else size // spec.shape[0]
+                size //= spec.shape[0]
+                if isinstance(spec.layout, WeightLayout):
+                    size = spec.layout.record_size
             elif op.kind in (OpKind.ROPE, OpKind.KV_APPEND):
                 size //= spec.shape[0]
             if spec.kind in (Kind.WEIGHT, Kind.CONST):
@@ -160,18 +165,20 @@ def bytes_read(program: Program) -> dict[str, int]:
     return sizes
 
 
-def by_value(program: Program, kind: Kind) -> list[TensorSpec]:
+@lru_cache(maxsize=4)
+def by_value(program: Program, kind: Kind) -> tuple[TensorSpec, ...]:
     """Tensors of a kind, those first of which a token reads most per byte that is stored."""
     read = bytes_read(program)
     specs = in_order_of_use(program, kind)
-    return sorted(specs, key=lambda spec: -read.get(spec.name, 0) / spec.size)
+    return tuple(sorted(specs, key=lambda spec: -read.get(spec.name, 0) / spec.size))
 
 
-def in_order_of_use(program: Program, kind: Kind) -> list[TensorSpec]:
+@lru_cache(maxsize=4)
+def in_order_of_use(program: Program, kind: Kind) -> tuple[TensorSpec, ...]:
     """Tensors of a kind in the order in which the schedule touches them first."""
     used = [name for op in program.ops for name in (*op.inputs, *op.outputs)]
     names = dict.fromkeys([*used, *program.tensors])
-    return [program.tensors[name] for name in names if program.tensors[name].kind is kind]
+    return tuple(program.tensors[name] for name in names if program.tensors[name].kind is kind)
 
 
 def _first_with_room(free: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from memory_planner.allocate import Buffer
 from memory_planner.conflicts import Conflict, find_conflict
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec, align_up
-from toolchain.model.errors import Problem
+from toolchain.model.errors import DoesNotFitError, Problem
 from toolchain.model.program import Program
 
 SHOWN_BUFFERS = 6  # of a message; `Shortfall.live` has them all
@@ -100,6 +100,20 @@ class Shortfall:
             f"{self.need:,} bytes needed ({largest}{rest}{self.conflict_text()})",
             f"{self.capacity:,} bytes, {self.excess:,} too many",
         )
+
+
+class PlanDoesNotFitError(DoesNotFitError):
+    """A region is too small; carries the shortfalls as values."""
+
+    def __init__(self, target: str, shortfalls: Sequence[Shortfall]) -> None:
+        self.shortfalls = tuple(shortfalls)
+        problems = [shortfall.problem() for shortfall in shortfalls]
+        super().__init__(f"the model does not fit {target}", problems)
+
+    def to_dict(self) -> dict[str, object]:
+        """The facts of the text, as values."""
+        facts = {"shortfalls": [shortfall.to_dict() for shortfall in self.shortfalls]}
+        return DoesNotFitError.to_dict(self) | facts
 
 
 def peak_of(plan: Plan, program: Program, target: TargetSpec, region: str) -> Peak:

@@ -20,6 +20,9 @@ PARTIAL_SIZE = 32  # sizeof(edgec_partial)
 PARTIALS = "team.partials"  # one edgec_partial per core, used by every op that reduces
 SCRATCH_PREFIX = "scratch."  # + role
 TILE_PREFIX = "tile."  # + role
+ENGINE_PREFIX = "engine."  # + role of the first linear of a chain, + what the buffer holds
+ENGINE_INPUT = "input"  # the staged vector, zero wherever no input lies; permanent
+ENGINE_SUMS = "sums"  # accumulators, while the chain lasts
 STREAM_BUFFER = "stream.blocks"  # both slots for weights of blocks that are off chip
 
 

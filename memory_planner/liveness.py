@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toolchain.model.program import Kind, Op, Program
+from toolchain.model.program import Kind, Program
 
 
 def folded_roles(program: Program) -> tuple[str, ...]:
@@ -28,11 +28,12 @@ def lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     roles = folded_roles(program)
     time = {role: index for index, role in enumerate(roles)}
     times = [time[op.role] for op in program.ops]
+    touches = _touches(program)
     intervals = {}
     for name, spec in program.tensors.items():
         if spec.kind is not Kind.ACTIVATION:
             continue
-        spans = list(_value_spans(program.ops, name))
+        spans = list(_value_spans(touches.get(name, ()), len(times)))
         if any(begin is None for begin, _ in spans):
             intervals[name] = (0, len(roles))
         elif spans:
@@ -41,24 +42,32 @@ def lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     return intervals
 
 
-def _value_spans(ops: Iterable[Op], name: str) -> Iterable[tuple[int | None, int]]:
+def _touches(program: Program) -> dict[str, list[tuple[int, bool]]]:
+    """Per tensor the ops that touch it, in order: (index, whether it reads the tensor)."""
+    found: dict[str, list[tuple[int, bool]]] = {}
+    for index, op in enumerate(program.ops):
+        for name in dict.fromkeys((*op.inputs, *op.outputs)):
+            found.setdefault(name, []).append((index, name in op.inputs))
+    return found
+
+
+def _value_spans(touches: Iterable[tuple[int, bool]], ops: int) -> Iterable[tuple[int | None, int]]:
     """First and last op index of each value of a tensor; None: it was there before the step.
 
     An op that reads and writes the tensor continues its value.
     """
-    schedule = list(ops)
     begin: int | None = None
     last_read: int | None = None
     written = False
-    for index, op in enumerate(schedule):
-        if name in op.inputs:
+    for index, reads in touches:
+        if reads:
             last_read = index
-        elif name in op.outputs:
-            if written or last_read is not None:
-                yield begin, _end(last_read, len(schedule))
-            begin, last_read, written = index, None, True
+            continue
+        if written or last_read is not None:
+            yield begin, _end(last_read, ops)
+        begin, last_read, written = index, None, True
     if written or last_read is not None:
-        yield begin, _end(last_read, len(schedule))
+        yield begin, _end(last_read, ops)
 
 
 def _end(last_read: int | None, ops: int) -> int:

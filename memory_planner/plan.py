@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memory_planner.engine_plan import EnginePlan
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -37,7 +39,10 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class LinearPlan:
-    """How one linear reads its weights: in place, or through a tile buffer of one or two slots."""
+    """How one linear reads its weights: in place, or through a tile buffer of one or two slots.
+
+    Of a linear on the engine that is the table of the cores; `ChainPlan` has the rest.
+    """
 
     op: str
     weight: str
@@ -139,6 +144,7 @@ class Plan:
     rows: tuple[Row, ...]
     blob_headers: Mapping[str, int]  # region -> bytes before the first tensor of its blob
     streams: StreamPlan | None = None  # None: no weight of a block is off chip
+    engine: EnginePlan | None = None  # None: every linear is on the cores
 
     def region(self, name: str) -> RegionPlan:
         """The region called `name`."""

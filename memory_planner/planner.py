@@ -3,7 +3,7 @@
 Read-only tensors go to blobs, state and activations to arenas (blobs.py, arenas.py), weights and
 cache rows that the cores cannot use in place travel through tiles (tiling.py). The result is
 checked by validate.py, which shares no code with the allocator; a plan that exceeds a region
-raises DoesNotFitError with the facts and with remedies that were planned to prove that they help.
+raises PlanDoesNotFitError with the facts; what would help is up to those who know the model.
 """
 
 from __future__ import annotations
@@ -14,44 +14,54 @@ from dataclasses import replace
 from memory_planner.allocate import Allocation, Buffer
 from memory_planner.arenas import Arenas, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
-from memory_planner.explain import shortfalls
+from memory_planner.engine_job_plan import plan_engine
+from memory_planner.engines import Assignment, EngineChoice, assign_engines
+from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
 from memory_planner.off_chip import place_outside, streams_of
 from memory_planner.plan import Placement, Plan, RegionPlan
-from memory_planner.remedies import PlanDoesNotFitError, find_remedies
 from memory_planner.rows import report_rows
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tiling import max_transfer, plan_attention, plan_linears
 from memory_planner.validate import validate_plan
 from toolchain.model.errors import DoesNotFitError, InternalError, Problem
-from toolchain.model.program import OpKind, Program
+from toolchain.model.program import Kind, OpKind, Program
 
 
 def plan_memory(program: Program, target: TargetSpec) -> Plan:
     """The plan of `program` on `target`; the same input gives the same plan.
 
     Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
-    the fullest op and its live buffers, and what would make the model fit; ConfigError when a pin
-    of the target cannot be honoured.
+    the fullest op and its live buffers; ConfigError when a pin of the target cannot be honoured.
     """
     check_pins(program, target)
+    return complete_plan(program, target, draft_plan(program, target))
+
+
+def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
+    """The draft of a program with its transfers, validated; raises DoesNotFitError."""
     _check_transfers(program, target)
-    draft = draft_plan(program, target)
     lacking = shortfalls(draft, program, target)
     if lacking:
-        remedies = find_remedies(program, lambda variant: fits(variant, target))
-        raise PlanDoesNotFitError(target.name, lacking, remedies)
+        raise PlanDoesNotFitError(target.name, lacking)
     plan = replace(draft, linears=plan_linears(program, target, draft))
+    plan = replace(plan, engine=plan_engine(program, target, plan))
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
 
 
-def fits(program: Program, target: TargetSpec) -> bool:
-    """Whether no region would be too small."""
-    return all(region.free >= 0 for region in draft_plan(program, target).regions)
+def choose_engines(
+    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+) -> Assignment:
+    """Where each linear runs, see `assign_engines`; the program to plan is in the result.
+
+    Raises ConfigError for pins, or an engine, that the target does not have.
+    """
+    check_pins(program, target)
+    return assign_engines(program, target, choice, bits, lambda p: draft_plan(p, target))
 
 
 def draft_plan(program: Program, target: TargetSpec) -> Plan:
@@ -59,6 +69,8 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
 
     A plan without transfers, in which a region may exceed its capacity.
     """
+    if target.off_chip is not None and _exceeds_the_chip(program, target):
+        return _streamed_draft(program, target)
     blobs = place_blobs(program, target)
     arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
     draft = _draft(program, target, blobs, arenas)
@@ -67,6 +79,17 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
     beyond = draft.region(target.off_chip.region).blob_size
     if not beyond and all(region.free >= 0 for region in draft.regions):
         return draft
+    return _streamed_draft(program, target)
+
+
+def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
+    """Whether the weights alone are more than the regions on the chip that may hold them."""
+    rooms = [target.region(name) for name in target.placement["weights"]]
+    sizes = (spec.size for spec in program.tensors.values() if spec.kind is Kind.WEIGHT)
+    return sum(sizes) > sum(room.size - room.reserved for room in rooms)
+
+
+def _streamed_draft(program: Program, target: TargetSpec) -> Plan:
     outside = place_outside(program, target)
     draft = _draft(program, target, outside.blobs, outside.arenas)
     return replace(draft, streams=streams_of(program, target, outside))
@@ -141,7 +164,7 @@ def _check_transfers(program: Program, target: TargetSpec) -> None:
     problems = []
     for op in program.ops:
         size = 0
-        if op.kind is OpKind.LINEAR:
+        if op.kind is OpKind.LINEAR and not program.engine_layout_of(op):
             size = program.layout_of(op).record_size
         elif op.kind is OpKind.ATTENTION:
             size = program.shape.kv_heads * program.shape.head_dim

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from memory_planner.allocate import Buffer, peak_time
 from memory_planner.blobs import Blob
-from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, STREAM_BUFFER, TILE_PREFIX
+from memory_planner.footprint import (
+    ENGINE_PREFIX,
+    PARTIALS,
+    SCRATCH_PREFIX,
+    STREAM_BUFFER,
+    TILE_PREFIX,
+)
 from memory_planner.plan import Placement, RegionPlan, Row
 from memory_planner.target import TargetSpec
 from toolchain.model.program import Kind, Program
@@ -35,7 +41,7 @@ CATEGORIES = (
 
 def category(program: Program, name: str) -> str:
     """The report's category of an arena buffer."""
-    if name.startswith(SCRATCH_PREFIX):
+    if name.startswith((SCRATCH_PREFIX, ENGINE_PREFIX)):
         return "scratch"
     if name.startswith(TILE_PREFIX) or name == STREAM_BUFFER:
         return "dma_buffers"
@@ -68,7 +74,7 @@ def _add_blob(program: Program, blob: Blob, sizes: dict[str, int]) -> None:
     sizes["headers"] += blob.header
     for name in blob.offsets:
         spec = program.tensors[name]
-        scales = spec.layout.scale_size if spec.layout else 0
+        scales = spec.scale_size
         sizes["scales"] += scales
         sizes["weights" if spec.kind is Kind.WEIGHT else "constants"] += spec.size - scales
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from memory_planner.engine_time import EngineCycles
+
 
 class Status(StrEnum):
     """How far a constant can be trusted."""
@@ -126,6 +128,21 @@ class OffChip:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine that multiplies vectors by weights that it reads in place, job by job."""
+
+    name: str
+    activations: str  # region of its inputs and accumulators
+    weights: tuple[str, ...]  # regions that it reads weights from
+    weight_base: int  # address from which register 0 counts
+    issue_cycles: float  # of core 0, per job: it writes the registers
+    stage_cycles: float  # of one core, per staged input
+    sum_cycles: float  # of one core, per accumulator that it fetches
+    cycles: EngineCycles  # of the engine, as the SoC's simulator counts them
+    conservative: EngineCycles  # as the public sources of a sibling have it
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSpec:
     """One SoC. `placement` gives the allowed regions of each class of data, preferred first."""
 
@@ -140,6 +157,7 @@ class TargetSpec:
     costs: Costs
     constants: Mapping[str, Constant]
     off_chip: OffChip | None = None
+    engine: EngineSpec | None = None
     pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
 
     def region(self, name: str) -> MemoryRegion:

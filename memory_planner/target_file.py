@@ -11,6 +11,7 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+from memory_planner.engine_file import check_engine, read_engine
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
@@ -25,7 +26,7 @@ from memory_planner.target import (
 )
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.packing import Packing
+from toolchain.model.packing import CORE_PACKINGS
 
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
@@ -92,6 +93,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         costs=_costs(table.table("costs")),
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
+        engine=read_engine(table.table("engine")) if table.has("engine") else None,
     )
     placement.finish()
     table.finish()
@@ -163,7 +165,7 @@ def _costs(table: Table) -> Costs:
         return value * per_instruction if found.startswith("instructions") else value
 
     mac = table.table("mac")
-    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in Packing}
+    macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in CORE_PACKINGS}
     mac.finish()
     costs = Costs(
         mac=macs,
@@ -235,7 +237,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec)
+    return problems + _check_off_chip(spec) + check_engine(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from memory_planner.engine_chains import TableTiles, requant_layout_of, table_tiles
 from memory_planner.footprint import TILE_PREFIX, attention_slot_size
 from memory_planner.plan import AttentionPlan, LinearPlan, Plan, Transfer
 from memory_planner.target import CORES, Link, TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
 from memory_planner.tile_time import linear_tiles
+from toolchain.model.engine_program import table_name
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program, ProgramShape
+from toolchain.model.requant_table import RequantLayout
 
 
 def max_transfer(target: TargetSpec) -> int:
@@ -60,19 +63,34 @@ def role_tiles(
     if target.tiling is None:
         return {}
     kinds: dict[str, dict[tuple[WeightLayout | None, bool], Op]] = {}
+    tables = _table_sizes(program, target)
     for op in program.ops:
         if op.kind is OpKind.ATTENTION:
             kinds.setdefault(op.role, {})[None, False] = op
+        elif program.engine_layout_of(op):
+            continue
         elif op.kind is OpKind.LINEAR or (op.kind is OpKind.EMBED and op.inputs[0] in off_chip):
             outside = program.weight_of(op).name in off_chip
             kinds.setdefault(op.role, {})[program.layout_of(op), outside] = op
-    return {
-        role: RoleTiles(
-            tuple({_buffer_sizes(program, target, op, key[1]): None for key, op in ops.items()}),
-            _usual_size(target, [layout for layout, _ in ops]),
-        )
-        for role, ops in kinds.items()
-    }
+    tiles = {}
+    for role in dict.fromkeys(op.role for op in program.ops):
+        ops, sizes = kinds.get(role, {}), tables.get(role, ())
+        frontiers = {_buffer_sizes(program, target, op, key[1]): None for key, op in ops.items()}
+        usual = _usual_size(target, [layout for layout, _ in ops])
+        if frontiers or sizes:
+            frontiers.update({(size,): None for size in sizes})
+            tiles[role] = RoleTiles(tuple(frontiers), max(usual, *sizes, 0))
+    return tiles
+
+
+def _table_sizes(program: Program, target: TargetSpec) -> dict[str, tuple[int, ...]]:
+    """Bytes of all slots for the tables of engine linears, by role."""
+    found: dict[str, dict[int, None]] = {}
+    moved, roles = table_tiles(program, target), {op.id: op.role for op in program.ops}
+    for op_id, tiles in moved.items():
+        if tiles:
+            found.setdefault(roles[op_id], {})[tiles.slots * tiles.slot_size] = None
+    return {role: tuple(sizes) for role, sizes in found.items()}
 
 
 def _buffer_sizes(program: Program, target: TargetSpec, op: Op, outside: bool) -> tuple[int, ...]:
@@ -122,8 +140,12 @@ def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
 def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, LinearPlan]:
     """A plan per LINEAR op; `plan` says where weights are read from and how large tiles may be."""
     plans = {}
+    tables = table_tiles(program, target)
     for op in program.ops:
         if op.kind is not OpKind.LINEAR:
+            continue
+        if op.id in tables:
+            plans[op.id] = _table_plan(op, tables[op.id], requant_layout_of(program, op), plan)
             continue
         weight, layout = program.weight_of(op).name, program.layout_of(op)
         if target.tiling is None:
@@ -144,6 +166,23 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
     return plans
 
 
+def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan) -> LinearPlan:
+    """How the table of a linear on the engine reaches the cores."""
+    name = table_name(op.id)
+    if tiles is None:
+        return LinearPlan(op.id, name, layout.records, None, 0, ())
+    offset = plan.source(name, op.layer).offset
+    return LinearPlan(
+        op=op.id,
+        weight=name,
+        records_per_tile=tiles.records,
+        tile_buffer=TILE_PREFIX + op.role,
+        slot_size=tiles.slot_size,
+        transfers=_transfers(layout, tiles.records, tiles.slots, offset),
+        slots=tiles.slots,
+    )
+
+
 def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int]) -> AttentionPlan:
     """How attention reads the cache, the same for every block; `tiles` are bytes by role."""
     role = next((op.role for op in program.ops if op.kind is OpKind.ATTENTION), None)
@@ -159,7 +198,9 @@ def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int
     return AttentionPlan(count, TILE_PREFIX + role, size)
 
 
-def _transfers(layout: WeightLayout, count: int, slots: int, source: int) -> tuple[Transfer, ...]:
+def _transfers(
+    layout: WeightLayout | RequantLayout, count: int, slots: int, source: int
+) -> tuple[Transfer, ...]:
     size = layout.record_size
     return tuple(
         Transfer(

@@ -9,6 +9,7 @@ from memory_planner.target import TargetSpec
 from toolchain.model.errors import Problem
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.requant_table import RequantLayout
 
 
 def check_linears(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
@@ -20,17 +21,30 @@ def check_linears(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
         problems.append(Problem(name, "no plan" if name in ops else "a plan", allowed))
     for name, op in ops.items():
         how = plan.linears.get(name)
-        weight = program.weight_of(op).name
+        weight, layout = _moved(program, op)
         if how is None or weight not in plan.placements:
             continue
         if how.weight != weight or how.op != name:
             found = f"a plan for {how.op} with weight {how.weight}"
             problems.append(Problem(name, found, f"{name} with {weight}"))
-        elif target.tiling is None:
-            problems += _check_in_place(how, program.layout_of(op))
+        elif target.tiling is None or (isinstance(layout, RequantLayout) and not how.tile_buffer):
+            problems += _check_in_place(how, layout)
         else:
-            problems += _check_tiled(op, how, program.layout_of(op), target, plan)
+            problems += _check_tiled(op, how, layout, target, plan)
     return problems
+
+
+Moved = WeightLayout | RequantLayout
+
+
+def _moved(program: Program, op: Op) -> tuple[str, Moved]:
+    """What a linear's cores read: its matrix, or the table beside the engine's words."""
+    spec = program.weight_of(op)
+    if isinstance(spec.layout, WeightLayout):
+        return spec.name, spec.layout
+    table = program.tensors[op.inputs[-1]]
+    assert isinstance(table.layout, RequantLayout)
+    return table.name, table.layout
 
 
 def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
@@ -60,7 +74,7 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
     return problems
 
 
-def _check_in_place(how: LinearPlan, layout: WeightLayout) -> list[Problem]:
+def _check_in_place(how: LinearPlan, layout: Moved) -> list[Problem]:
     found = (how.records_per_tile, how.tile_buffer, how.slot_size, len(how.transfers))
     if found == (layout.records, None, 0, 0):
         return []
@@ -68,7 +82,7 @@ def _check_in_place(how: LinearPlan, layout: WeightLayout) -> list[Problem]:
 
 
 def _check_tiled(
-    op: Op, how: LinearPlan, layout: WeightLayout, target: TargetSpec, plan: Plan
+    op: Op, how: LinearPlan, layout: Moved, target: TargetSpec, plan: Plan
 ) -> list[Problem]:
     if how.slots not in (1, 2):
         return [Problem(op.id, f"{how.slots} slots", "1 or 2 slots")]
@@ -100,7 +114,7 @@ def _check_tiled(
 
 
 def _check_transfer(
-    op: Op, index: int, transfer: Transfer, facts: tuple[int, WeightLayout, int, int, int]
+    op: Op, index: int, transfer: Transfer, facts: tuple[int, Moved, int, int, int]
 ) -> list[Problem]:
     """One transfer; facts: first record expected, layout, weight's offset, largest size, slots."""
     begin, layout, base, largest, slots = facts

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from memory_planner.engine_schedule import chain_times
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
@@ -44,6 +45,7 @@ class OpCycles:
     moved: tuple[tuple[str, int], ...] = ()
     transfers: tuple[float, ...] = ()
     work: tuple[float, ...] = ()
+    engine: float = 0.0  # busy cycles of the engine with the op's jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ def _elementwise(context: Context, op: Op) -> float:
 
 def _linear(context: Context, op: Op) -> OpCycles:
     program, plan, target = context.program, context.plan, context.target
+    if program.engine_layout_of(op):
+        return _engine_linear(context, op)
     layout, how = program.layout_of(op), plan.linears[op.id]
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
@@ -145,6 +149,32 @@ def _linear(context: Context, op: Op) -> OpCycles:
     dma, work = [run.transfer for run in runs], [run.work for run in runs]
     total = tiles.cycles(how.records_per_tile, how.slots) + rest
     return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
+
+
+def _engine_linear(context: Context, op: Op) -> OpCycles:
+    """The op's part of its chain: what the cores do, what they wait for, the table's transfers."""
+    program, plan, target = context.program, context.plan, context.target
+    assert plan.engine is not None
+    chain = next(c for c in plan.engine.chains if any(each.op == op.id for each in c.linears))
+    times = chain_times(program, target, plan, chain)
+    own = next(each for each in times.linears if each.op == op.id)
+    how = plan.linears[op.id]
+    link = target.link(plan.placements[how.weight].region)
+    work = sum(span.cycles for span in own.work)
+    barriers = target.costs.barrier * (len(own.work) + 1 + (own.stage > 0))
+    rest = _stalls(context, op)
+    compute = own.stage + own.issue + work + barriers + rest
+    dma = sum(span.cycles for span in own.tables)
+    size = program.tensors[how.weight].size
+    total, moved = own.span.cycles + rest, ((link.name, size),)
+    return OpCycles(compute, dma, total, moved, engine=own.engine)
+
+
+def engine_words(program: Program, plan: Plan) -> int:
+    """Bytes of weights that the engine reads in place for one token."""
+    chains = plan.engine.chains if plan.engine else ()
+    names = [linear.weight for chain in chains for linear in chain.linears]
+    return sum(program.tensors[name].size for name in names)
 
 
 def _attention(context: Context, op: Op) -> OpCycles:
@@ -197,7 +227,8 @@ def _accesses(context: Context, op: Op) -> Iterator[tuple[str, int]]:
     """Loads and stores of all cores by buffer; not weights and cache rows, which are moved."""
     program, work = context.program, _work(context, op)
     is_linear = op.kind is OpKind.LINEAR
-    records = program.layout_of(op).records if is_linear else 1
+    on_engine = program.engine_layout_of(op) is not None
+    records = program.layout_of(op).records if is_linear and not on_engine else 1
     for name in (*op.inputs, *op.outputs):
         spec = program.tensors[name]
         if spec.kind is Kind.ACTIVATION:

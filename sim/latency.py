@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 
 from memory_planner.plan import Plan
 from memory_planner.target import Status, TargetSpec
-from sim.cycle_model import Context, OpCycles, op_cycles
+from sim.cycle_model import Context, OpCycles, engine_words, op_cycles
 from sim.streams import StreamCycles, busy_cycles, stream_cycles, stream_link
+from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Op, OpKind, Program
 
 NOT_MODELLED = (
@@ -31,11 +32,11 @@ class OpLatency:
 
     id: str
     kind: str
-    engine: str  # the lane that computes: always the cores, until other engines are planned for
+    engine: str  # what multiplies: cores, or the name of the engine
     compute_cycles: int
     dma_cycles: int  # sum of its transfers, most of which run beside the work
     total_cycles: int  # what the step waits for
-    bound_by: str  # cores or dma: the longer of the two
+    bound_by: str  # cores, dma or engine: the longest
     stream_wait: int = 0  # of the total, first: the block's off-chip weights are under way
 
 
@@ -131,13 +132,13 @@ def estimate(program: Program, plan: Plan, target: TargetSpec, position: int) ->
     streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
     waits = {stream.layer: stream.exposed for stream in streams}
     ops = tuple(
-        _op_latency(op, each, waits.pop(op.layer, 0.0))
+        _op_latency(context, op, each, waits.pop(op.layer, 0.0))
         for op, each in zip(program.ops, cycles, strict=True)
     )
     moved = [pair for each in cycles for pair in each.moved]
     link = stream_link(plan, target)
     moved += [(link.name, each.size) for each in streams if link]
-    links = _link_use(target, moved)
+    links = _link_use(target, moved) + engine_use(program, plan)
     total = sum(op.total_cycles for op in ops)
     return LatencyReport(
         target=target.name,
@@ -155,16 +156,26 @@ def estimate(program: Program, plan: Plan, target: TargetSpec, position: int) ->
     )
 
 
-def _op_latency(op: Op, cycles: OpCycles, wait: float) -> OpLatency:
+def engine_use(program: Program, plan: Plan) -> tuple[LinkUse, ...]:
+    """The weights that the engine reads, one word per cycle at best."""
+    if plan.engine is None:
+        return ()
+    size = engine_words(program, plan)
+    return (LinkUse(f"{plan.engine.name} weights", size, size // WORD_SIZE),)
+
+
+def _op_latency(context: Context, op: Op, cycles: OpCycles, wait: float) -> OpLatency:
+    engine = context.plan.engine if context.program.engine_layout_of(op) else None
+    busy = {"cores": cycles.compute, "dma": cycles.dma, "engine": cycles.engine}
     return OpLatency(
         id=op.id,
         kind=op.kind.value,
-        engine="cores",
+        engine=engine.name if engine else "cores",
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
         total_cycles=round(wait) + round(cycles.total),
         stream_wait=round(wait),
-        bound_by="dma" if cycles.dma > cycles.compute else "cores",
+        bound_by=max(busy, key=lambda lane: busy[lane]),
     )
 
 

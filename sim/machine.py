@@ -17,18 +17,22 @@ import numpy.typing as npt
 
 from memory_planner.plan import Placement, Plan
 from sim import ops
+from sim.engine import (
+    EngineMemory,
+    accumulators,
+    chain_members,
+    input_buffers,
+    requantized,
+    table_rows,
+    windows_of,
+)
 from sim.interpreter import run_op
+from sim.memory import BLOB, NOBODY, PATTERN, Memory
+from sim.neureka import run_job
 from sim.ops import Ints, KVCache
-from toolchain.model.errors import InternalError, Problem
-from toolchain.model.packing import unpack_records
+from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import Kind, Op, Program, TensorSpec
-
-PATTERN = 0xA5  # unwritten memory, also what the C runners fill their arenas with
-NOBODY, BLOB = 0, 1
-
-
-class MemoryFaultError(InternalError):
-    """The plan made the machine read a byte that does not hold what the op expects."""
+from toolchain.model.requant_table import RequantLayout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,36 +43,6 @@ class Record:
     op: str
     tensor: str
     value: npt.NDArray[np.generic]
-
-
-class Memory:
-    """Bytes of one region and the buffer that wrote each of them."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self.name = name
-        self.bytes = np.full(size, PATTERN, np.uint8)
-        self.owner = np.full(size, NOBODY, np.int32)
-
-    def write(self, offset: int, data: npt.NDArray[np.uint8], owner: int) -> None:
-        """Store bytes and take possession of them; MemoryFaultError past the planned bytes."""
-        if not 0 <= offset <= self.bytes.size - data.size:
-            raise MemoryFaultError(
-                "the plan lets an op write outside the region",
-                [Problem(self.name, f"bytes {offset}..{offset + data.size}", str(self.bytes.size))],
-            )
-        self.bytes[offset : offset + data.size] = data
-        self.owner[offset : offset + data.size] = owner
-
-    def read(self, offset: int, size: int, owner: int, what: str) -> npt.NDArray[np.uint8]:
-        """Bytes that `owner` wrote; MemoryFaultError names the first byte that it did not."""
-        wrong = self.owner[offset : offset + size] != owner
-        if wrong.any() or wrong.size != size:
-            at = offset + int(np.argmax(wrong))
-            raise MemoryFaultError(
-                "the plan lets an op read memory that does not hold its operand",
-                [Problem(f"{what} at {self.name}+{at}", "unwritten or overwritten", "live data")],
-            )
-        return self.bytes[offset : offset + size]
 
 
 class Machine:
@@ -84,6 +58,9 @@ class Machine:
             if region.blob_size:
                 blob = np.frombuffer(blobs[region.name], np.uint8)
                 self._memories[region.name].write(region.blob_base, blob, BLOB)
+        self._chains = chain_members(plan)
+        for place in input_buffers(plan):
+            self._put(place, 0, np.zeros(place.size, np.uint8))
 
     def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
         """Run one token; yields every output of every op as it is written."""
@@ -146,6 +123,8 @@ class Machine:
 
     def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
         """See `Store`: tile by tile, through the slots that the plan names."""
+        if op.id in self._chains:
+            return self._engine_linear(op, q, scale, shift)
         layout, how = self.program.layout_of(op), self.plan.linears[op.id]
         lanes = layout.packing.rows
         parts = []
@@ -159,7 +138,9 @@ class Machine:
 
     def _tiles(self, op: Op) -> Iterator[tuple[int, int, npt.NDArray[np.uint8]]]:
         """(first record, records, bytes) of each tile of a linear."""
-        layout, how = self.program.layout_of(op), self.plan.linears[op.id]
+        how = self.plan.linears[op.id]
+        layout = self.program.tensors[how.weight].layout
+        assert isinstance(layout, WeightLayout | RequantLayout)
         where = self.plan.source(how.weight, op.layer)
         source, owner = self._memories[where.region], BLOB
         if self.plan.streams and where.region != self.plan.placements[how.weight].region:
@@ -174,6 +155,29 @@ class Machine:
             self._put(tile, offset, data)
             moved = self._get(tile, offset, transfer.size)
             yield transfer.first_record, transfer.records, moved
+
+    def _engine_linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+        """Stage the vector, run the chain's jobs as far as each piece needs them, finish rows."""
+        member = self._chains[op.id]
+        layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
+        assert layout is not None
+        memory = EngineMemory(self.plan, self._memories, self._ids, member.chain)
+        if member.done == 0:
+            memory.stage(layout, q[0], windows_of(op))
+        tables, done = self._tiles(op), member.done
+        table = table_rows(layout, *next(tables))
+        result = np.zeros(layout.rows, np.int64)
+        for piece in member.linear.pieces:
+            for job in member.chain.jobs[done : piece.needed]:
+                run_job(job.registers, memory, memory.weight_base)
+            done = piece.needed
+            if piece.first_channel and len(how.transfers) > 1:
+                table = table_rows(layout, *next(tables))
+            sums = memory.sums(layout, piece, windows_of(op))
+            rows, acc = accumulators(layout, piece, sums, table, q[0])
+            result[rows] = requantized(rows, acc, table, scale, shift)
+        assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
+        return result[np.newaxis]
 
     def _start_stream(self, layer: int) -> None:
         """From now on until its end the slot of the layer holds nothing that can be read."""

@@ -85,10 +85,11 @@ def _scale(a: Ints, e: Ints) -> Ints:
 def embed(rows: Ints, requant: Ints) -> Ints:
     """Residual vectors from embedding rows (T, d) and their requantization words (T,)."""
     words = requant[:, None]
-    return requantize(rows, words >> 16, _signed16(words))
+    return requantize(rows, words >> 16, signed16(words))
 
 
-def _signed16(words: Ints) -> Ints:
+def signed16(words: Ints) -> Ints:
+    """The signed numbers in the lower 16 bits."""
     return ((words & 0xFFFF) ^ 0x8000) - 0x8000
 
 
@@ -143,7 +144,7 @@ def matrix_of(weights: WeightInts, group_size: int) -> Matrix:
     if weights.multipliers.shape[1] > 1:
         values *= np.repeat(weights.multipliers, group_size, axis=1)[:, :columns]
     words = weights.requant.astype(np.int64)
-    return Matrix(np.ascontiguousarray(values.T), words >> 16, _signed16(words))
+    return Matrix(np.ascontiguousarray(values.T), words >> 16, signed16(words))
 
 
 def linear(q: Ints, scale: Ints, matrix: Matrix, shift: int) -> Ints:

@@ -15,8 +15,10 @@ from memory_planner.plan import Plan
 from sim import ops
 from sim.interpreter import run_op
 from sim.ops import Ints, KVCache, Matrix
-from toolchain.model.packing import WeightInts, unpack_weights
+from toolchain.model.engine_packing import EngineLayout, unpack_engine
+from toolchain.model.packing import WeightInts, WeightLayout, unpack_weights
 from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.requant_table import RequantLayout, unpack_requant_table
 
 PREFILL_TOKENS = 64  # tokens per pass: bounds the (heads, tokens, positions) arrays
 Recorder = Callable[[Op, str, Ints], None]
@@ -32,12 +34,32 @@ def read_constants(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> 
         place = plan.placements[spec.name]
         start = place.offset - plan.region(place.region).blob_base
         data = memoryview(blobs[place.region])[start : start + spec.size]
-        if spec.layout is not None:
+        if isinstance(spec.layout, WeightLayout):
             constants[spec.name] = unpack_weights(data, spec.layout)
+        elif isinstance(spec.layout, EngineLayout):
+            values = unpack_engine(data, spec.layout)
+            nothing = np.zeros(spec.layout.rows, np.uint32)
+            multipliers = np.ones((spec.layout.rows, spec.layout.groups), np.uint8)
+            constants[spec.name] = WeightInts(values, multipliers, nothing)
+        elif isinstance(spec.layout, RequantLayout):
+            constants[spec.name] = unpack_requant_table(data, spec.layout)
         else:
             plain = np.frombuffer(data, np.dtype(spec.dtype.value).newbyteorder("<"))
             constants[spec.name] = plain.reshape(spec.shape)
-    return constants
+    return _joined(program, constants)
+
+
+def _joined(program: Program, constants: Constants) -> Constants:
+    """Words and table of every linear on the engine as the one matrix that they are."""
+    joined = dict(constants)
+    for op in program.ops:
+        if program.engine_layout_of(op):
+            words, table = constants[op.inputs[2]], constants[op.inputs[4]]
+            assert isinstance(words, WeightInts)
+            assert isinstance(table, WeightInts)
+            values = np.concatenate([words.values, table.values], axis=1)
+            joined[op.inputs[2]] = WeightInts(values, table.multipliers, table.requant)
+    return joined
 
 
 class Session:
@@ -72,8 +94,8 @@ class Session:
             elif op.kind is OpKind.LINEAR:
                 weights = constants[op.inputs[2]]
                 assert isinstance(weights, WeightInts)
-                group_size = self.program.layout_of(op).group_size
-                self._matrices[op.id] = ops.matrix_of(weights, group_size)
+                layout = self.program.engine_layout_of(op) or self.program.layout_of(op)
+                self._matrices[op.id] = ops.matrix_of(weights, layout.group_size)
         for name, value in constants.items():
             if not isinstance(value, WeightInts):
                 self._constants[name] = value.astype(np.int64)

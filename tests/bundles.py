@@ -11,6 +11,7 @@ from codegen.bundle import MANIFEST, LoadedBundle, manifest_digest
 from codegen.bundle_read import load_bundle
 from codegen.bundle_write import write_bundle
 from codegen.json_text import pretty
+from memory_planner.engines import EngineChoice
 from memory_planner.limits import NO_LIMITS, MemoryLimits
 from tests.model.tiny import write_model
 from toolchain.model.outline import SITES
@@ -40,6 +41,7 @@ def compile_tiny(
     mode: ActMode = ActMode.A16,
     quant: QuantConfig | None = None,
     limits: MemoryLimits = NO_LIMITS,
+    engine: EngineChoice = EngineChoice.CORES,
     **shape: Any,
 ) -> LoadedBundle:
     """Bundle `directory`/bundle of a random model; `shape` overrides ODD_SHAPE."""
@@ -49,6 +51,7 @@ def compile_tiny(
         modes=dict.fromkeys(SITES, mode),
         prefix=prefix,
         limits=limits,
+        engine=engine,
     )
     compiled = compile_model(directory / "model", target, options, lambda _: None)
     write_bundle(compiled.bundle, directory / "bundle")

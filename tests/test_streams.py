@@ -20,7 +20,8 @@ from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import Pin
 from memory_planner.target_file import load_target
-from sim.machine import MemoryFaultError, run_steps
+from sim.machine import run_steps
+from sim.memory import MemoryFaultError
 from sim.session import Session
 from tests.bundles import compile_tiny, edit, seal
 from tests.model.tiny import write_model

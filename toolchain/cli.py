@@ -7,12 +7,13 @@ takes `--json`; progress goes to stderr. Exit codes are those of toolchain/model
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.fit.options import FIT_OPTIONS, fit_options
+from toolchain.fit.options import BUNDLED, FIT_OPTIONS, fit_options
 
 if TYPE_CHECKING:
     from toolchain.options import ModelOptions
@@ -108,6 +109,13 @@ def model_options(command: Command) -> Command:
             help="Bytes of a region that the model may use, like l2=512KiB; may be repeated.",
         ),
         click.option("--l1", metavar="SIZE", help="The same as --region l1=SIZE."),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "neureka", "cores"]),
+            default="auto",
+            show_default=True,
+            help="What multiplies: the faster for each linear, the engine where it can, or cores.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -137,14 +145,16 @@ def compile(
 ) -> None:
     """Compile MODEL_DIR (Hugging Face layout) into a bundle of C, weights and golden vectors.
 
-    Without MODEL_DIR the model that comes with edgec is compiled.
+    Without MODEL_DIR, or with the name "bundled", it is the model that comes with edgec.
 
     \b
-    Example: edgec compile stories260K --target siracusa -o build/stories
+    Example: edgec compile bundled --target siracusa -o build/demo
     """
     from toolchain.commands import run_compile
     from toolchain.options import CompileRequest
 
+    if model_dir == Path(BUNDLED) and not model_dir.exists():
+        model_dir = None
     request = CompileRequest(model_dir, output, prefix, golden_steps, read_model_options(model))
     run_compile(request, as_json)
 
@@ -153,7 +163,12 @@ def compile(
 @click.argument("model", required=False)
 @model_options
 @fit_options
-@click.option("--html", type=click.Path(path_type=Path), help="Draw the report as a page, too.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the report of the one model as a page, too.",
+)
 @json_option
 @click.pass_context
 def fit(
@@ -165,7 +180,7 @@ def fit(
     comes with edgec. What-ifs (--depth to --layer-order) compose.
 
     \b
-    Example: edgec fit my-model/config.json --target siracusa --context 256
+    Example: edgec fit bundled --target siracusa --context 128 --html fit.html
              edgec fit llama-3.2-1b --depth 2 --width 1:8 --context 512
              edgec fit --suggest --params 4M --vocab 2048
     """
@@ -175,12 +190,12 @@ def fit(
     typed = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
     own = parse_fit_options({name: options.pop(name) for name in FIT_OPTIONS}, given)
-    shared = read_model_options(options)
+    shared, draw = read_model_options(options), None
     if html is not None:
         from toolchain.commands import write_fit_page
 
-        write_fit_page(html, model, shared, own)
-    run_fit(model, shared, own, as_json)
+        draw = partial(write_fit_page, html)
+    run_fit(model, shared, own, draw, as_json)
 
 
 @main.command()
@@ -196,7 +211,7 @@ def simulate(build: Path, as_json: bool, **options: Any) -> None:
     """Let a compiled model speak: bit-exact text, and the latency estimate.
 
     \b
-    Example: edgec simulate build/stories --prompt "Once upon a time"
+    Example: edgec simulate build/demo --prompt "Once upon a time"
     """
     from toolchain.commands import run_simulate
     from toolchain.options import SimulateRequest
@@ -217,7 +232,7 @@ def verify(build: Path, runners: str, steps: int | None, as_json: bool) -> None:
     """Build the bundle's C, run it, and compare every tensor of every op with the simulator.
 
     \b
-    Example: edgec verify build/stories --runner host,rv32
+    Example: edgec verify build/demo --runner host,rv32
     """
     from toolchain.commands import run_verify
 
@@ -233,7 +248,7 @@ def compare(dump: Path, golden: Path, partial: bool, as_json: bool) -> None:
     """Name the first op, step and element where DUMP differs from the GOLDEN folder of a bundle.
 
     \b
-    Example: edgec compare board.dump build/stories/golden
+    Example: edgec compare board.dump build/demo/golden
     """
     from toolchain.commands import run_compare
 

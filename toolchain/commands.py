@@ -6,23 +6,25 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from toolchain import tables
 from toolchain.cli import print_json
-from toolchain.fit.parse import FitOptions
-from toolchain.fit.tables import print_fit
+from toolchain.fit.options import BUNDLED
+from toolchain.fit.tables import print_fit, print_verdict
 from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
 from toolchain.options import (
     BUNDLED_NAME,
     CompileRequest,
-    ModelOptions,
     SimulateRequest,
     bundled_model,
 )
+
+if TYPE_CHECKING:
+    from toolchain.fit.command import Analysis
 
 Json = dict[str, Any]
 
@@ -49,6 +51,7 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
         request.golden_steps,
         BUNDLED_NAME if request.model_dir is None else None,
         request.model.limits,
+        request.model.engine,
     )
     model_dir = request.model_dir or bundled_model()
     with progress_bar() as bar:
@@ -70,22 +73,17 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
+        print_verdict(summary["fit"])
         print_fit(summary["fit"])
         tables.print_compiled(summary)
 
 
-def write_fit_page(path: Path, model: str | None, options: ModelOptions, fit: FitOptions) -> None:
-    """Draw what `edgec fit` reports; raises ConfigError where there is no page or no place."""
-    from toolchain.fit.command import analyse
-    from toolchain.fit.shapes import BUNDLED
+def write_fit_page(path: Path, analysis: Analysis) -> str:
+    """Draw what `edgec fit` reports and say what was written; ConfigError without a place."""
     from toolchain.model.quant_settings import effective_settings
     from toolchain.report.pages import fit_page
     from toolchain.report.source import PageSource
 
-    if fit.action != "report":
-        problem = Problem("--html", f"with --{fit.action}", "the report of a single model")
-        raise ConfigError("some options cannot be used together", [problem])
-    analysis = analyse(model, options, fit.what_if)
     design, name = analysis.outcome.design, analysis.subject.name
     settings = effective_settings(design.shape, design.quant)
     source = PageSource(
@@ -99,7 +97,7 @@ def write_fit_page(path: Path, model: str | None, options: ModelOptions, fit: Fi
     )
     page = fit_page(source)
     try:
-        path.write_text(page, encoding="utf-8")
+        return f"wrote {path} ({path.write_bytes(page.encode()):,} bytes)"
     except OSError as error:
         problem = Problem("--html", str(path), f"a file that can be written: {error.strerror}")
         raise ConfigError("the page cannot be written", [problem]) from error
@@ -115,10 +113,10 @@ def run_simulate(request: SimulateRequest, as_json: bool) -> None:
     started = perf_counter()
     for token, text in simulation.generate(request):
         started = started if tokens else perf_counter()  # from the first token on
+        if not as_json:  # the prompt now that it was accepted
+            tables.print_text(text if tokens else request.prompt + text)
         tokens.append(token)
         pieces.append(text)
-        if not as_json:
-            tables.print_text(text)
     report = simulation.report(request.prompt, "".join(pieces), tokens)
     elapsed = perf_counter() - started
     report["simulated_tokens_per_second"] = round((len(tokens) - 1) / elapsed, 1) if tokens else 0.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
 from memory_planner.target import Pin
 from toolchain.model.errors import ConfigError, Problem
@@ -28,6 +29,7 @@ class ModelOptions:
     context: int | None
     modes: Mapping[str, ActMode]
     limits: MemoryLimits
+    engine: EngineChoice = EngineChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def parse_model_options(
     pin: tuple[str, ...] = (),
     region: tuple[str, ...] = (),
     l1: str | None = None,
+    engine: str = "auto",
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
@@ -84,7 +87,7 @@ def parse_model_options(
     if problems:
         raise ConfigError("some options cannot be used", problems)
     quant = QuantConfig(bits, group_size, embed, head, overrides)
-    return ModelOptions(target, quant, context, modes, limits)
+    return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
 
 
 def _parse_limits(

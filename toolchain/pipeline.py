@@ -16,8 +16,11 @@ from codegen.blob import build_blobs
 from codegen.bundle import Bundle, BundleParts, emit_bundle
 from codegen.golden import build_golden
 from codegen.serialize import graph_hash
+from memory_planner.engines import Assignment, EngineChoice
 from memory_planner.limits import NO_LIMITS, MemoryLimits, limited_target
-from memory_planner.planner import plan_memory
+from memory_planner.plan import Plan
+from memory_planner.planner import choose_engines, plan_memory
+from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target, read_target_text
 from sim.latency import LatencyReport, estimate
 from sim.machine import run_steps
@@ -29,10 +32,16 @@ from toolchain.calibrate import (
     golden_steps,
     sample_tokens,
 )
+from toolchain.fit.design import Design
+from toolchain.fit.misfit import explain_misfit
+from toolchain.fit.planning import Outcome
+from toolchain.fit.speed import speed_of
 from toolchain.model.checkpoint import load_model
+from toolchain.model.engine_program import with_engine
+from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
-from toolchain.model.program import ActMode
+from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
@@ -54,6 +63,7 @@ class CompileOptions:
     golden_steps: int | None = None  # None: 16, or the context if that is shorter
     title: str | None = None  # of the report's page; None: the name of the directory
     limits: MemoryLimits = NO_LIMITS
+    engine: EngineChoice = EngineChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +92,13 @@ def compile_model(
     check_lower_config(model.config, config)
     steps = golden_steps(options.golden_steps, context)
     progress("planning memory")  # needs no weight: what does not fit is refused before the work
-    plan = plan_memory(outline_program(model.config, options.quant, config), target)
+    design = Design(model.config, options.quant, context, options.modes, engine=options.engine)
+    engines, plan = _plan(design, outline_program(model.config, options.quant, config), target)
     quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
-    program = lower_model(quant, config)
+    program = with_engine(lower_model(quant, config), engines.layouts)
     check_ranges(program, sample)
     latency = estimate(program, plan, target, context // 2)
     progress("packing weights")
@@ -97,7 +108,9 @@ def compile_model(
     trace = run_steps(program, plan, blobs, tokens)
     golden = build_golden(program, graph_hash(program, plan), tokens, trace)
     progress("generating code")
-    reports = build_reports(quant, program, plan, target, latency)
+    speed = speed_of(latency)
+    outcome = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
+    reports = build_reports(quant, outcome, latency)
     parts = BundleParts(
         program=program,
         plan=plan,
@@ -110,6 +123,7 @@ def compile_model(
         settings={
             **settings_of(quant, config, tokenizer),
             "memory": options.limits.to_dict(),
+            "engine": options.engine.value,
         },
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),
@@ -117,6 +131,15 @@ def compile_model(
     pages = _draw(parts, latency, reports, options.title or model_dir.resolve().name)
     parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
+
+
+def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignment, Plan]:
+    """Where linears run, and the plan; the error of `edgec fit` when the model does not fit."""
+    engines = choose_engines(outline, target, design.engine, design.bits)
+    try:
+        return engines, plan_memory(engines.program, target)
+    except DoesNotFitError as error:
+        raise explain_misfit(design, target) from error
 
 
 def _draw(

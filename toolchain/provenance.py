@@ -50,8 +50,7 @@ def settings_of(quant: QuantModel, lower: LowerConfig, tokenizer: Tokenizer) -> 
 def weight_bits(quant: QuantModel) -> dict[str, int]:
     """Bits of every stored matrix, by tensor name."""
     matrices = {"embed": quant.embed, **quant.linears}
-    if quant.head is not quant.embed:
-        matrices["lm_head"] = quant.head
+    matrices["lm_head"] = quant.head  # a tied one may be stored for the engine too
     return {f"{name}.weight": tensor.bits for name, tensor in matrices.items()}
 
 

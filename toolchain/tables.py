@@ -67,10 +67,15 @@ def print_text(text: str) -> None:
 
 
 def print_simulation(report: Json) -> None:
-    """The latency estimate below a streamed text."""
+    """The latency estimate in one line, below the prompt and its continuation."""
     console = stdout()
     console.print()
-    print_latency(report)
+    console.print(
+        f"estimate at position {report['position']:,}: {report['cycles_per_token']:,} cycles, "
+        f"{report['tokens_per_second']:,.1f} tokens/s at the target's clock; "
+        f"bandwidth bound {report['bound_tokens_per_second']:,.1f} tokens/s",
+        soft_wrap=True,
+    )
     console.print(f"simulated at {report['simulated_tokens_per_second']:,.1f} tokens/s here")
 
 

@@ -12,12 +12,12 @@ import pytest
 from sim import ops
 from tests.c.data import CORES, int_type, suffix
 from tests.c.runtime import Guarded, Matrix, Runtime
-from toolchain.model.packing import Packing, WeightInts, WeightLayout, pack_weights
+from toolchain.model.packing import CORE_PACKINGS, Packing, WeightInts, WeightLayout, pack_weights
 from toolchain.model.program import ActMode
 
 MODES = pytest.mark.parametrize("mode", list(ActMode))
 TEAMS = pytest.mark.parametrize("cores", CORES)
-PACKINGS = pytest.mark.parametrize("packing", list(Packing))
+PACKINGS = pytest.mark.parametrize("packing", CORE_PACKINGS)
 INT32_MAX = 2**31 - 1
 
 

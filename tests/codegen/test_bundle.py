@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,6 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "golden": (flip_byte("golden/golden.bin"), r"golden/golden\.bin: found SHA-256"),
     "code": (flip_byte("src/tiny_model.c"), r"src/tiny_model\.c: found SHA-256"),
     "missing": (lambda root: (root / "weights.S").unlink(), r"weights\.S: found nothing"),
-    "unknown": (lambda root: (root / "x.c").touch(), r"x\.c: found a file, allowed nothing"),
     "no manifest": (lambda root: (root / MANIFEST).unlink(), "not a bundle"),
     "manifest text": (lambda root: (root / MANIFEST).write_text("{"), "cannot be read"),
     "manifest list": (lambda root: (root / MANIFEST).write_text("[]"), "the top level is"),
@@ -118,6 +118,20 @@ def test_all_damaged_files_are_named_at_once(copy: Path) -> None:
     with pytest.raises(BundleError) as error:
         load_bundle(copy)
     assert [problem.where for problem in error.value.problems] == ["weights.S", "plan.json"]
+
+
+def test_files_of_the_user_are_no_damage(copy: Path) -> None:
+    (copy / "my_main.c").touch()
+    (copy / "src" / "notes").mkdir()
+    (copy / "src" / "notes" / "todo.txt").touch()
+    assert load_bundle(copy).directory == copy
+
+
+def test_c_files_cite_only_what_is_in_the_bundle(copy: Path) -> None:
+    for path in (*copy.rglob("*.[chS]"), *copy.rglob("*.ld"), copy / "Makefile"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"[\w/.-]+\.(?:md|py)\b", text):
+            assert (copy / name).exists(), (path, name)
 
 
 def test_output_of_the_bundle_s_own_makefile_does_no_harm(copy: Path) -> None:

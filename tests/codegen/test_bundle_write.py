@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def test_other_directories_and_files_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=name):
             check_destination(tmp_path / name)
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_changed_files_of_a_bundle_are_not_overwritten(tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    data = b"int x;\n"
+    manifest = {"edgec": "1", "files": {"a.c": sha256(data).hexdigest(), "b.c": "0" * 64}}
+    files = {"a.c": data, MANIFEST: json.dumps(manifest).encode()}  # b.c is missing: no loss
+    write_bundle(Bundle(files), place)
+    check_destination(place)
+    (place / "a.c").write_bytes(b"int y;\n")
+    with pytest.raises(ConfigError, match=r"a\.c, changed since edgec wrote it"):
+        write_bundle(Bundle(files), place)
+    assert (place / "a.c").read_bytes() == b"int y;\n"
+    (place / "a.c").unlink()
+    write_bundle(Bundle(files), place)
+    assert (place / "a.c").read_bytes() == data
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "rename"])

@@ -15,6 +15,7 @@ from memory_planner.plan import Plan
 from memory_planner.planner import plan_memory
 from tests.memory_planner.toy import flat_target, toy_program, toy_target
 from toolchain.model.errors import BundleError
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program
 
 
@@ -63,7 +64,7 @@ def test_graph_hash_changes_with_everything_in_the_code() -> None:
     moved = {**plan.placements, "resid": replace(resid, offset=resid.offset + 8)}
     tensors = dict(program.tensors)
     weight = tensors["l00.attn.q_proj.weight"]
-    assert weight.layout is not None
+    assert isinstance(weight.layout, WeightLayout)
     tensors[weight.name] = replace(weight, layout=replace(weight.layout, group_size=4))
     variants = [
         (replace(program, ops=ops), plan),

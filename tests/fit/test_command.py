@@ -59,6 +59,9 @@ EFFECTS = [
     (["--activations", "a8"], "settings"),
     (["--activations", "down_in=a8"], "settings"),
     (["--target", "rv32"], "regions"),
+    (["--pin", "kv.*=l2"], "rows"),
+    (["--region", "mram=128KiB"], "regions"),
+    (["--l1", "16KiB"], "rows"),
 ]
 
 
@@ -134,6 +137,10 @@ def test_keys_of_the_report(plain: Any) -> None:
         (["--suggest", "--depth", "1"], ["--depth", "--suggest"]),
         (["--suggest", "--layer", "l00.*=8"], ["--layer", "--suggest"]),
         (["--suggest", "--params", "-4"], ["--params"]),
+        (["--suggest", "--activations", "a8"], ["--activations", "--suggest"]),
+        (["--table", "--activations", "a8"], ["--activations", "--table"]),
+        (["--table", "--html", "x.html"], ["--html", "--table"]),
+        (["--pin", "kv.*=l9"], ["--pin kv.*", "l9", "mram"]),
         (["--list-shapes"], ["MODEL", "--list-shapes"]),
         (["--target", "pdp11"], ["pdp11"]),
     ],
@@ -142,6 +149,20 @@ def test_nonsense_is_refused(options: list[str], words: list[str]) -> None:
     result = fit("stories260k", *options)
     assert result.exit_code == 2, result.output
     assert all(word in result.output for word in words), result.output
+
+
+def test_the_first_line_is_the_verdict(tmp_path: Path) -> None:
+    page = tmp_path / "fit.html"
+    result = fit("stories260k", "--html", str(page))
+    assert result.stdout.splitlines()[0].startswith("fits siracusa: mram ")
+    assert result.stderr == f"edgec: wrote {page} ({page.stat().st_size:,} bytes)\n"
+    report = fit_json("stories15m", "--region", "hyperram=2MiB", code=3)
+    line = fit("stories15m", "--region", "hyperram=2MiB").stdout.splitlines()[0]
+    first = report["problems"][0]
+    assert line == (
+        f"does not fit siracusa: region hyperram, capacity {first['capacity']:,}, "
+        f"need {first['need']:,}, excess {first['excess']:,} bytes"
+    )
 
 
 def test_misfit_names_region_numbers_and_remedies() -> None:
@@ -201,6 +222,7 @@ def test_suggestions_can_be_fitted(tmp_path: Path) -> None:
 def test_suggestions_take_vocabulary_and_context_of_a_model(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", vocab_size=300, context=48)
     value = fit_json(str(model), "--suggest", "--params", "500K")
+    assert (value["uses_off_chip"], value["off_chip_exists"]) == (False, True)
     assert (value["vocab"], value["context"]) == (300, 48)
     assert {entry["config"]["vocab_size"] for entry in value["suggestions"]} == {300}
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from memory_planner.limits import without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
 from tests.fit.tiny import tiny_config
+from tests.model.tiny import write_model
+from toolchain.cli import main
 from toolchain.fit.design import Design, WhatIf, build_program
-from toolchain.fit.planning import draft_fits, fits, may_fit, plan_design
-from toolchain.fit.remedies import FFN_STEP, Remedy, find_remedies
+from toolchain.fit.knobs import FFN_STEP, knobs_of, step_of
+from toolchain.fit.planning import fits, may_fit, plan_design
+from toolchain.fit.remedies import Change, Remedy, find_remedies
 from toolchain.fit.report import fit_report
 from toolchain.fit.shapes import list_shapes, load_shape
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND
@@ -36,6 +42,11 @@ def shrunk(target: TargetSpec, size: int, *names: str) -> TargetSpec:
         replace(region, size=size) if region.name in names else region for region in target.regions
     )
     return replace(target, regions=regions)
+
+
+def by_change(remedies: list[Remedy]) -> dict[str, Change]:
+    """The single changes."""
+    return {r.changes[0].knob.change: r.changes[0] for r in remedies if len(r.changes) == 1}
 
 
 def report_of(design: Design, target: TargetSpec) -> dict[str, Any]:
@@ -86,8 +97,14 @@ def tight() -> tuple[TargetSpec, list[Remedy]]:
 
 
 def test_every_kind_of_remedy_is_found(tight: tuple[TargetSpec, list[Remedy]]) -> None:
-    kinds = [remedy.change for remedy in tight[1]]
-    assert kinds == ["bits", "embed_bits", "group_size", "ffn", "blocks", "vocab"]
+    assert list(by_change(tight[1])) == [
+        "bits",
+        "embed_bits",
+        "group_size",
+        "ffn",
+        "blocks",
+        "vocab",
+    ]
 
 
 def test_each_remedy_fits_by_itself(tight: tuple[TargetSpec, list[Remedy]]) -> None:
@@ -99,11 +116,11 @@ def test_each_remedy_fits_by_itself(tight: tuple[TargetSpec, list[Remedy]]) -> N
 
 def test_numbers_are_the_largest_that_fit(tight: tuple[TargetSpec, list[Remedy]]) -> None:
     target, remedies = tight
-    by_kind = {remedy.change: remedy for remedy in remedies}
+    by_kind = by_change(remedies)
     ffn = by_kind["ffn"].value + FFN_STEP
     assert not fits(replace(WIDE, config=replace(WIDE.config, intermediate_size=ffn)), target)
     depth = 4 - by_kind["blocks"].value - 1
-    assert by_kind["blocks"].option == f"--depth {depth + 1}"
+    assert f"--depth {depth + 1}" in {remedy.option for remedy in remedies}
     assert not fits(replace(WIDE, what_if=WhatIf(depth=depth)), target)
 
 
@@ -112,15 +129,15 @@ def test_context_and_vocabulary_are_remedies_where_they_are_the_cause() -> None:
     large = replace(WIDE, config=config, context=4000)
     roomy = shrunk(SIRACUSA, 1_100_000, "mram", "tile_sram", "l2")
     assert not fits(large, roomy)
-    by_kind = {remedy.change: remedy for remedy in find_remedies(large, roomy)}
+    by_kind = by_change(find_remedies(large, roomy))
     assert "context" in by_kind
-    longer = by_kind["context"].value + 1
-    assert fits(replace(large, context=longer - 1), roomy)
-    assert not fits(replace(large, context=longer), roomy)
+    most = by_kind["context"].value
+    assert fits(replace(large, context=most), roomy)
+    assert not fits(replace(large, context=most + step_of(4000)), roomy)
     wordy = replace(large, context=64, config=replace(config, vocab_size=60_000))
-    by_kind = {remedy.change: remedy for remedy in find_remedies(wordy, SIRACUSA)}
+    by_kind = by_change(find_remedies(wordy, SIRACUSA))
     assert {"vocab", "embed_bits"} <= set(by_kind)
-    more = by_kind["vocab"].value + 1
+    more = by_kind["vocab"].value + step_of(60_000)
     assert not fits(replace(wordy, what_if=WhatIf(vocab=more)), SIRACUSA)
 
 
@@ -136,13 +153,13 @@ def test_a_record_beyond_one_transfer_is_a_problem_with_a_remedy() -> None:
     config = tiny_config(hidden=8, ffn=40_000, layers=1, heads=2, kv_heads=1, vocab=8)
     design = Design(config, QuantConfig(group_size=-1), 16)
     roomy = shrunk(SIRACUSA, 1 << 20, "l1")  # for two tiles of 160 kB
-    assert not draft_fits(design, roomy)
+    assert not fits(design, roomy)
     report = report_of(design, roomy)
     assert not report["fits"]
     assert all(region["free"] >= 0 for region in report["regions"])
     assert "one DMA transfer" in report["problems"][0]["allowed"]
     (remedy,) = (r for r in report["remedies"] if r["change"] == "ffn")
-    assert remedy["value"] == (131_064 - 32) // 4 // FFN_STEP * FFN_STEP
+    assert remedy["value"] == (131_064 - 32) // 4 // step_of(40_000) * step_of(40_000)
 
 
 def test_remedies_of_overridden_layers_are_real() -> None:
@@ -152,4 +169,57 @@ def test_remedies_of_overridden_layers_are_real() -> None:
     quant = replace(WIDE.quant, overrides=(Override("l03.*", bits=8),))
     design = replace(WIDE, quant=quant)
     target = shrunk(SIRACUSA, 420_000, "mram", "tile_sram", "l2")
-    assert "blocks" not in {remedy.change for remedy in find_remedies(design, target)}
+    assert "blocks" not in by_change(find_remedies(design, target))
+
+
+def test_the_smallest_combination_when_no_single_change_leaves_enough() -> None:
+    target = load_target("siracusa")
+    config = load_shape("smollm2-135m").config
+    design = Design(config, QuantConfig(), config.max_position_embeddings)
+    *single, pair = find_remedies(design, target)
+    assert all(remedy.changes[0].leaves_little for remedy in single)
+    assert [change.knob.change for change in pair.changes] == ["context", "bits"]
+    plan_memory(build_program(pair.design), target)
+    assert pair.option == f"--context {pair.changes[0].value} --bits 2"
+    facts = pair.to_dict()
+    assert facts["change"] == "context + bits"
+    assert facts["value"] is None
+    assert find_remedies(design, target) == [*single, pair]
+
+
+def test_more_than_three_changes_where_fewer_cannot_help() -> None:
+    target = load_target("siracusa")
+    config = load_shape("smollm2-360m").config
+    (remedy,) = find_remedies(Design(config, QuantConfig(), 8192), target)
+    assert len(remedy.changes) > 3
+    assert remedy.option == ""  # an FFN width is no option
+    plan_memory(build_program(remedy.design), target)
+
+
+def test_values_are_told_apart_in_steps() -> None:
+    assert [step_of(now) for now in (1, 63, 64, 127, 128, 1000, 1024, 49152)] == [
+        1, 1, 1, 1, 2, 8, 16, 512,
+    ]  # fmt: skip
+    for knob in knobs_of(WIDE):
+        assert len(knob.values) < 128
+        assert knob.now not in knob.values
+        values = list(knob.values)
+        if knob.is_number:
+            assert values == sorted(values, reverse=True)
+            assert values[-1] >= 1
+
+
+def test_a_compile_refuses_with_the_remedies_of_fit(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", context=64)
+    limits = [f"--region={name}=1KiB" for name in ("mram", "tile_sram", "l2", "hyperram")]
+    run = CliRunner().invoke
+    fitted = run(main, ["fit", str(model), *limits, "--json"])
+    output = ["-o", str(tmp_path / "out")]
+    compiled = run(main, ["compile", str(model), *output, *limits, "--json"])
+    assert (fitted.exit_code, compiled.exit_code) == (3, 3)
+    facts = json.loads(compiled.stdout)
+    assert facts["remedies"] == json.loads(fitted.stdout)["remedies"]
+    assert facts["shortfalls"]
+    text = run(main, ["compile", str(model), *output, *limits]).stderr
+    assert text.strip() == run(main, ["fit", str(model), *limits]).stderr.strip()
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,8 @@ import pytest
 
 from tests.model.tiny import write_model
 from tests.paths import STORIES, needs_shared
-from toolchain.fit.shapes import BUNDLED, find_model, list_shapes, load_shape
+from toolchain.fit.options import BUNDLED
+from toolchain.fit.shapes import find_model, list_shapes, load_shape
 from toolchain.fit.sizes import config_parameters
 from toolchain.model.config import read_config
 from toolchain.model.errors import CheckpointError, ConfigError
@@ -74,10 +75,25 @@ def test_unknown_names_list_the_known_ones() -> None:
         find_model("gpt-5")
 
 
-@pytest.mark.parametrize("name", ["nowhere.json", "no/where"])
-def test_paths_that_do_not_exist(name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot read"):
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("nowhere.json", "bundled, llama-3.2-1b"),
+        ("no/where", "bundled, llama-3.2-1b"),
+        ("models/stories15/config.json", "like: stories15m"),
+        ("smollm2-135", "like: smollm2-135m"),
+        ("Llama3.2-1b", "like: llama-3.2-1b"),
+    ],
+)
+def test_paths_that_do_not_exist(name: str, close: str) -> None:
+    with pytest.raises(ConfigError, match=r"a path that does not exist") as caught:
         find_model(name)
+    assert close in str(caught.value)
+
+
+def test_a_directory_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read"):
+        find_model(str(tmp_path))
 
 
 def test_files_are_hugging_face_configs() -> None:

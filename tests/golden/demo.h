@@ -62,14 +62,15 @@ typedef struct demo_output {
  * (about 20 instructions per byte). The context is at position 0 afterwards. One core calls it. */
 demo_status demo_init(demo_context *context, const demo_memory *memory, int check_payload);
 
-/* Forgets all tokens. One core calls it, not while a step runs; the next step waits for it. */
+/* Forgets all tokens; does nothing without a context. Only for a context that demo_init accepted.
+ * One core calls it, not while a step runs; the next step waits for it. */
 void demo_reset(demo_context *context);
 
 /* Goes back to an earlier position: the tokens in front of it stay in the cache.
  * DEMO_BAD_ARGUMENT when position lies ahead. One core calls it, as it calls demo_reset. */
 demo_status demo_seek(demo_context *context, uint32_t position);
 
-/* Position that the next step will fill: the number of tokens in the cache. */
+/* Position that the next step will fill: the number of tokens in the cache; 0 without a context. */
 uint32_t demo_position(const demo_context *context);
 
 /* Appends one token and computes the logits behind it. Every core of the team calls it with the

@@ -661,7 +661,9 @@ demo_status demo_init(demo_context *context, const demo_memory *memory, int chec
 }
 
 void demo_reset(demo_context *context) {
-    context->position = 0U;
+    if (context != NULL) {
+        context->position = 0U;
+    }
 }
 
 demo_status demo_seek(demo_context *context, uint32_t position) {
@@ -673,7 +675,7 @@ demo_status demo_seek(demo_context *context, uint32_t position) {
 }
 
 uint32_t demo_position(const demo_context *context) {
-    return context->position;
+    return context != NULL ? context->position : 0U;
 }
 
 static demo_status check_arguments(const demo_context *context, const demo_core *core,

@@ -10,8 +10,8 @@ import pytest
 
 from memory_planner.allocate import Buffer, allocate
 from memory_planner.conflicts import find_conflict
+from memory_planner.explain import PlanDoesNotFitError
 from memory_planner.planner import plan_memory
-from memory_planner.remedies import PlanDoesNotFitError
 from memory_planner.target import TargetSpec
 from tests.memory_planner.packings import ONE_OVER, can_fit
 from tests.memory_planner.test_allocate import drawn

@@ -39,8 +39,13 @@ def test_same_page_as_a_compile_but_for_the_weights(model: Path, tmp_path: Path)
     assert edgec("compile", str(model), "-o", str(tmp_path / "build")).exit_code == 0
     html = (tmp_path / "build" / "report" / "report.html").read_text(encoding="utf-8")
     compiled, fitted = read_page(html), fit_page(tmp_path / "fit.html", str(model / "config.json"))
-    for name in ("regions", "maps", "timeline", "growth", "assumptions", "buffers"):
+    for name in ("regions", "maps", "growth", "assumptions", "buffers"):
         assert section(fitted, name) == section(compiled, name)
+    for tag in ("svg", "tr"):
+        drawn = section(fitted, "timeline").all(tag)
+        assert drawn == section(compiled, "timeline").all(tag) != []
+    assert "trace.json" in section(compiled, "timeline").words()
+    assert "trace.json" not in section(fitted, "timeline").words()  # there is none
     assert "SNR" in section(compiled, "blocks").words()
     assert "SNR" not in section(fitted, "blocks").words()
 

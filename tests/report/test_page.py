@@ -191,12 +191,14 @@ def test_what_does_not_fit_has_no_timeline() -> None:
         **FIT,
         "fits": False,
         "problems": [{"where": "region x", "found": "7 bytes", "allowed": "6 bytes"}],
-        "remedies": [{"text": "a context of at most 3", "option": "--context 3"}],
+        "remedies": [{"text": "a context of at most 3", "option": "--context 3", "changes": [{}]}],
         "off_chip": {
             "bytes": 1234,
             "bytes_per_second": 200_000_000,
             "status": "assumed",
             "ms_per_token": 0.006,
+            "exposed_ms_per_token": 0.006,
+            "missing": 34,
         },
     }
     page = read_page(render_report(PageSource("toy", "1", program, plan, target, fit, {})))
@@ -204,7 +206,9 @@ def test_what_does_not_fit_has_no_timeline() -> None:
     text = section(page, "regions").words()
     assert "region x: 7 bytes; allowed: 6 bytes" in text
     assert "a context of at most 3 (--context 3)" in text
-    assert "1,234 bytes are not on chip" in text
+    assert "1,234 bytes per token come from outside the chip" in text
+    assert "34 of them have no place" in text
+    assert "The model fits." not in text
     short = [region for region in plan.regions if region.free < 0]
     lacking = section(page, "regions").all("tr", "alarm")
     assert [value(row.all("td")[1].text) for row in lacking] == [-r.free for r in short] != []

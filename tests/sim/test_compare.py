@@ -19,7 +19,7 @@ from sim.dump import (
     write_record,
 )
 from sim.golden import Expected, OpSpec, OutputSpec
-from sim.machine import PATTERN
+from sim.memory import PATTERN
 from toolchain.model.errors import BundleError
 
 OPS = (

@@ -13,7 +13,7 @@ from memory_planner.target_file import load_target
 from memory_planner.tile_time import overlapped_cycles, transfer_cycles
 from sim.latency import LatencyReport, OpLatency, estimate
 from tests.memory_planner.toy import COSTS, TOY_SHAPE, flat_target, toy_program, toy_target
-from toolchain.model.packing import Packing
+from toolchain.model.packing import CORE_PACKINGS
 from toolchain.model.program import Program, ProgramShape
 
 # L2 to L1 and weight memory to L1, programming and polling included
@@ -144,7 +144,7 @@ def test_untied_embedding_does_not_cross_the_link() -> None:
 
 @pytest.mark.parametrize("target", [toy_target(), flat_target(), load_target("siracusa")])
 def test_estimate_is_never_below_the_bound(target: TargetSpec) -> None:
-    for packing in Packing:
+    for packing in CORE_PACKINGS:
         result = report(toy_program(packing=packing), target)
         assert result.cycles_per_token >= result.bound_cycles
         assert result.tokens_per_second <= result.bound_tokens_per_second

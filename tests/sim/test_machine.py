@@ -14,7 +14,8 @@ from codegen.blob import build_blobs
 from memory_planner.plan import Placement, Plan
 from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
-from sim.machine import Machine, MemoryFaultError, run_steps
+from sim.machine import Machine, run_steps
+from sim.memory import MemoryFaultError
 from sim.session import Session, read_constants
 from tests.model.tiny import write_model
 from toolchain.model.checkpoint import load_model

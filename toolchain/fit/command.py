@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from memory_planner.target_file import load_target
 from toolchain.cli import print_json
 from toolchain.fit import tables
 from toolchain.fit.design import Design, WhatIf, check_design
+from toolchain.fit.misfit import misfit_text
 from toolchain.fit.parse import FitOptions
 from toolchain.fit.planning import Outcome, plan_design
 from toolchain.fit.remedies import find_remedies
@@ -47,6 +48,9 @@ class Analysis:
     report: Json
 
 
+Draw = Callable[[Analysis], str]
+
+
 def analyse(model: str | None, options: ModelOptions, what_if: WhatIf) -> Analysis:
     """Plan a model without weights; raises ConfigError for options that cannot be used."""
     subject = find_model(model)
@@ -61,13 +65,18 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
     """The checked design that the options ask for."""
     config = subject.config
     context = config.max_position_embeddings if options.context is None else options.context
-    design = Design(config, options.quant, context, options.modes, what_if)
+    design = Design(config, options.quant, context, options.modes, what_if, options.engine)
     check_design(design)
     return design
 
 
-def run_fit(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
-    """Print the chosen report; SystemExit with code 3 when a single model does not fit."""
+def run_fit(
+    model: str | None, options: ModelOptions, fit: FitOptions, draw: Draw | None, as_json: bool
+) -> None:
+    """Print the chosen report; SystemExit with code 3 when a single model does not fit.
+
+    `draw` makes the page of a single model and says what it wrote.
+    """
     if fit.action == "shapes":
         _run_shapes(as_json)
     elif fit.action == "suggest":
@@ -75,7 +84,10 @@ def run_fit(model: str | None, options: ModelOptions, fit: FitOptions, as_json: 
     elif fit.action == "table":
         _run_table(model, options, fit, as_json)
     else:
-        _run_report(analyse(model, options, fit.what_if), as_json)
+        analysis = analyse(model, options, fit.what_if)
+        if draw is not None:
+            click.echo(f"edgec: {draw(analysis)}", err=True)
+        _run_report(analysis, as_json)
 
 
 def _run_report(analysis: Analysis, as_json: bool) -> None:
@@ -83,11 +95,12 @@ def _run_report(analysis: Analysis, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
+        tables.print_verdict(report)
         tables.print_subject(analysis.subject)
         tables.print_fit(report)
     if not report["fits"]:
         if not as_json:
-            click.echo(f"edgec: {tables.misfit_text(report)}", err=True)
+            click.echo(f"edgec: {misfit_text(report)}", err=True)
         raise SystemExit(DoesNotFitError.exit_code)
 
 
@@ -110,7 +123,8 @@ def _run_shapes(as_json: bool) -> None:
 
 def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
     """Shapes with the vocabulary and context of MODEL, or of a small story model without one."""
-    target = without_off_chip(limited_target(load_target(options.target), options.limits))
+    whole = limited_target(load_target(options.target), options.limits)
+    target = without_off_chip(whole)
     if model is None:
         config = base_config(DEFAULT_VOCAB, options.context or DEFAULT_CONTEXT)
         subject = Subject("", "", config)
@@ -120,11 +134,17 @@ def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_j
     design = replace(design, config=base_config(design.shape.vocab_size, design.context))
     with stderr().status("planning shapes"):
         found = [shape.to_dict() for shape in suggest_shapes(design, target, fit.params)]
-    facts = {"target": target.name, "context": design.context, "vocab": design.shape.vocab_size}
+    facts = {
+        "target": target.name,
+        "context": design.context,
+        "vocab": design.shape.vocab_size,
+        "uses_off_chip": False,
+        "off_chip_exists": whole.off_chip is not None,
+    }
     if as_json:
         print_json(facts | {"suggestions": found})
     elif fit.as_csv:
-        _print_csv([_flat(entry) for entry in found])
+        _print_csv([_flat(entry) for entry in found], "suggestions")
     else:
         tables.print_suggestions(facts, found)
 
@@ -139,7 +159,7 @@ def _run_table(model: str | None, options: ModelOptions, fit: FitOptions, as_jso
         facts = {"target": target.name, "context": design.context}
         print_json(facts | {"estimate": True, "points": points})
     elif fit.as_csv:
-        _print_csv(points)
+        _print_csv(points, "points")
     else:
         tables.print_subject(subject)
         tables.print_points(target.name, points)
@@ -151,8 +171,8 @@ def _flat(entry: Json) -> Json:
     return {key: value for key, value in entry.items() if key != "config"} | config
 
 
-def _print_csv(rows: Sequence[Json]) -> None:
-    """A header line and one line per row; booleans as true and false."""
+def _print_csv(rows: Sequence[Json], what: str) -> None:
+    """A header line and one line per row on stdout; booleans as true and false."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if rows:
@@ -161,3 +181,4 @@ def _print_csv(rows: Sequence[Json]) -> None:
         values = [str(v).lower() if isinstance(v, bool) else v for v in row.values()]
         writer.writerow(values)
     click.echo(text.getvalue(), nl=False)
+    click.echo(f"edgec: wrote {len(rows)} {what} as CSV to stdout", err=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
+from memory_planner.engines import EngineChoice
 from toolchain.fit.adapters import with_adapters
 from toolchain.fit.pattern import Pattern, SparseLayout
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
@@ -73,6 +74,13 @@ class Design:
     context: int
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     what_if: WhatIf = WhatIf()
+    engine: EngineChoice = EngineChoice.AUTO
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Bits of a weight by op id of the stored matrix."""
+        settings = effective_settings(self.shape, self.quant)
+        return {op_id: setting.bits for op_id, setting in settings.items()}
 
     @property
     def shape(self) -> ModelConfig:

@@ -11,6 +11,8 @@ import click
 
 Command = Callable[..., None]
 
+BUNDLED = "bundled"  # the name of the model that comes with edgec
+
 FIT_OPTIONS = (
     "depth",
     "width",
@@ -44,10 +46,10 @@ def fit_options(command: Command) -> Command:
             "--layer-order", metavar="I,I,...", help="Blocks to run; repeats share bytes."
         ),
         click.option("--list-shapes", is_flag=True, help="List the built-in shapes."),
-        click.option("--suggest", is_flag=True, help="Shapes that fill the target well."),
+        click.option("--suggest", is_flag=True, help="Shapes that fill the chip, none off chip."),
         click.option("--params", metavar="N", help="With --suggest: at most so many, like 4M."),
         click.option("--table", is_flag=True, help="Sweep depth, width and bits."),
-        click.option("--csv", "as_csv", is_flag=True, help="The table or the suggestions as CSV."),
+        click.option("--csv", "as_csv", is_flag=True, help="With --table or --suggest: as CSV."),
     ]
     for option in reversed(options):
         command = option(command)

@@ -23,11 +23,10 @@ SUGGEST_TAKES = frozenset(
         "head_bits",
         "context",
         "vocab",
-        "activations",
         "params",
     }
 )
-SWEEP_REFUSES = frozenset({"layer_order", "attn_width", "mlp_width"})
+SWEEP_REFUSES = frozenset({"layer_order", "attn_width", "mlp_width", "activations"})
 SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 
 
@@ -74,11 +73,11 @@ def _action(values: Mapping[str, Any], given: Collection[str], problems: list[Pr
         _add(problems, "report", " and ".join(chosen), "one of --list-shapes, --suggest, --table")
     action = chosen[0] if chosen else "report"
     outputs = {"as_json", "as_csv", *flags}
-    idle = {
+    idle: dict[str, set[str]] = {
         "report": {"params", "as_csv"},
         "shapes": set(given) - {"as_json", "list_shapes"},
         "suggest": set(given) - SUGGEST_TAKES - outputs,
-        "table": {"params"} | SWEEP_REFUSES,
+        "table": {"params", "html"} | SWEEP_REFUSES,
     }
     for name in sorted(idle[action] & set(given)):
         allowed = "with --suggest" if name == "params" else "with --suggest or --table"

@@ -6,17 +6,20 @@ What fits goes through `plan_memory`, exactly as in a compile; what does not is 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memory_planner.explain import Shortfall, shortfalls
+from memory_planner.engines import Decision
+from memory_planner.explain import PlanDoesNotFitError, Shortfall
 from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
-from memory_planner.planner import draft_plan, plan_memory
+from memory_planner.planner import choose_engines, complete_plan, draft_plan, plan_memory
 from memory_planner.target import TargetSpec, allowed_regions
 from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.speed import Speed, decode_speed, with_sample_linears
 from toolchain.model.errors import ConfigError, DoesNotFitError, Problem
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, OpKind, Program
 
 SHOWN_CONTRIBUTORS = 5
@@ -34,6 +37,7 @@ class Outcome:
     target: TargetSpec
     problems: tuple[Problem, ...]  # empty when it fits
     shortfalls: tuple[Shortfall, ...]
+    decisions: tuple[Decision, ...] = ()  # where each linear runs, on a target with an engine
 
     @property
     def fits(self) -> bool:
@@ -43,49 +47,45 @@ class Outcome:
 
 def plan_design(design: Design, target: TargetSpec) -> Outcome:
     """Plan a design that `check_design` accepts; never raises because it does not fit."""
-    program = build_program(design)
+    chosen = choose_engines(build_program(design), target, design.engine, design.bits)
+    program = chosen.program
     check_pins(program, target)
     draft = draft_plan(program, target)
-    lacking = tuple(shortfalls(draft, program, target))
-    problems = tuple(map(_problem, lacking))
-    plan = None
-    if not lacking:
-        try:
-            plan = plan_memory(program, target)
-        except DoesNotFitError as error:  # a record is too large for one transfer
-            problems = error.problems
-    if plan is None:
+    lacking: tuple[Shortfall, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    try:
+        plan = complete_plan(program, target, draft)
+    except PlanDoesNotFitError as error:
+        lacking = error.shortfalls
+        problems = tuple(map(_problem, lacking))
+    except DoesNotFitError as error:  # a record is too large for one transfer
+        problems = error.problems
+    if problems:
         plan = with_sample_linears(program, draft, target)
     speed = decode_speed(program, plan, target, design.context // 2)
-    return Outcome(design, program, plan, speed, target, problems, lacking)
+    return Outcome(design, program, plan, speed, target, problems, lacking, chosen.decisions)
 
 
 def fits(design: Design, target: TargetSpec) -> bool:
-    """Whether a design is possible and `plan_memory` accepts it."""
-    if not draft_fits(design, target):
-        return False
-    try:
-        plan_memory(build_program(design), target)
-    except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
-        return False
-    return True
+    """Whether a design is possible and `plan_memory` accepts it with all linears on the cores.
 
-
-def draft_fits(design: Design, target: TargetSpec) -> bool:
-    """Whether a design is possible and exceeds no region: quicker than `fits`, no full plan."""
+    The engine changes nothing about that: linears for which it has no room stay on the cores.
+    """
     try:
         check_design(design)
-    except ConfigError:
-        return False
-    program = build_program(design)
-    if not may_fit(program, target):
-        return False
-    return all(region.free >= 0 for region in draft_plan(program, target).regions)
+        program = build_program(design)
+        if may_fit(program, target):
+            plan_memory(program, target)
+            return True
+    except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
+        pass
+    return False
 
 
 def may_fit(program: Program, target: TargetSpec) -> bool:
     """A necessary condition from sizes alone: permanent data against the regions allowed for it."""
-    records = [program.layout_of(op).record_size for op in program.ops if op.kind is OpKind.LINEAR]
+    linears = {program.weight_of(op).layout for op in program.ops if op.kind is OpKind.LINEAR}
+    records = [each.record_size for each in linears if isinstance(each, WeightLayout)]
     if target.tiling and max(records) > max_transfer(target):
         return False
     total = 0
@@ -96,7 +96,36 @@ def may_fit(program: Program, target: TargetSpec) -> bool:
         if sum(sizes) > sum(free) or max(sizes, default=0) > max(free):
             return False
         total += sum(sizes)
-    return total <= capacity(target)
+    return total <= capacity(target) and _may_stream(program, target)
+
+
+def _may_stream(program: Program, target: TargetSpec) -> bool:
+    """A necessary condition of streaming: two slots, each of an average streamed weight.
+
+    Of N weights of blocks with W bytes, X bytes stream. On the chip stay W - X bytes, KV cache and
+    constants, and slots of 2 X / N at least, one behind the other in one region.
+    """
+    if target.off_chip is None:
+        return True
+
+    def room(groups: Iterable[str]) -> int:
+        names = {name for group in groups for name in target.placement[group]}
+        return sum(target.region(n).size - target.region(n).reserved for n in names)
+
+    sizes = dict.fromkeys(PERMANENT, 0)
+    for spec in program.tensors.values():
+        if spec.kind in PERMANENT and (spec.kind is not Kind.WEIGHT or "." in spec.name[:-7]):
+            sizes[spec.kind] += spec.size
+    names = [s.name for s in program.tensors.values() if s.kind is Kind.WEIGHT]
+    count, weights = sum("." in name[:-7] for name in names), sizes[Kind.WEIGHT]
+    streamed = max(0, weights - room(["weights"]))
+    lacking = sum(sizes.values()) - room(PERMANENT.values())
+    if lacking > 0 and count <= 2:
+        return False
+    if lacking > 0:
+        streamed = max(streamed, lacking * count // (count - 2))
+    slots = [target.region(name) for name in target.off_chip.staging]
+    return 2 * streamed // count <= max(region.size - region.reserved for region in slots)
 
 
 def permanent_size(program: Program) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from memory_planner.explain import Shortfall
+from toolchain.fit.engines import engine_entries
 from toolchain.fit.pattern import SparseLayout
 from toolchain.fit.placements import weight_placements
 from toolchain.fit.planning import Outcome, contributors
@@ -59,6 +60,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
             {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
         ],
         "placements": weight_placements(program, plan, outcome.target),
+        "linears": engine_entries(outcome.decisions),
         "off_chip": _off_chip(outcome.speed),
         "problems": _problems(outcome.problems, outcome.shortfalls),
         "remedies": [remedy.to_dict() for remedy in remedies],

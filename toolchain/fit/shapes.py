@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
+from toolchain.fit.options import BUNDLED
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import ConfigError, Problem
 
-BUNDLED = "bundled"
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
 
@@ -36,8 +37,7 @@ def list_shapes() -> tuple[str, ...]:
 def load_shape(name: str) -> Subject:
     """The built-in shape `name`; ConfigError with the names that there are."""
     if name not in list_shapes():
-        allowed = f"a directory, a config.json, or a shape: {', '.join(list_shapes())}"
-        raise ConfigError("unknown model", [Problem("MODEL", repr(name), allowed)])
+        raise _unknown(name)
     if name == BUNDLED:
         bundled = Path(str(files("toolchain.model") / "bundled"))
         return Subject(BUNDLED, BUNDLED_SOURCE, read_config(bundled))
@@ -49,15 +49,36 @@ def load_shape(name: str) -> Subject:
 def find_model(text: str | None) -> Subject:
     """The model that the command line names; the bundled one when it names none.
 
-    Raises ConfigError for an unknown name, CheckpointError for a path without a readable
-    config.json, UnsupportedModelError for a shape that edgec cannot compile.
+    Raises ConfigError for what neither exists nor is a name, CheckpointError for a path without a
+    readable config.json, UnsupportedModelError for a shape that edgec cannot compile.
     """
     if text is None:
         return load_shape(BUNDLED)
     path = Path(text)
-    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+    if path.exists():
         return Subject(_name_of(path), str(path), read_config(path))
+    if text.lower() not in list_shapes():
+        raise _unknown(text)
     return load_shape(text.lower())
+
+
+def _unknown(text: str) -> ConfigError:
+    """The error of a path that does not exist and is no name either, with the names that are close.
+
+    Of a path the directory and file name are compared.
+    """
+    names, path = list_shapes(), Path(text.lower())
+    words = [text.lower(), path.stem if path.suffix == ".json" else path.name, path.parent.name]
+    close = [name for word in words for name in get_close_matches(word, names, 3, 0.5)]
+    close += [name for name in names for word in words if len(word) > 3 and word in name]
+    listed = ", ".join(dict.fromkeys(close)) or ", ".join(names)
+    problem = Problem(
+        "MODEL",
+        f"{text!r}, a path that does not exist",
+        f"a directory, a config.json, or a built-in shape{' like' * bool(close)}: {listed}",
+        "edgec fit --list-shapes has all shapes",
+    )
+    return ConfigError("unknown model", [problem])
 
 
 def _name_of(path: Path) -> str:

@@ -13,9 +13,13 @@ from toolchain.fit.adapters import ADAPTER_MARK
 from toolchain.fit.design import Design
 from toolchain.fit.pattern import SparseLayout
 from toolchain.model.config import ModelConfig
-from toolchain.model.names import expected_shapes
-from toolchain.model.program import Program
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.names import HEAD, expected_shapes
+from toolchain.model.packing import WeightLayout
+from toolchain.model.program import Program, TensorSpec
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
+
+Matrix = WeightLayout | EngineLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,20 @@ def count_parameters(design: Design, program: Program) -> Parameters:
         layout = spec.layout
         if spec.name.endswith(".gamma"):
             norms += spec.shape[0]
-        elif layout is not None and ADAPTER_MARK in spec.name:
+        elif not isinstance(layout, Matrix) or _is_copy(spec, design):
+            continue
+        elif ADAPTER_MARK in spec.name:
             adapters += layout.rows * layout.columns
-        elif layout is not None:
+        else:
             dense += layout.rows * layout.columns
             matrix = layout.rows * layout.columns
             kept += layout.kept if isinstance(layout, SparseLayout) else matrix
     return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
+
+
+def _is_copy(spec: TensorSpec, design: Design) -> bool:
+    """Whether a tensor is a tied head that is stored a second time, for the engine."""
+    return spec.name == f"{HEAD}.weight" and design.shape.tie_word_embeddings
 
 
 def config_parameters(config: ModelConfig) -> int:
@@ -66,7 +77,7 @@ def gptq_checkpoint_size(design: Design, program: Program) -> int:
         layout, setting = spec.layout, settings.get(spec.name.removesuffix(".weight"))
         if spec.name.endswith(".gamma"):
             bits += 16 * spec.shape[0]
-        elif layout is None:
+        elif not isinstance(layout, Matrix) or _is_copy(spec, design):
             continue
         elif setting is None or "." not in spec.name.removesuffix(".weight"):
             bits += 16 * layout.rows * layout.columns

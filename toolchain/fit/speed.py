@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from memory_planner.engine_job_plan import plan_engine
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from memory_planner.tiling import plan_linears
 from sim.cycle_model import Context, OpCycles, op_cycles
-from sim.latency import LatencyReport
+from sim.latency import LatencyReport, engine_use
 from sim.streams import busy_cycles, stream_cycles, stream_link
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.program import Layout, Op, OpKind, Program
 
 # One 8-bit DDR HyperBus; nobody published its clock on Siracusa. Plausible: 100 to 400 MB/s.
 OFF_CHIP_BYTES_PER_SECOND = 200_000_000
@@ -105,13 +105,14 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
         moved[link.name if link else ""] += stream.size
     total += exposed
     links = [round(moved[link.name] / link.bytes_per_cycle) for link in target.links]
+    words = [use.cycles for use in engine_use(program, plan)]
     outside = target.off_chip.region if target.off_chip else None
     lacking = [region for region in plan.regions if region.name != outside]
     bus = {link.name for link in target.links if outside in link.sources}
     return Speed(
         position=position,
         cycles_per_token=total,
-        bound_cycles=max(1, *links),
+        bound_cycles=max(1, *links, *words),
         clock_hz=target.clock_hz,
         missing=sum(max(0, -region.free) for region in lacking),
         streamed=sum(moved[name] for name in bus),
@@ -125,8 +126,10 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
 def with_sample_linears(program: Program, plan: Plan, target: TargetSpec) -> Plan:
     """A draft with the transfers of one linear of each kind: enough for `decode_speed`."""
     samples = tuple(op for op, _ in _op_counts(program, plan) if op.kind is OpKind.LINEAR)
-    linears = plan_linears(replace(program, ops=samples), target, plan)
-    return replace(plan, linears=linears)
+    on_engine = any(program.engine_layout_of(op) for op in program.ops)
+    linears = plan_linears(program if on_engine else replace(program, ops=samples), target, plan)
+    plan = replace(plan, linears=linears)
+    return replace(plan, engine=plan_engine(program, target, plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ class _Cost:
     """What the cycles of an op depend on."""
 
     role: str
-    layout: WeightLayout | None
+    layout: Layout | None
+    chain: tuple[Layout | None, ...]  # layouts of the linears that share its jobs
     regions: tuple[str, ...]
 
 
@@ -149,6 +153,15 @@ def _op_counts(program: Program, plan: Plan) -> list[tuple[Op, int]]:
 
 
 def _cost_of(program: Program, plan: Plan, op: Op) -> _Cost:
-    layout = program.layout_of(op) if op.kind is OpKind.LINEAR else None
+    layout = program.weight_of(op).layout if op.kind is OpKind.LINEAR else None
     regions = tuple(plan.placements[name].region for name in (*op.inputs, *op.outputs))
-    return _Cost(op.role, layout, regions)
+    return _Cost(op.role, layout, _chain_of(program, plan, op), regions)
+
+
+def _chain_of(program: Program, plan: Plan, op: Op) -> tuple[Layout | None, ...]:
+    if program.engine_layout_of(op) is None or plan.engine is None:
+        return ()
+    for chain in plan.engine.chains:
+        if any(each.op == op.id for each in chain.linears):
+            return tuple(program.tensors[each.weight].layout for each in chain.linears)
+    return ()

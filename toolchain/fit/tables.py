@@ -8,7 +8,6 @@ from typing import Any
 from rich.table import Table
 
 from memory_planner.rows import CATEGORIES
-from toolchain.fit.planning import SHOWN_CONTRIBUTORS
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
 
@@ -50,6 +49,8 @@ def print_fit(report: Json) -> None:
     console.print(_region_table(report))
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
+    if report["linears"]:
+        console.print(_engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -57,43 +58,24 @@ def print_fit(report: Json) -> None:
         console.print(line, markup=False)
 
 
-def misfit_text(report: Json) -> str:
-    """What does not fit, and what would help, as an error message."""
-    lines = [f"the model does not fit {report['target']}"]
-    for problem in report["problems"]:
-        lines += _problem_lines(problem)
-    remedies = report["remedies"]
-    if remedies:
-        lines.append("  fix: each of these fits by itself:")
-        for remedy in remedies:
-            option = f"  ({remedy['option']})" if remedy["option"] else ""
-            lines.append(f"    - {remedy['text']}{option}")
-    else:
-        lines.append(
-            "  fix: no single change of context, bits, groups, FFN width, blocks or vocabulary"
-        )
-        lines.append("       is enough; `edgec fit --suggest` lists shapes that do fit")
-    return "\n".join(lines)
+def print_verdict(report: Json) -> None:
+    """One line: whether it fits, and how full the regions are or what is too small."""
+    stdout().print(_verdict(report), markup=False, soft_wrap=True)
 
 
-def _problem_lines(problem: Json) -> list[str]:
-    if "contributors" not in problem:
-        return [f"  - {problem['where']}: found {problem['found']}, allowed {problem['allowed']}"]
-    shown = problem["contributors"][:SHOWN_CONTRIBUTORS]
-    rest = problem["contributors"][SHOWN_CONTRIBUTORS:]
-    parts = [
-        f"      {size_text(part['bytes']):>15}  {part['name']}"
-        + (f" x {part['count']}" if part["count"] > 1 else "")
-        for part in shown
-    ]
-    if rest:
-        others = sum(part["bytes"] for part in rest)
-        parts.append(f"      {size_text(others):>15}  {len(rest)} more")
-    head = (
-        f"  - {problem['where']}: {size_text(problem['need'])} bytes needed, "
-        f"{size_text(problem['capacity'])} allowed, {size_text(problem['excess'])} too many"
+def _verdict(report: Json) -> str:
+    target, problems = report["target"], report["problems"]
+    if report["fits"]:
+        parts = [f"{r['name']} {100 * r['used'] / r['capacity']:.1f} %" for r in report["regions"]]
+        return f"fits {target}: {', '.join(parts)} used"
+    first = problems[0]
+    if "region" not in first:
+        return f"does not fit {target}: {first['where']}: {first['found']}, {first['allowed']}"
+    more = f"; {len(problems) - 1} more below" if len(problems) > 1 else ""
+    return (
+        f"does not fit {target}: region {first['region']}, capacity {first['capacity']:,}, "
+        f"need {first['need']:,}, excess {first['excess']:,} bytes{more}"
     )
-    return [head, *parts]
 
 
 def print_shapes(shapes: Iterable[Json]) -> None:
@@ -121,7 +103,7 @@ def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
             "positions\nand as few parameters: try a smaller --vocab or --context, or more --params"
         )
         return
-    title = f"Shapes that fit {facts['target']}: vocabulary {facts['vocab']:,}, tied, "
+    title = f"Shapes that fit {facts['target']} on chip: vocabulary {facts['vocab']:,}, tied, "
     table = Table(title=title + f"context {facts['context']:,}")
     for name in ("blocks", "hidden", "FFN", "heads", "KV", "parameters", "packed bytes"):
         table.add_column(name, justify="right")
@@ -138,7 +120,9 @@ def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
         )
     console.print(table)
     console.print(
-        "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
+        "off-chip memory is not used: what is listed needs no stream\n"
+        * facts["off_chip_exists"]
+        + "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
         "tokens/s: estimate at half of the context; --json prints each as a config.json"
     )
 
@@ -253,6 +237,23 @@ def _placement_table(entries: Sequence[Json]) -> Table:
     return table
 
 
+def _engine_table(entries: Sequence[Json]) -> Table:
+    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
+    table.add_column("", justify="right")
+    table.add_column("on")
+    table.add_column("arrangement")
+    for title in ("engine", "cores"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    for entry in entries:
+        how = entry["arrangement"] or entry["packing"]
+        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
+        cycles = (engine, f"{entry['core_cycles']:,}")
+        count = str(entry["linears"])
+        table.add_row(entry["what"], count, entry["engine"], how, *cycles, entry["reason"])
+    return table
+
+
 def _width_table(entries: Sequence[Json]) -> Table:
     table = Table("projection", "N:M", "packing", "index", title="N:M storage (estimate)")
     for title in ("gain", "dense", "sparse", "saved", "%"):
@@ -289,12 +290,7 @@ def _closing(report: Json) -> list[str]:
     for pattern in sorted(unpaid):
         lines.append(f"{pattern} does not pay: its indices take what it saves; stored dense")
     if off_chip["bytes"]:
-        lines.append(
-            f"off chip: {size_text(off_chip['bytes'])} bytes per token, "
-            f"{off_chip['ms_per_token']:,.1f} ms at an assumed "
-            f"{off_chip['bytes_per_second'] // 10**6} MB/s; blocks wait for "
-            f"{off_chip['exposed_ms_per_token']:,.1f} ms of it"
-        )
+        lines += _off_chip_lines(off_chip)
     lines.append(
         f"estimate at position {estimate['position']:,}: {estimate['cycles_per_token']:,} cycles "
         f"per token{' on chip' if off_chip['missing'] else ''}, "
@@ -305,3 +301,15 @@ def _closing(report: Json) -> list[str]:
         "(the bandwidth of the memories)"
     )
     return lines
+
+
+def _off_chip_lines(off_chip: Json) -> list[str]:
+    """Bytes and time of the stream, and of what has no place at all."""
+    rate = off_chip["bytes_per_second"] // 10**6
+    taken = f"{off_chip['bytes']:,} bytes per token, {off_chip['ms_per_token']:,.1f} ms"
+    if off_chip["missing"]:
+        rest = f"{off_chip['missing']:,} of them have no place: this is no plan"
+    else:
+        rest = f"of that, blocks wait {off_chip['exposed_ms_per_token']:,.1f} ms; the rest overlaps"
+        rest += " with their work, or belongs to embedding and head"
+    return [f"off chip: {taken} at an assumed {rate} MB/s", f"          {rest}"]

@@ -7,6 +7,7 @@ in plan, C comment, golden file, trace and report.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from toolchain.model.config import ModelConfig
 
@@ -48,6 +49,7 @@ def norm_ids(config: ModelConfig) -> tuple[str, ...]:
     return (*blocks, FINAL_NORM)
 
 
+@cache  # one name per tensor, asked for again and again while designs are tried
 def hf_name_of(op_id: str) -> str:
     """Name of the weight of op `op_id` in a checkpoint; ValueError if there is no such op."""
     if op_id in _HF_GLOBAL:

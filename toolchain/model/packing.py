@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,16 @@ class Packing(Enum):
     CRUMB = "crumb"  # 2-bit fields, 16 rows per word: weights of 2 bits
     NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
     BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
+    NEUREKA_3X3 = "neureka-3x3"  # 32-byte words of one bit of 9 x 28 inputs (engine_packing.py)
+    NEUREKA_1X1 = "neureka-1x1"  # 32-byte words of eight bits of 32 inputs (engine_packing.py)
+    REQUANT_TABLE = "requant-table"  # what cores need beside an engine's words (requant_table.py)
 
-    @property
+    @cached_property
     def field_bits(self) -> int:
-        """Stored bits per weight."""
+        """Stored bits per weight of a packing for cores; others have no fields (KeyError)."""
         return {"crumb": 2, "nibble": 4, "byte": 8}[self.value]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows per word and per record."""
         return 32 // self.field_bits
@@ -45,7 +49,21 @@ class Packing(Enum):
     @property
     def code(self) -> int:
         """Number of the format in blob headers."""
-        return {"crumb": 1, "nibble": 2, "byte": 3}[self.value]
+        return _CODES[self.value]
+
+
+_CODES = {
+    "crumb": 1,
+    "nibble": 2,
+    "byte": 3,
+    "neureka-3x3": 16,
+    "neureka-1x1": 17,
+    "requant-table": 18,
+}
+
+
+# What `WeightLayout` stores, for the linear kernels of the cores.
+CORE_PACKINGS = (Packing.CRUMB, Packing.NIBBLE, Packing.BYTE)
 
 
 def packing_for_bits(bits: int) -> Packing:

@@ -16,7 +16,11 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightInts, WeightLayout
+from toolchain.model.requant_table import TABLE_ROWS, RequantLayout
+
+Layout = WeightLayout | EngineLayout | RequantLayout
 
 
 class DType(StrEnum):
@@ -73,18 +77,29 @@ class OpKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, type and shape of a tensor; `layout` is set for packed weights only."""
+    """Name, type and shape of a tensor; `layout` is set for packed tensors only.
+
+    Weights of a linear on the engine are two tensors: its words, a WEIGHT, and the table that the
+    cores read, a CONST.
+    """
 
     name: str
     kind: Kind
     dtype: DType
     shape: tuple[int, ...]
-    layout: WeightLayout | None = None
+    layout: Layout | None = None
 
     @property
     def size(self) -> int:
         """Stored bytes, asked of the packer for weights."""
         return self.layout.size if self.layout else prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def scale_size(self) -> int:
+        """The part of `size` that holds requantization words and multipliers."""
+        if isinstance(self.layout, RequantLayout):
+            return self.layout.size - self.layout.records * TABLE_ROWS * self.layout.tail
+        return self.layout.scale_size if isinstance(self.layout, WeightLayout) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +151,12 @@ class Program:
         )
 
     def layout_of(self, op: Op) -> WeightLayout:
-        """The layout of the packed matrix that a LINEAR or EMBED op reads."""
+        """The layout of the packed matrix that the cores read in a LINEAR or EMBED op."""
         layout = self.weight_of(op).layout
-        assert layout is not None
+        assert isinstance(layout, WeightLayout), f"{op.id} is not a matrix for the cores"
         return layout
+
+    def engine_layout_of(self, op: Op) -> EngineLayout | None:
+        """The words of a LINEAR op that the engine computes; None when the cores do."""
+        layout = self.weight_of(op).layout if op.kind is OpKind.LINEAR else None
+        return layout if isinstance(layout, EngineLayout) else None

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ActMode, DType, Kind, Op, OpKind, ProgramShape, TensorSpec
 
@@ -17,6 +18,7 @@ KV_TENSORS = ("kv.k", "kv.k_scale", "kv.v", "kv.v_scale")
 LINEARS_PER_BLOCK = 7
 Names = tuple[str, ...]
 Mode = ActMode | None
+Layouts = Mapping[str, WeightLayout] | Mapping[str, WeightLayout | EngineLayout]
 
 
 class Modes(Protocol):
@@ -105,9 +107,7 @@ def _block(layer: int, modes: Modes, eps: int, attention: Mapping[str, int]) -> 
     ]
 
 
-def build_tensors(
-    shape: ProgramShape, modes: Modes, layouts: Mapping[str, WeightLayout]
-) -> dict[str, TensorSpec]:
+def build_tensors(shape: ProgramShape, modes: Modes, layouts: Layouts) -> dict[str, TensorSpec]:
     """Specs of all tensors; `layouts` by linear id, with "embed" for the embedding."""
     specs = [
         *_constant_specs(shape),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 from sim.latency import LatencyReport, OpLatency
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
 from toolchain.report.names import layer_of
@@ -98,7 +100,7 @@ def matrices(source: PageSource) -> list[Matrix]:
     snr = {each["op"]: float(each["snr_db"]) for each in facts["tensors"]} if facts else {}
     found = []
     for spec in source.program.tensors.values():
-        if spec.layout is None:
+        if not isinstance(spec.layout, WeightLayout | EngineLayout):
             continue
         name = spec.name.removesuffix(".weight")
         matrix = Matrix(
@@ -109,7 +111,7 @@ def matrices(source: PageSource) -> list[Matrix]:
             group="per row" if spec.layout.groups == 1 else str(spec.layout.group_size),
             packing=spec.layout.packing.value,
             size=spec.size,
-            scales=spec.layout.scale_size,
+            scales=spec.scale_size,
             snr=snr.get(name),
             region=source.plan.placements[spec.name].region,
         )

@@ -8,28 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from memory_planner.plan import Plan
-from memory_planner.target import TargetSpec
 from sim.latency import LatencyReport
-from toolchain.fit.design import Design
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
-from toolchain.fit.speed import speed_of
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program
 from toolchain.model.quantize import QuantModel
 
 Json = dict[str, Any]
 
 
-def build_reports(
-    quant: QuantModel, program: Program, plan: Plan, target: TargetSpec, latency: LatencyReport
-) -> dict[str, Json]:
+def build_reports(quant: QuantModel, outcome: Outcome, latency: LatencyReport) -> dict[str, Json]:
     """File name under report/ -> content."""
-    design = Design(quant.config, quant.quant, program.shape.context)
-    outcome = Outcome(design, program, plan, speed_of(latency), target, problems=(), shortfalls=())
     return {
         "fit.json": fit_report(outcome),
-        "quantization.json": quantization_report(quant, program),
+        "quantization.json": quantization_report(quant, outcome.program),
         "latency.json": latency.to_dict(),
     }
 
@@ -38,9 +32,12 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
     """Per stored matrix: setting, packing, bytes, and the signal-to-noise ratio of its weights."""
     tensors = []
     for name, tensor in {"embed": quant.embed, **quant.linears, "lm_head": quant.head}.items():
-        spec = program.tensors.get(f"{name}.weight")
-        if spec is None or spec.layout is None:  # a tied head is the embedding
+        spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
+        if spec is None or not isinstance(
+            spec.layout, WeightLayout | EngineLayout
+        ):  # a tied head is the embedding
             continue
+        beside = table.size if table and table.layout else 0  # of an engine's words
         tensors.append(
             {
                 "op": name,
@@ -49,9 +46,9 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "bits": tensor.bits,
                 "group_size": tensor.group_size,
                 "packing": spec.layout.packing.value,
-                "bytes": spec.size,
-                "scale_bytes": spec.layout.scale_size,
-                "snr_db": round(quant.weight_snr_db[name], 2),
+                "bytes": spec.size + beside,
+                "scale_bytes": spec.scale_size + (table.scale_size if beside and table else 0),
+                "snr_db": round(quant.weight_snr_db[tensor.name], 2),
             }
         )
     sites = {op.role: op.mode.value for op in program.ops if op.mode is not None}

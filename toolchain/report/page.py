@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolchain.fit.misfit import remedy_groups
 from toolchain.report.blocks import Matrix, block_rows, matrices, matrix_rows, snr_heat
 from toolchain.report.growth import kv_growth
 from toolchain.report.memory_map import arena_maps, blob_strips, buffer_rows, map_categories
@@ -44,7 +45,7 @@ def render_report(source: PageSource) -> str:
         "origin": _origin(source, found),
         "facts": _facts(source),
         "problems": source.fit.get("problems", []),
-        "remedies": source.fit.get("remedies", []),
+        "fixes": remedy_groups(source.fit.get("remedies", [])),
         "off_chip": _off_chip(source),
         "estimates": source.fit.get("estimates", []),
         "regions": region_cards(plan, source.target),
@@ -53,6 +54,7 @@ def render_report(source: PageSource) -> str:
         "map_categories": map_categories(maps, strips),
         "buffers": buffer_rows(program, plan),
         "timeline": token_view(source),
+        "traced": source.model_hash is not None,  # a bundle's page lies beside its trace
         "blocks": block_rows(source, found),
         "matrices": matrix_rows(found),
         "heat": snr_heat(program, found),
@@ -121,10 +123,13 @@ def _off_chip(source: PageSource) -> str:
     facts = source.fit.get("off_chip", {})
     if not facts.get("bytes"):
         return ""
+    rate = f"an {facts['status']} {facts['bytes_per_second'] / 1e6:g} MB/s"
+    waits = f"Blocks wait {facts['exposed_ms_per_token']:,.1f} ms for theirs."
+    if facts["missing"]:
+        waits = f"{count(facts['missing'])} of them have no place: this is no plan."
     return (
-        f"{count(facts['bytes'])} bytes are not on chip; streaming them takes "
-        f"{facts['ms_per_token']:,} ms per token at {facts['bytes_per_second'] / 1e6:g} MB/s "
-        f"({facts['status']})."
+        f"Of the weights, {count(facts['bytes'])} bytes per token come from outside the chip and "
+        f"take {facts['ms_per_token']:,.1f} ms at {rate}. {waits}"
     )
 
 

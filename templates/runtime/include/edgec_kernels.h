@@ -29,8 +29,8 @@ void edgec_rmsnorm_s16(const edgec_worker *worker, const int32_t *r, const int16
 
 /* y[rows] = the first `rows` rows of the records that begin at `record`, for one core. One kernel
  * per activation type and stored field width; x: int8 or int16 [columns]. The records must have
- * requantization words. shift: 8 - b of docs/numerics.md 2; 0 says that every accumulator fits in
- * int32 before the shift. */
+ * requantization words. shift: the bits by which accumulators are rounded down to fit 32 bits
+ * before they are multiplied; 0 says that all of them fit. */
 typedef void (*edgec_linear_kernel)(const edgec_matrix *matrix, const uint8_t *record,
                                     uint32_t rows, const void *x, const int32_t *scale,
                                     uint32_t shift, int32_t *y);
@@ -67,7 +67,7 @@ void edgec_kv_append(const edgec_worker *worker, const edgec_attention_params *p
 
 /* Softmax attention over cache rows 0 .. length-1.
  * exp2: 256 entries of round(2^15 * 2^(-i/256)). scratch: int32 [heads][context].
- * tiles: two slots, each k or v rows, then their scales (see docs/packing.md).
+ * tiles: two slots, each k or v rows, then, at the next multiple of 4, their scales.
  * acc: [heads][head_dim]. stats: (reciprocal, exponent of the sum, v exponent) per head. */
 void edgec_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,

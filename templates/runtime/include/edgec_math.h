@@ -1,4 +1,4 @@
-/* Integer arithmetic that every kernel shares (docs/numerics.md 0 and 2).
+/* Integer arithmetic that every kernel shares.
  *
  * There is one rounding: rs(x, n) = floor((x + 2^(n-1)) / 2^n), half towards plus infinity. The
  * carry is added after a shift, so that the sum cannot overflow. */

@@ -25,6 +25,36 @@ void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint
 /* Returns when the transfer is complete. */
 void edgec_dma_wait(edgec_dma *dma);
 
+/* ---- only for models with linears on the engine */
+
+#define EDGEC_ENGINE_REGISTERS 24U
+#define EDGEC_ENGINE_QUEUE 2U   /* jobs that are started and not waited for, at most */
+#define EDGEC_ENGINE_WINDOWS 4U /* at most */
+
+/* Memory that jobs reach: target addresses address .. address + size - 1 are these bytes. */
+typedef struct edgec_engine_window {
+    uint32_t address;
+    uint32_t size;
+    const uint8_t *bytes;
+    uint8_t *writable; /* the same bytes, null where jobs only read */
+} edgec_engine_window;
+
+/* One job under way. Where the engine is real and everything lies at its planned address, only the
+ * registers count. */
+typedef struct edgec_engine_job {
+    uint32_t registers[EDGEC_ENGINE_REGISTERS];
+    uint32_t weight_base; /* target address that register 0 counts from */
+    const edgec_engine_window *windows;
+    uint32_t window_count;
+} edgec_engine_job;
+
+/* Queues a job; jobs run one after the other. Called by core 0 alone, as is the wait. Until the
+ * wait has returned, the cores leave alone what the job reads and writes. */
+void edgec_engine_start(edgec_engine_job *job);
+
+/* Returns when the job, the oldest one that was started and not waited for, is done. */
+void edgec_engine_wait(edgec_engine_job *job);
+
 #ifdef __cplusplus
 }
 #endif

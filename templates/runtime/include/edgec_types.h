@@ -44,7 +44,7 @@ typedef struct edgec_worker {
     edgec_partial *partials; /* [EDGEC_MAX_CORES], shared by the team */
 } edgec_worker;
 
-/* A packed matrix and how it is moved: docs in toolchain/model/packing.py and plan.json. */
+/* A packed matrix and how it is moved: its records and their transfers are in plan.json. */
 typedef struct edgec_matrix {
     uint32_t rows;             /* output channels */
     uint32_t columns;          /* inputs */
@@ -57,7 +57,7 @@ typedef struct edgec_matrix {
     uint32_t slots;            /* 2: transfers overlap with the work; 1: they take turns */
 } edgec_matrix;
 
-/* Shapes and constants of attention (docs/numerics.md 6). */
+/* Shapes and constants of attention. */
 typedef struct edgec_attention_params {
     uint32_t heads;
     uint32_t kv_heads;

@@ -9,7 +9,7 @@ typedef struct edgec_rmsnorm_state {
     edgec_slice share;  /* of the worker */
     edgec_range range;  /* of scratch, over all cores */
     uint32_t root;      /* isqrt of the sum of squares, in [2^15, 2^16) */
-    int32_t root_shift; /* its exponent, j in docs/numerics.md 4 */
+    int32_t root_shift; /* its exponent: the root is root * 2^root_shift */
 } edgec_rmsnorm_state;
 
 /* floor(sqrt(v)), one result bit per step. */

@@ -1,0 +1,191 @@
+"""Linears on the engine -> tables of the generated code; equal blocks share their entries.
+
+Registers of jobs are those of plan.json, but for register 0, which counts from the first words of
+the chain, so that blocks whose weights lie elsewhere have the same jobs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codegen.c_names import identifier, mode_suffix, place_text
+from codegen.views import (
+    BufferView,
+    ChainView,
+    EngineLinearView,
+    EngineMatrixView,
+    EngineView,
+    EngineWindowView,
+    StageView,
+)
+from memory_planner.engine_jobs import acc_geometry, stage_geometry
+from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
+from memory_planner.plan import Plan
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.program import ActMode, Op, Program
+from toolchain.model.requant_table import TABLE_ROWS, requant_layout
+
+REGISTERS_PER_ROW = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A linear, its chain, and the jobs that linears before it have waited for."""
+
+    chain: ChainPlan
+    linear: EngineLinear
+    done: int
+
+
+class EngineTables:
+    """Fills the tables as linears are asked for."""
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self._program, self._plan = program, plan
+        self._members: dict[str, _Member] = {}
+        for chain in plan.engine.chains if plan.engine else ():
+            done = 0
+            for linear in chain.linears:
+                self._members[linear.op] = _Member(chain, linear, done)
+                done = linear.pieces[-1].needed
+        self._stages: dict[StageView, int] = {}
+        self._matrices: dict[EngineMatrixView, int] = {}
+        self._jobs: list[tuple[str, ...]] = []
+        self._first_jobs: dict[tuple[tuple[str, ...], ...], int] = {}
+        self._chains: dict[ChainView, int] = {}
+        self._pieces: list[PiecePlan] = []
+        self._first_pieces: dict[tuple[PiecePlan, ...], int] = {}
+        self._linears: dict[EngineLinearView, int] = {}
+
+    def linear(self, op: Op) -> tuple[int, int]:
+        """Index of the op's entry, and register 0 of the first words of its chain."""
+        member, layout = self._members[op.id], self._program.engine_layout_of(op)
+        assert layout is not None
+        how, table = self._plan.linears[op.id], requant_layout(layout)
+        pieces = member.linear.pieces
+        if pieces not in self._first_pieces:
+            self._first_pieces[pieces] = len(self._pieces)
+            self._pieces += pieces
+        words = member.chain.jobs[0].registers[0]
+        view = EngineLinearView(
+            comment=op.role,
+            matrix=self._matrix(layout, _windows(op), table.record_size),
+            chain=self._chain(member.chain, layout, op, words),
+            first_piece=self._first_pieces[pieces],
+            piece_count=len(pieces),
+            done=member.done,
+            mode=mode_suffix(op),
+            table_rows=how.records_per_tile * TABLE_ROWS if how.tile_buffer else 0,
+            slot_size=how.slot_size,
+        )
+        return self._linears.setdefault(view, len(self._linears)), words
+
+    def _matrix(self, layout: EngineLayout, windows: int, record_size: int) -> int:
+        view = EngineMatrixView(
+            rows=layout.rows,
+            groups=layout.groups,
+            columns=layout.columns,
+            tail=layout.tail,
+            slots=layout.shared,
+            channels=layout.channels,
+            record_size=record_size,
+            pixel_row=acc_geometry(layout, 1, windows).width,
+        )
+        return self._matrices.setdefault(view, len(self._matrices))
+
+    def _chain(self, chain: ChainPlan, layout: EngineLayout, op: Op, words: int) -> int:
+        windows = _windows(op)
+        geometry = stage_geometry(layout, windows)
+        stage = StageView(
+            columns=layout.engine_columns,
+            group_size=layout.group_size,
+            group_stride=chain.group_stride,
+            chunk=geometry.chunk,
+            chunk_stride=geometry.stride,
+            origins=(geometry.origins[0], geometry.origins[-1]),
+        )
+        jobs = tuple(_registers(job.registers, words) for job in chain.jobs)
+        if jobs not in self._first_jobs:
+            self._first_jobs[jobs] = len(self._jobs)
+            self._jobs += jobs
+        roles = [each.op.partition(".")[2] or each.op for each in chain.linears]
+        view = ChainView(
+            comment=", ".join(roles),
+            stage=self._stages.setdefault(stage, len(self._stages)),
+            first_job=self._first_jobs[jobs],
+            job_count=len(jobs),
+            input=self._arena_offset(chain.input_buffer),
+            accumulators=self._arena_offset(chain.accumulator_buffer),
+        )
+        return self._chains.setdefault(view, len(self._chains))
+
+    def _arena_offset(self, name: str) -> int:
+        place = self._plan.placements[name]
+        return place.offset - self._plan.region(place.region).arena_base
+
+    def view(self) -> EngineView | None:
+        """The tables of all linears that were asked for; None without an engine."""
+        engine = self._plan.engine
+        if engine is None:
+            return None
+        buffers = list(dict.fromkeys(chain.input_buffer for chain in engine.chains))
+        places = [self._plan.placements[name] for name in buffers]
+        arena = identifier(places[0].region).upper()
+        return EngineView(
+            name=engine.name,
+            weight_base=f"0x{engine.weight_base:08X}U",
+            arena=arena,
+            windows=self._windows(),
+            stages=tuple(self._stages),
+            matrices=tuple(self._matrices),
+            jobs=tuple(self._jobs),
+            chains=tuple(self._chains),
+            pieces=tuple(self._pieces),
+            linears=tuple(self._linears),
+            inputs=tuple(
+                BufferView(
+                    identifier(place.name),
+                    "uint8_t",
+                    f"{place.name} {place.size} bytes at {place_text(place)}",
+                    arena,
+                    self._arena_offset(place.name),
+                )
+                for place in places
+            ),
+            input_sizes=tuple(place.size for place in places),
+        )
+
+    def _windows(self) -> tuple[EngineWindowView, ...]:
+        """Blobs that hold words, and the arena of inputs and accumulators."""
+        engine = self._plan.engine
+        assert engine is not None
+        chains = engine.chains
+        names = [each.weight for chain in chains for each in chain.linears]
+        blobs = dict.fromkeys(self._plan.placements[name].region for name in names)
+        arena = self._plan.placements[chains[0].input_buffer].region
+        views = []
+        for name, base in engine.addresses.items():
+            region, macro = self._plan.region(name), identifier(name).upper()
+            if name in blobs:
+                address = f"0x{base + region.blob_base:08X}U"
+                pointer = f"weights_at(context, BLOB_{macro}, 0U)"
+                views.append(EngineWindowView(address, region.blob_size, pointer, False))
+            if name == arena:
+                address = f"0x{base + region.arena_base:08X}U"
+                pointer = f"arena_at(context, ARENA_{macro}, 0U)"
+                views.append(EngineWindowView(address, region.arena_size, pointer, True))
+        return tuple(views)
+
+
+def _windows(op: Op) -> int:
+    return 2 if op.mode is ActMode.A16 else 1
+
+
+def _registers(registers: tuple[int, ...], words: int) -> tuple[str, ...]:
+    """Rows of C constants, register 0 relative to `words`."""
+    relative = ((registers[0] - words) % (1 << 32), *registers[1:])
+    constants = [f"0x{word:X}U" for word in relative]
+    rows = (
+        constants[i : i + REGISTERS_PER_ROW] for i in range(0, len(constants), REGISTERS_PER_ROW)
+    )
+    return tuple(", ".join(row) for row in rows)

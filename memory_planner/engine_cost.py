@@ -1,0 +1,61 @@
+"""Modelled cycles of a linear on the engine and on the cores, before anything is placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memory_planner.engine_jobs import LinearJob, linear_shape
+from memory_planner.engine_time import job_cycles
+from memory_planner.target import TargetSpec
+from memory_planner.tile_time import record_cycles
+from memory_planner.tiling import linear_sizes
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.packing import WeightLayout
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCost:
+    """Cycles of one linear that has the engine to itself."""
+
+    stage: float  # the cores write the input buffer
+    engine: float  # jobs, trigger to wake
+    finish: float  # the cores turn accumulators into outputs
+    cycles: float  # of the op
+
+
+def engine_cost(layout: EngineLayout, windows: int, target: TargetSpec) -> EngineCost:
+    """The linear as one job per group, nothing of which overlaps."""
+    engine = target.engine
+    assert engine is not None
+    job = LinearJob(layout, layout.channels, windows)
+    jobs = layout.groups * job_cycles(linear_shape(job), engine.cycles) + engine.cycles.wake
+    stage = stage_cycles(layout.engine_columns, target)
+    finish = finish_cycles(layout, layout.rows, windows, target)
+    barriers = 3 * target.costs.barrier
+    return EngineCost(stage, jobs, finish, stage + engine.issue_cycles + jobs + finish + barriers)
+
+
+def stage_cycles(columns: int, target: TargetSpec) -> float:
+    """Cycles in which the cores stage a vector."""
+    assert target.engine is not None
+    return -(-columns // target.cores) * target.engine.stage_cycles
+
+
+def finish_cycles(layout: EngineLayout, rows: int, windows: int, target: TargetSpec) -> float:
+    """Cycles in which the cores finish `rows` rows: sums of all groups, tail, requantization."""
+    assert target.engine is not None
+    costs = target.costs
+    sums = layout.groups * windows * target.engine.sum_cycles
+    groups = layout.groups * costs.linear_group if layout.groups > 1 else 0.0
+    tail = windows * layout.tail * costs.mac["byte"]
+    return -(-rows // target.cores) * (costs.linear_row + sums + groups + tail)
+
+
+def core_cycles(layout: WeightLayout, target: TargetSpec) -> float:
+    """Cycles of the linear on the cores with the best tiles, from the preferred weight memory."""
+    rest = target.costs.barrier
+    if target.tiling is None:
+        share = -(-layout.records // target.cores)
+        return record_cycles(target, layout) * share + rest
+    link = target.link(target.placement["weights"][0])
+    return linear_sizes(layout, link, target)[-1].cycles + rest

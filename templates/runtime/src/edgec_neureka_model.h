@@ -1,0 +1,44 @@
+/* The N-EUREKA engine in C, for ports without one (docs/engine.md).
+ *
+ * Registers hold target addresses; a table of windows says where their bytes are on this machine.
+ * A job that the engine does not define, or that reaches outside the windows, is refused as a whole
+ * before anything is written. */
+#ifndef EDGEC_NEUREKA_MODEL_H
+#define EDGEC_NEUREKA_MODEL_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGEC_NEUREKA_REGISTERS 24U
+
+typedef enum edgec_neureka_status {
+    EDGEC_NEUREKA_OK = 0,
+    EDGEC_NEUREKA_BAD_JOB = 1,  /* registers that are not a defined job */
+    EDGEC_NEUREKA_OVERLAP = 2,  /* the output overlaps what the job reads */
+    EDGEC_NEUREKA_OUTSIDE = 3,  /* an address in no window, or an output in a read-only one */
+    EDGEC_NEUREKA_BAD_SHIFT = 4 /* a shift per channel above 31 */
+} edgec_neureka_status;
+
+/* Bytes of one memory: target addresses address .. address + size - 1. */
+typedef struct edgec_neureka_window {
+    uint32_t address;
+    uint32_t size;
+    const uint8_t *bytes;
+    uint8_t *writable; /* the same bytes, or null where the engine must not write */
+} edgec_neureka_window;
+
+/* Runs one job to its end.
+ * registers: EDGEC_NEUREKA_REGISTERS words.
+ * weight_base: target address that offsets of weights count from.
+ * windows: count of them, in any order; what one job reads or writes in one go lies in one. */
+edgec_neureka_status edgec_neureka_model(const uint32_t *registers, uint32_t weight_base,
+                                         const edgec_neureka_window *windows, uint32_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
