@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_planner.engine_jobs import LinearJob, linear_shape
@@ -33,6 +34,23 @@ def engine_cost(layout: EngineLayout, windows: int, target: TargetSpec) -> Engin
     finish = finish_cycles(layout, layout.rows, windows, target)
     barriers = 3 * target.costs.barrier
     return EngineCost(stage, jobs, finish, stage + engine.issue_cycles + jobs + finish + barriers)
+
+
+def shared_cost(layouts: Sequence[EngineLayout], windows: int, target: TargetSpec) -> float:
+    """Cycles of linears that read one staged vector; those of equal bits share a job."""
+    engine = target.engine
+    assert engine is not None
+    channels: dict[int, int] = {}
+    for layout in layouts:
+        channels[layout.bits] = channels.get(layout.bits, 0) + layout.channels
+    jobs = 0.0
+    for layout in {layout.bits: layout for layout in layouts}.values():
+        job = LinearJob(layout, channels[layout.bits], windows)
+        jobs += layout.groups * job_cycles(linear_shape(job), engine.cycles)
+    stage = stage_cycles(layouts[0].engine_columns, target)
+    finish = sum(finish_cycles(layout, layout.rows, windows, target) for layout in layouts)
+    barriers = (1 + 2 * len(layouts)) * target.costs.barrier
+    return stage + engine.issue_cycles + engine.cycles.wake + jobs + finish + barriers
 
 
 def stage_cycles(columns: int, target: TargetSpec) -> float:

@@ -9,21 +9,27 @@ whose words or buffers make the model exceed a memory. What was decided, and why
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from memory_planner.engine_chains import can_run, windows_of
-from memory_planner.engine_cost import EngineCost, core_cycles, engine_cost
+from memory_planner.engine_chains import windows_of
+from memory_planner.engine_cost import EngineCost, core_cycles
+from memory_planner.engine_options import (
+    Option,
+    arrangement_text,
+    best_options,
+    linears_by_vector,
+)
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import is_tied, with_engine
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.names import HEAD
-from toolchain.model.packing import Packing, WeightLayout
+from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
 
-MAX_TAIL = 16  # columns left to the cores: EDGEC_ENGINE_MAX_TAIL
+SHARES = 4  # of the linears that are tried on the engine when not all have room
 Draft = Callable[[Program], Plan]
 
 
@@ -111,61 +117,28 @@ def _candidates(
     if choice is EngineChoice.CORES:
         reason = "pinned to the cores"
         return {}, {op.id: reason for op in program.ops if op.kind is OpKind.LINEAR}
-    known: dict[tuple[WeightLayout, int, int], tuple[EngineLayout, EngineCost] | str] = {}
-    for op in program.ops:
-        if op.kind is not OpKind.LINEAR:
-            continue
-        layout = program.layout_of(op)
-        stored = program.weight_of(op).name.removesuffix(".weight")
-        width = bits.get(stored, layout.packing.field_bits)
-        key = layout, width, windows_of(op)
-        if key not in known:
-            known[key] = _best(layout, width, op, target)
-        best = known[key]
-        if isinstance(best, str):
-            refused[op.id] = best
-            continue
-        shared = op.id == HEAD and is_tied(program)
-        extra = best[0].size - (0 if shared else layout.size)
-        found[op.id] = _Candidate(op, *best, core_cycles(layout, target), extra)
+    known: dict[tuple[object, ...], list[Option | str]] = {}
+    for ops in linears_by_vector(program):
+        windows = windows_of(ops[0])
+        key = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
+        if (*key, windows) not in known:
+            known[*key, windows] = best_options(key, windows, target)
+        for op, best in zip(ops, known[*key, windows], strict=True):
+            if isinstance(best, str):
+                refused[op.id] = best
+                continue
+            layout = program.layout_of(op)
+            shared = op.id == HEAD and is_tied(program)
+            extra = best.layout.size - (0 if shared else layout.size)
+            cores = core_cycles(layout, target)
+            found[op.id] = _Candidate(op, best.layout, best.cost, cores, extra)
     return found, refused
 
 
-def _best(
-    layout: WeightLayout, bits: int, op: Op, target: TargetSpec
-) -> tuple[EngineLayout, EngineCost] | str:
-    """The arrangement with the fewest cycles, or why there is none."""
-    if type(layout) is not WeightLayout:
-        return "sparse weights"
-    reason = "no arrangement"
-    found: list[tuple[EngineCost, int, EngineLayout]] = []
-    for number, option in enumerate(arrangements(layout, bits)):
-        problem = can_run(option, windows_of(op), target)
-        if problem:
-            reason = problem
-        else:
-            found.append((engine_cost(option, windows_of(op), target), number, option))
-    if not found:
-        return reason
-    cost, _, best = min(found, key=lambda item: (item[0].cycles, item[1]))
-    return best, cost
-
-
-def arrangements(layout: WeightLayout, bits: int) -> list[EngineLayout]:
-    """The engine layouts worth trying, the simplest first.
-
-    A tail is worth trying where it saves the last, mostly empty tile of input channels.
-    """
-    found = []
-    for taps in (9, 3, 1):
-        whole = EngineLayout(
-            Packing.NEUREKA_3X3, layout.rows, layout.columns, bits, layout.group_size, taps
-        )
-        found.append(whole)
-        tail = layout.columns - taps * whole.tile * (whole.tiles - 1)
-        if layout.groups == 1 and whole.tiles > 1 and 0 < tail <= MAX_TAIL:
-            found.append(replace(whole, tail=tail))
-    return found
+def _width(program: Program, op: Op, bits: Mapping[str, int]) -> int:
+    """Bits of a weight of `op`."""
+    stored = program.weight_of(op).name.removesuffix(".weight")
+    return bits.get(stored, program.layout_of(op).packing.field_bits)
 
 
 def _settle(
@@ -177,35 +150,66 @@ def _settle(
 ) -> dict[str, EngineLayout]:
     """What stays on the engine: all words where it reads them, nothing too large for a memory.
 
-    Linears go back to the cores until that holds: those whose words lie elsewhere, or, when a
-    memory is too small, those first that cost most bytes per cycle saved. Writes reasons to
+    Words often take more bytes than the matrices of the cores. Where not all have room, some
+    shares of the linears are tried, without those that cost most bytes per cycle saved, and the one
+    with the fewest modelled cycles is taken, off-chip transfers included. Writes reasons to
     `refused`.
     """
-    assert target.engine is not None
-    kept = dict(wanted)
-    while kept:
-        plan = draft(with_engine(program, {op_id: each.layout for op_id, each in kept.items()}))
-        outside = {
-            op_id: plan.placements[f"{op_id}.weight"].region
-            for op_id in kept
-            if plan.placements[f"{op_id}.weight"].region not in target.engine.weights
-        }
-        lacking = [region.name for region in plan.regions if region.free < 0]
-        if not outside and not lacking:
+    order = sorted(wanted, key=lambda op_id: (-_burden(wanted[op_id]), op_id))
+    best: tuple[float, dict[str, _Candidate], dict[str, str]] | None = None
+    for share in range(SHARES + 1):
+        away = set(order[: len(order) * share // SHARES])
+        reasons = dict.fromkeys(away, "no room for its words or buffers")
+        kept = {op_id: each for op_id, each in wanted.items() if op_id not in away}
+        plan = _give_back(program, target, kept, reasons, draft)
+        saved = sum(each.cores - each.cost.cycles for each in kept.values())
+        score = saved - _off_chip_cycles(target, plan)
+        if best is None or score > best[0]:
+            best = score, kept, reasons
+        if share == 0 and len(kept) == len(wanted):
             break
-        if lacking:
-            kept = _dropped(program, kept, refused, draft)
-            continue
+    assert best is not None
+    refused.update(best[2])
+    return {op_id: each.layout for op_id, each in best[1].items()}
+
+
+def _off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
+    """Cycles in which everything that is off chip would travel once."""
+    if target.off_chip is None:
+        return 0.0
+    link = target.link_between(target.off_chip.region, target.off_chip.staging[0])
+    return plan.region(target.off_chip.region).blob_size / link.bytes_per_cycle
+
+
+def _give_back(
+    program: Program,
+    target: TargetSpec,
+    kept: dict[str, _Candidate],
+    reasons: dict[str, str],
+    draft: Draft,
+) -> Plan:
+    """Takes from `kept` what cannot stay, until all is well; the plan of what is left."""
+    assert target.engine is not None
+    while True:
+        plan = draft(with_engine(program, {op_id: each.layout for op_id, each in kept.items()}))
+        regions = {op_id: plan.placements[f"{op_id}.weight"].region for op_id in kept}
+        outside = {
+            n: region for n, region in regions.items() if region not in target.engine.weights
+        }
         for op_id, region in outside.items():
             del kept[op_id]
-            refused[op_id] = f"the engine does not read weights in {region}"
-    return {op_id: each.layout for op_id, each in kept.items()}
+            reasons[op_id] = f"the engine does not read weights in {region}"
+        if outside:
+            continue
+        if not kept or all(region.free >= 0 for region in plan.regions):
+            return plan
+        for op_id in _dropped(program, kept, draft):
+            del kept[op_id]
+            reasons[op_id] = "no room for its words or buffers"
 
 
-def _dropped(
-    program: Program, kept: Mapping[str, _Candidate], refused: dict[str, str], draft: Draft
-) -> dict[str, _Candidate]:
-    """Fewer linears on the engine, as many as there is room for; none if none helps."""
+def _dropped(program: Program, kept: Mapping[str, _Candidate], draft: Draft) -> list[str]:
+    """The fewest linears, those with the largest burden, without which there is room."""
     order = sorted(kept, key=lambda op_id: (-_burden(kept[op_id]), op_id))
 
     def fits(count: int) -> bool:
@@ -219,9 +223,7 @@ def _dropped(
             high = middle
         else:
             low = middle + 1
-    for op_id in order[:low]:
-        refused[op_id] = "no room for its words or buffers"
-    return {op_id: kept[op_id] for op_id in kept if op_id not in order[:low]}
+    return order[:low]
 
 
 def _burden(each: _Candidate) -> float:
@@ -249,11 +251,3 @@ def _decision(
     reason = "fewer cycles than on the cores" if cycles < cores else "pinned to the engine"
     name, packing = target.engine.name, layout.packing.value
     return Decision(op.id, name, packing, arrangement_text(layout), reason, cycles, cores)
-
-
-def arrangement_text(layout: EngineLayout) -> str:
-    """The arrangement in a word, and what it leaves to the cores."""
-    name = {9: "dense", 3: "column", 1: "pixel"}[layout.taps]
-    tail = f", {layout.tail} columns on the cores" if layout.tail else ""
-    groups = f", {layout.groups} groups" if layout.groups > 1 else ""
-    return name + groups + tail

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
-from memory_planner.planner import plan_memory
+from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target_file import load_target
 from sim.latency import estimate
 from tests.model.tiny import write_model
@@ -66,22 +67,29 @@ def quants(draw: st.DrawFn) -> QuantConfig:
     quant=quants(),
     mode=st.sampled_from(list(ActMode)),
     target_name=st.sampled_from(["siracusa", "rv32"]),
+    engine=st.sampled_from([EngineChoice.AUTO, EngineChoice.CORES]),
 )
 def test_fit_is_the_report_of_a_compile(
-    shape: dict[str, Any], quant: QuantConfig, mode: ActMode, target_name: str
+    shape: dict[str, Any],
+    quant: QuantConfig,
+    mode: ActMode,
+    target_name: str,
+    engine: EngineChoice,
 ) -> None:
     target, modes = load_target(target_name), dict.fromkeys(SITES, mode)
     with tempfile.TemporaryDirectory() as folder:
         directory = write_model(Path(folder) / "model", **shape)
         config = read_config(directory)
-        design = Design(config, quant, shape["context"], modes)
+        design = Design(config, quant, shape["context"], modes, engine=engine)
         check_design(design)
         fitted = fit_report(plan_design(design, target))
         lower = LowerConfig(shape["context"], modes)
-        program = lower_model(quantize_model(load_model(directory), quant), lower)
-    plan = plan_memory(program, target)
+        lowered = lower_model(quantize_model(load_model(directory), quant), lower)
+    engines = choose_engines(lowered, target, design.engine, design.bits)
+    program, plan = engines.program, plan_memory(engines.program, target)
     latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = Outcome(design, program, plan, speed_of(latency), target, (), ())
+    speed = speed_of(latency)
+    compiled = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
     assert fitted == fit_report(compiled)
     assert fitted["fits"]
 
@@ -104,14 +112,17 @@ def test_fit_is_the_report_of_a_compile_that_streams(
         design = Design(read_config(directory), quant, shape["context"])
         fitted = fit_report(plan_design(design, target))
         lower = LowerConfig(shape["context"])
-        program = lower_model(quantize_model(load_model(directory), quant), lower)
+        lowered = lower_model(quantize_model(load_model(directory), quant), lower)
+    engines = choose_engines(lowered, target, design.engine, design.bits)
+    program = engines.program
     try:
         plan = plan_memory(program, target)
     except DoesNotFitError:
         assert not fitted["fits"]
         return
     latency = estimate(program, plan, target, shape["context"] // 2)
-    compiled = fit_report(Outcome(design, program, plan, speed_of(latency), target, (), ()))
+    speed = speed_of(latency)
+    compiled = fit_report(Outcome(design, program, plan, speed, target, (), (), engines.decisions))
     assert json.dumps(fitted) == json.dumps(compiled)
     assert fitted["off_chip"]["missing"] == 0
     beyond = [entry for entry in fitted["placements"] if entry["region"] == "hyperram"]

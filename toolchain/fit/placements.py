@@ -9,6 +9,7 @@ from memory_planner.blobs import bytes_read
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from toolchain.model.program import Kind, Program, TensorSpec
+from toolchain.model.requant_table import RequantLayout
 
 Json = dict[str, Any]
 
@@ -23,7 +24,9 @@ def weight_placements(program: Program, plan: Plan, target: TargetSpec) -> list[
     for name, layer in layers.items():
         spec, region = program.tensors[name], plan.placements[name].region
         what = name.removesuffix(".weight")
-        if layer >= 0:
+        if isinstance(spec.layout, RequantLayout):
+            what = "engine tables"
+        elif layer >= 0:
             what = what.partition(".")[2]
         why = _reason(spec, plan, target, read[name], layer)
         empty: Json = {"what": what, "region": region, "tensors": 0, "bytes": 0}
@@ -38,11 +41,11 @@ def weight_placements(program: Program, plan: Plan, target: TargetSpec) -> list[
 
 
 def _first_layers(program: Program) -> Mapping[str, int]:
-    """The block that reads each weight first, -1 outside the blocks; in order of use."""
+    """The block that reads each packed tensor first, -1 outside the blocks; in order of use."""
     found: dict[str, int] = {}
     for op in program.ops:
         for name in op.inputs:
-            if program.tensors[name].kind is Kind.WEIGHT:
+            if program.tensors[name].layout is not None:
                 found.setdefault(name, op.layer)
     return found
 
@@ -59,7 +62,8 @@ def _reason(spec: TensorSpec, plan: Plan, target: TargetSpec, read: int, layer: 
         rows = "one row per token" if read < spec.size else "tile by tile"
         return f"no room on chip: {rows}"
     often = "one row per token" if read < spec.size else "read every token"
-    preferred = target.placement["weights"][0]
+    group = "weights" if spec.kind is Kind.WEIGHT else "constants"
+    preferred = target.placement[group][0]
     if region == preferred:
         return f"{often}, nearest with room"
     return f"{often}, no room in {preferred}"
