@@ -39,7 +39,8 @@ class Reservation:
 
     category: str  # stacks, code or reserved: the report's row
     reason: str
-    size: int
+    size: int  # of all `count` together
+    count: int = 1  # equal parts, one per core
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class MemoryRegion:
     def reserved(self) -> int:
         """Reserved bytes, padded to the alignment."""
         return align_up(sum(part.size for part in self.reservations), self.align)
+
+    def reserved_for(self, category: str) -> int:
+        """Bytes of the reservations of one category."""
+        return sum(part.size for part in self.reservations if part.category == category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ class TargetSpec:
     constants: Mapping[str, Constant]
     off_chip: OffChip | None = None
     engine: EngineSpec | None = None
+    ports: tuple[str, ...] = ()  # of the runtime, beside host and rv32: those of this chip
     pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
 
     def region(self, name: str) -> MemoryRegion:

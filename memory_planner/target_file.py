@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from memory_planner.engine_file import check_engine, read_engine
+from memory_planner.ports import check_ports
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
@@ -94,6 +95,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         constants=constants,
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
         engine=read_engine(table.table("engine")) if table.has("engine") else None,
+        ports=table.names("ports") if table.has("ports") else (),
     )
     placement.finish()
     table.finish()
@@ -121,7 +123,7 @@ def _reservation(table: Table) -> Reservation:
     size = table.integer("size", "bytes")
     count = table.integer("count", "cores", low=1) if table.has("count") else 1
     table.finish()
-    return Reservation(category, reason, size * count)
+    return Reservation(category, reason, size * count, count)
 
 
 def _link(table: Table) -> Link:
@@ -237,7 +239,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec) + check_engine(spec)
+    return problems + _check_off_chip(spec) + check_engine(spec) + check_ports(spec)
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

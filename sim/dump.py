@@ -6,7 +6,7 @@ A record is a header of five little-endian 32-bit words and its payload, without
 
 Ops are numbered in schedule order and outputs as the op lists them, as in golden.json. The op
 index 0xFFFFFFFF marks the end of a step; its payload is status (u32), next token (i32) and the
-instructions that the step took (u64, 0 where the port cannot count them).
+ticks of the port's clock (u64) that the step took: instructions on rv32, nanoseconds on a PC.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StepResult:
     step: int
     status: int  # 0: ok, else a status code of the generated header
     next: int  # token id that the step proposes
-    instructions: int  # 0 where the port does not count
+    ticks: int  # of the port's clock: instructions on rv32, nanoseconds on a PC
 
 
 @dataclass(frozen=True, slots=True)

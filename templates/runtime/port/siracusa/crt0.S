@@ -39,8 +39,9 @@ cluster_entry:
     csrr a0, mhartid
     andi a0, a0, 31
     la sp, __cluster_stacks
-    addi t0, a0, 1
-    slli t0, t0, SIRACUSA_STACK_SHIFT
+    la t0, __cluster_stack_size
+    addi t1, a0, 1
+    mul t0, t0, t1
     add sp, sp, t0
     call edgec_cluster_core
 wait:

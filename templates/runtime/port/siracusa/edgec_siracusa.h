@@ -12,7 +12,6 @@
 #define SIRACUSA_CONTROLLER_CLUSTER 31 /* [GV] * mhartid >> 5 of the SoC controller */
 #define SIRACUSA_WORKERS 8             /* [SDK] * cores 0..7; core 8 controls and sleeps here */
 #define SIRACUSA_CORES 9               /* [GV] * */
-#define SIRACUSA_STACK_SHIFT 11        /* 2 KiB of L1 per cluster core, as target.toml reserves */
 
 /* ---- SoC peripherals */
 #define SIRACUSA_STDOUT 0x1A10F000 /* [GV] * + core << 3 + cluster << 7: one character */
