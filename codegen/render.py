@@ -118,6 +118,15 @@ def _path(path: str, prefix: str) -> str:
 
 def _file_lists(files: dict[str, str], chip_ports: tuple[str, ...]) -> dict[str, Any]:
     sources = sorted(path for path in files if path.endswith((".c", ".S")))
+    ports = {
+        port: [
+            path
+            for path in sources
+            if path.startswith(f"runtime/port/{port}/")
+            or (port in PORTS and path.startswith(ENGINE_MODEL))
+        ]
+        for port in (*PORTS, *chip_ports)
+    }
     outside = ("test/", "runtime/port/", ENGINE_MODEL)
     return {
         "library": [path for path in sources if not path.startswith(outside)],
@@ -128,14 +137,12 @@ def _file_lists(files: dict[str, str], chip_ports: tuple[str, ...]) -> dict[str,
         ],
         "mains": MAINS,
         "golden": GOLDEN,
-        "ports": {
-            port: [
-                path
-                for path in sources
-                if path.startswith(f"runtime/port/{port}/")
-                or (port in PORTS and path.startswith(ENGINE_MODEL))
-            ]
-            for port in (*PORTS, *(port for port in chip_ports if port in BUILT_PORTS))
+        "ports": {port: files for port, files in ports.items() if port in (*PORTS, *BUILT_PORTS)},
+        "all_ports": ports,
+        "linkers": {
+            port: f"runtime/port/{port}/link.ld"
+            for port in ports
+            if f"runtime/port/{port}/link.ld" in files
         },
         "optional": list(OPTIONAL),
         "selftest": list(SELFTEST),

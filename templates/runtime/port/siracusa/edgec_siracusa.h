@@ -1,6 +1,7 @@
 /* Addresses of Siracusa, for C and assembler. Sources: [SDK] pulp-sdk, chip files of siracusa
- * (link.ld, memory_map.h); [GV] the siracusa model of GVSoC; [NNX] pulp-nnx, neureka. What is
- * marked * was exercised on the GVSoC model by this port; nothing was run on silicon. */
+ * (link.ld, memory_map.h); [GV] the siracusa model of GVSoC; [NNX] pulp-nnx, neureka; [REG] the
+ * regression tests of siracusa-soc. What is marked * was exercised on the GVSoC model by this
+ * port; nothing was run on silicon. */
 #ifndef EDGEC_SIRACUSA_H
 #define EDGEC_SIRACUSA_H
 
@@ -20,6 +21,7 @@
 /* ---- cluster peripherals, as a cluster core sees them */
 #define SIRACUSA_CLUSTER_CONTROL 0x10200000 /* [GV] * */
 #define SIRACUSA_FETCH_ENABLE 0x08          /* * one bit per core */
+#define SIRACUSA_ENGINE_CONTROL 0x18        /* [REG] of N-EUREKA */
 #define SIRACUSA_BOOT_ADDRESS 0x40          /* * + 4 * core; a multiple of 256 */
 #define SIRACUSA_ICACHE_ENABLE 0x10201400   /* [GV] * all ones */
 #define SIRACUSA_ENGINE 0x10201000          /* [NNX] * */
@@ -47,7 +49,11 @@
 #define SIRACUSA_ENGINE_COMMIT 0x00    /* * 0: commit the context and trigger */
 #define SIRACUSA_ENGINE_ACQUIRE 0x04   /* * negative: no free context */
 #define SIRACUSA_ENGINE_STATUS 0x0C    /* * bit 0 and bit 8: context 0 and 1 have a job */
-#define SIRACUSA_ENGINE_CLEAR 0x14     /* [NNX] soft clear */
+#define SIRACUSA_ENGINE_CLEAR 0x14     /* [NNX] * soft clear */
 #define SIRACUSA_ENGINE_REGISTERS 0x20 /* * 24 registers of the acquired context */
+/* Bits of SIRACUSA_ENGINE_CONTROL; the GVSoC model ignores them. */
+#define SIRACUSA_ENGINE_CLOCK (1U << 11) /* [REG] its clock runs */
+#define SIRACUSA_ENGINE_MAX_STALL 8U     /* [REG] cycles that the cores may keep it from L1 */
+#define SIRACUSA_ENGINE_CLEAR_READS 10U  /* [NNX] waits so long, in loops, for the clear */
 
 #endif
