@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codegen.c_names import identifier, mode_suffix, place_text
+from codegen.c_names import dimensions, identifier, mode_suffix, place_text
 from codegen.views import (
     BufferView,
     ChainView,
@@ -17,6 +17,7 @@ from codegen.views import (
     EngineView,
     EngineWindowView,
     StageView,
+    WeightView,
 )
 from memory_planner.engine_jobs import acc_geometry, stage_geometry
 from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
@@ -57,7 +58,27 @@ class EngineTables:
         self._first_pieces: dict[tuple[PiecePlan, ...], int] = {}
         self._linears: dict[EngineLinearView, int] = {}
 
-    def linear(self, op: Op) -> tuple[int, int]:
+    def weight(self, op: Op, field: str) -> WeightView:
+        """The row of a linear on the engine: where its table lies, and where its chain begins."""
+        tensor, table = self._program.weight_of(op), self._program.tensors[op.inputs[-1]]
+        words, place = (self._plan.placements[spec.name] for spec in (tensor, table))
+        index, base = self._linear(op)
+        assert tensor.layout is not None
+        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
+        places = f"{place_text(words)}, table at {place_text(place)}"
+        return WeightView(
+            field=field,
+            comment=f"{tensor.name} {packing} at {places}",
+            matrix=0,
+            kernel="",
+            blob=identifier(place.region).upper(),
+            offset=place.offset - self._plan.region(place.region).blob_base,
+            shift_index=op.attrs["shift_index"],
+            engine=index,
+            words=base,
+        )
+
+    def _linear(self, op: Op) -> tuple[int, int]:
         """Index of the op's entry, and register 0 of the first words of its chain."""
         member, layout = self._members[op.id], self._program.engine_layout_of(op)
         assert layout is not None

@@ -27,7 +27,7 @@ from codegen.views import (
     WeightView,
 )
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
-from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.plan import Placement, Plan, RegionPlan, Source
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program
@@ -118,18 +118,31 @@ class _Layout:
         base = self._arena_offset(buffer)
         begin = self.plan.region(streams.region).blob_base
         rows = []
-        for layer in range(self.program.shape.layers):
-            block, slot = streams.block(layer), base + layer % 2 * streams.slot_size
-            source, size = (block.source_offset - begin, block.size) if block else (0, 0)
+        for index in range(streams.count):
+            stream, slot = streams.stream(index), base + streams.slot(index)
+            source, size = (stream.source_offset - begin, stream.size) if stream else (0, 0)
             rows.append(StreamRow(source, size, slot))
+        embed = self._op("embed")
+        records = self.plan.placements[embed.inputs[0]].region == streams.region
+        record_size = self.program.layout_of(embed).record_size if records else 0
+        longest = max([record_size, *(row.size for row in rows)])
         return StreamView(
             comment=f"two slots of {streams.slot_size} bytes at {place_text(buffer)}",
             blob=identifier(streams.region).upper(),
             arena=arena,
+            offset=base,
+            check_size=min(buffer.size, streams.max_transfer),
             max_transfer=streams.max_transfer,
-            pieces=max(-(-row.size // streams.max_transfer) for row in rows),
+            pieces=-(-longest // streams.max_transfer),
             rows=tuple(rows),
+            record_slot=base + streams.slot(1),
+            record_size=record_size,
+            head=streams.head,
+            head_rows=streams.part_records * self._lanes("lm_head") if streams.part_records else 0,
         )
+
+    def _lanes(self, role: str) -> int:
+        return self.program.layout_of(self._op(role)).packing.rows
 
     def _op(self, role: str) -> Op:
         return next(op for op in self.program.ops if op.role == role)
@@ -169,7 +182,7 @@ class _Layout:
         if op.mode is None:
             raise InternalError(f"{op.id} has no activation mode")
         if self.program.engine_layout_of(op):
-            return self._engine_weight(op, field)
+            return self.engine.weight(op, field)
         slots = how.slots if how.tile_buffer else 0
         matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
         kernel = f"linear_{mode_suffix(op)}_w{self.program.layout_of(op).packing.field_bits}"
@@ -179,7 +192,10 @@ class _Layout:
         tensor = self.program.weight_of(op)
         placement, region = self._place(tensor.name)
         offset = self._blob_offset(placement)
-        source = self.plan.source(tensor.name, op.layer)
+        if op.kind is OpKind.EMBED:
+            source = Source(placement.region, placement.offset)
+        else:
+            source = self.plan.source(tensor.name, op.layer)
         if source.region != placement.region:
             region = "STAGED"
             offset = source.offset - self.plan.region(source.region).arena_base
@@ -192,27 +208,6 @@ class _Layout:
             blob=region,
             offset=offset,
             shift_index=op.attrs.get("shift_index", 0),
-        )
-
-    def _engine_weight(self, op: Op, field: str) -> WeightView:
-        """The table of a linear on the engine, and where its chain begins."""
-        tensor, table = self.program.weight_of(op), self.program.tensors[op.inputs[-1]]
-        words, _ = self._place(tensor.name)
-        placement, region = self._place(table.name)
-        index, base = self.engine.linear(op)
-        assert tensor.layout is not None
-        packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
-        places = f"{place_text(words)}, table at {place_text(placement)}"
-        return WeightView(
-            field=field,
-            comment=f"{tensor.name} {packing} at {places}",
-            matrix=0,
-            kernel="",
-            blob=region,
-            offset=self._blob_offset(placement),
-            shift_index=op.attrs["shift_index"],
-            engine=index,
-            words=base,
         )
 
     def _block(self, layer: int) -> BlockView:
@@ -292,7 +287,8 @@ class _Layout:
     def _attention(self) -> AttentionView:
         attrs = self._op("attn.attention").attrs
         how = self.plan.attention
-        return AttentionView(how.positions_per_chunk, how.slot_size, **attrs)
+        slots = how.slots if how.tile_buffer else 0
+        return AttentionView(how.positions_per_chunk, how.slot_size, slots, **attrs)
 
 
 def _rows_of_bytes(data: bytes) -> tuple[str, ...]:

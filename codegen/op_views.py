@@ -9,6 +9,7 @@ from codegen.c_names import describe, dimensions, identifier, mode_suffix
 from codegen.views import OpView, OutputView
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
+from memory_planner.stream_slots import stream_points
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 
@@ -21,6 +22,7 @@ class OpViews:
 
     def __init__(self, program: Program, plan: Plan) -> None:
         self._program, self._plan = program, plan
+        self._points = stream_points(program, plan.streams)
         ops = program.ops
         first = next(i for i, op in enumerate(ops) if op.layer >= 0)
         block = [op for op in ops if op.layer == 0]
@@ -45,7 +47,16 @@ class OpViews:
             tiles=self._extra(TILE_PREFIX + op.role, "NULL"),
             outputs=tuple(self._output(i, name) for i, name in enumerate(op.outputs)),
             eps=op.attrs.get("eps", 0),
+            stream=self._stream(op),
         )
+
+    def _stream(self, op: Op) -> str:
+        """The stream that an op waits for; a head that comes in several does so by itself."""
+        streams = self._plan.streams
+        index = self._points.get(op.id)
+        if streams is None or index is None or (op.role == "lm_head" and streams.part_records):
+            return ""
+        return f"layer * {len(streams.cuts)}U + {index}U" if op.layer >= 0 else f"{index}U"
 
     def _extra(self, name: str, absent: str) -> str:
         return f"s->{identifier(name)}" if name in self._plan.placements else absent

@@ -16,12 +16,12 @@ from codegen.json_text import canonical
 from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
 from memory_planner.plan import (
     AttentionPlan,
-    BlockStream,
     LinearPlan,
     Placement,
     Plan,
     RegionPlan,
     Row,
+    Stream,
     StreamPlan,
     Transfer,
 )
@@ -168,8 +168,8 @@ def plan_from_json(value: Json) -> Plan:
 
 
 def _streams_from_json(item: Json) -> StreamPlan:
-    blocks = tuple(BlockStream(**block) for block in item["blocks"])
-    return StreamPlan(**{**item, "blocks": blocks})
+    streams = tuple(Stream(**stream) for stream in item["streams"])
+    return StreamPlan(**{**item, "streams": streams, "cuts": tuple(item["cuts"])})
 
 
 def _engine_to_json(engine: EnginePlan) -> Json:

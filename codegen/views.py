@@ -130,6 +130,7 @@ class OpView:
     tiles: str  # C expression, NULL when it reads in place
     outputs: tuple[OutputView, ...]
     eps: int = 0
+    stream: str = ""  # C expression of the stream that it waits for, empty when for none
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ class AttentionView:
 
     positions_per_chunk: int
     slot_size: int
+    slots: int
     score_multiplier: int
     score_exponent: int
     exp_bits: int
@@ -145,7 +147,7 @@ class AttentionView:
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """What one block copies from off-chip memory; nothing when the size is 0."""
+    """What one stream copies from off-chip memory; nothing when the size is 0."""
 
     source: int  # bytes from the blob's start
     size: int
@@ -154,14 +156,20 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class StreamView:
-    """How off-chip weights of blocks come to the staging buffer."""
+    """How off-chip weights come to the staging buffer."""
 
     comment: str
     blob: str  # macro part of the off-chip region
     arena: str  # macro part of the staging buffer's region
+    offset: int  # of the buffer in the arena
+    check_size: int  # bytes of it that one transfer of edgec_init fills
     max_transfer: int
     pieces: int  # transfers of the longest stream
-    rows: tuple[StreamRow, ...]  # by layer
+    rows: tuple[StreamRow, ...]  # by index
+    record_slot: int  # bytes from the arena's start to the slot of the embedding's record
+    record_size: int  # 0: the embedding is on chip
+    head: int  # index of the head's first stream
+    head_rows: int  # rows of the head in a stream; 0: it is on chip
 
 
 @dataclass(frozen=True, slots=True)

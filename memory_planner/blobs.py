@@ -101,13 +101,24 @@ class _Shelves:
         return region.size - self._used[name] - header
 
 
-def place_blobs(program: Program, target: TargetSpec) -> dict[str, Blob]:
-    """The blobs of all regions without off-chip memory: weights are placed before constants."""
+def place_blobs(program: Program, target: TargetSpec, *, aside: bool = False) -> dict[str, Blob]:
+    """The blobs of all regions without off-chip memory: weights are placed before constants.
+
+    `aside`: constants leave the regions of weights and state to those, wherever they can.
+    """
     shelves = _Shelves(target, {})
-    for kind, group in ((Kind.WEIGHT, "weights"), (Kind.CONST, "constants")):
-        rest = shelves.put_pinned(by_value(program, kind))
-        shelves.put_first_fit(rest, target.placement[group])
+    rest = shelves.put_pinned(by_value(program, Kind.WEIGHT))
+    shelves.put_first_fit(rest, target.placement["weights"])
+    rest = shelves.put_pinned(by_value(program, Kind.CONST))
+    shelves.put_first_fit(rest, _aside(target) if aside else target.placement["constants"])
     return _blobs(program, shelves)
+
+
+def _aside(target: TargetSpec) -> tuple[str, ...]:
+    """The regions of constants, those that may not hold weights first."""
+    return tuple(
+        sorted(target.placement["constants"], key=lambda n: n in target.placement["weights"])
+    )
 
 
 def place_blobs_beside(
@@ -115,12 +126,13 @@ def place_blobs_beside(
 ) -> dict[str, Blob]:
     """The blobs when the weights of `off_chip` are outside and arenas have taken their bytes.
 
-    Constants come first, because only weights can leave the chip.
+    Constants come first, because only weights can leave the chip, and where weights may not lie:
+    a byte that sends a weight outside costs more than any load of a constant.
     """
     assert target.off_chip is not None
     shelves = _Shelves(target, taken)
     rest = shelves.put_pinned(by_value(program, Kind.CONST))
-    shelves.put_first_fit(rest, target.placement["constants"])
+    shelves.put_first_fit(rest, _aside(target))
     weights = by_value(program, Kind.WEIGHT)
     for spec in weights:
         if spec.name in off_chip:

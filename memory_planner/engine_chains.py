@@ -147,11 +147,11 @@ def can_run(layout: EngineLayout, windows: int, target: TargetSpec) -> str | Non
     step = sums_size(layout, windows, CHANNEL_STEP)
     whole = sums_size(layout, windows, layout.channels)
     if whole > limit and layout.shared > 1:
-        return f"{whole} bytes of accumulators, {limit} allowed"
+        return f"{whole} of {limit} bytes for sums"
     if min(whole, 2 * step) > limit:
-        return f"{min(whole, 2 * step)} bytes of accumulators, {limit} allowed"
+        return f"{min(whole, 2 * step)} of {limit} bytes for sums"
     size = layout.groups * stage_geometry(layout, windows).size
-    return f"{size} bytes of input, {limit} allowed" if size > limit else None
+    return f"{size} of {limit} bytes for inputs" if size > limit else None
 
 
 def table_records(chain: Chain, layout: EngineLayout, target: TargetSpec) -> int:

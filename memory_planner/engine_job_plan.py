@@ -15,7 +15,6 @@ from memory_planner.footprint import ENGINE_INPUT, ENGINE_SUMS
 from memory_planner.plan import Plan
 from memory_planner.target import EngineSpec, TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.engine_program import table_name
 from toolchain.model.program import Op, Program
 
 MOST_TILES = 8  # jobs into which a run of linears is divided, per group of columns
@@ -102,7 +101,7 @@ def _chain_plan(
         EngineLinear(
             op.id,
             program.weight_of(op).name,
-            table_name(op.id),
+            op.inputs[-1],
             tuple(_pieces(chain, tiles, op, layout)),
         )
         for op, layout in zip(chain.ops, chain.layouts, strict=True)

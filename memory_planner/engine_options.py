@@ -103,6 +103,6 @@ def arrangements(layout: WeightLayout, bits: int) -> list[EngineLayout]:
 def arrangement_text(layout: EngineLayout) -> str:
     """The arrangement in a word, and what it leaves to the cores."""
     name = {9: "dense", 3: "column", 1: "pixel"}[layout.taps]
-    tail = f", {layout.tail} columns on the cores" if layout.tail else ""
+    tail = f", {layout.tail} on cores" if layout.tail else ""
     groups = f", {layout.groups} groups" if layout.groups > 1 else ""
     return name + groups + tail

@@ -98,7 +98,7 @@ def assign_engines(
         if choice is EngineChoice.NEUREKA or each.cost.cycles < each.cores
     }
     for op_id in candidates.keys() - wanted.keys():
-        refused[op_id] = "fewer cycles on the cores"
+        refused[op_id] = "slower than the cores"
     layouts = _settle(program, target, wanted, refused, draft)
     decisions = tuple(
         _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))
@@ -191,14 +191,17 @@ def _give_back(
     """Takes from `kept` what cannot stay, until all is well; the plan of what is left."""
     assert target.engine is not None
     while True:
-        plan = draft(with_engine(program, {op_id: each.layout for op_id, each in kept.items()}))
-        regions = {op_id: plan.placements[f"{op_id}.weight"].region for op_id in kept}
+        _keep_whole(program, kept, reasons)
+        laid_out = with_engine(program, {op_id: each.layout for op_id, each in kept.items()})
+        plan = draft(laid_out)
+        weights = {op.id: laid_out.weight_of(op).name for op in laid_out.ops if op.id in kept}
+        regions = {op_id: plan.placements[name].region for op_id, name in weights.items()}
         outside = {
             n: region for n, region in regions.items() if region not in target.engine.weights
         }
         for op_id, region in outside.items():
             del kept[op_id]
-            reasons[op_id] = f"the engine does not read weights in {region}"
+            reasons[op_id] = f"its words are in {region}"
         if outside:
             continue
         if not kept or all(region.free >= 0 for region in plan.regions):
@@ -208,13 +211,25 @@ def _give_back(
             reasons[op_id] = "no room for its words or buffers"
 
 
+def _keep_whole(program: Program, kept: dict[str, _Candidate], reasons: dict[str, str]) -> None:
+    """Linears that read one matrix (of a block that runs twice) are all on the engine or none."""
+    linears = [op for op in program.ops if op.kind is OpKind.LINEAR]
+    away = {program.weight_of(op).name for op in linears if op.id not in kept}
+    for op in linears:
+        if op.id in kept and program.weight_of(op).name in away:
+            del kept[op.id]
+            reasons[op.id] = "shared with the cores"
+
+
 def _dropped(program: Program, kept: Mapping[str, _Candidate], draft: Draft) -> list[str]:
     """The fewest linears, those with the largest burden, without which there is room."""
     order = sorted(kept, key=lambda op_id: (-_burden(kept[op_id]), op_id))
 
     def fits(count: int) -> bool:
-        rest = {op_id: kept[op_id].layout for op_id in kept if op_id not in order[:count]}
-        return all(region.free >= 0 for region in draft(with_engine(program, rest)).regions)
+        rest = {op_id: each for op_id, each in kept.items() if op_id not in order[:count]}
+        _keep_whole(program, rest, {})
+        laid_out = with_engine(program, {op_id: each.layout for op_id, each in rest.items()})
+        return all(region.free >= 0 for region in draft(laid_out).regions)
 
     low, high = 1, len(order)  # need falls with the count, nearly: what is found is checked again
     while low < high:
@@ -248,6 +263,6 @@ def _decision(
     cores = round(candidate.cores if candidate else core_cycles(spec, target))
     if layout is None:
         return Decision(op.id, "cores", spec.packing.value, "", refused[op.id], cycles, cores)
-    reason = "fewer cycles than on the cores" if cycles < cores else "pinned to the engine"
+    reason = "faster than the cores" if cycles < cores else "pinned to the engine"
     name, packing = target.engine.name, layout.packing.value
     return Decision(op.id, name, packing, arrangement_text(layout), reason, cycles, cores)

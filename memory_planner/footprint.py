@@ -23,7 +23,7 @@ TILE_PREFIX = "tile."  # + role
 ENGINE_PREFIX = "engine."  # + role of the first linear of a chain, + what the buffer holds
 ENGINE_INPUT = "input"  # the staged vector, zero wherever no input lies; permanent
 ENGINE_SUMS = "sums"  # accumulators, while the chain lasts
-STREAM_BUFFER = "stream.blocks"  # both slots for weights of blocks that are off chip
+STREAM_BUFFER = "stream.slots"  # both slots for weights that are off chip
 
 
 def blob_header_size(tensors: int) -> int:

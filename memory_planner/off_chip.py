@@ -1,4 +1,4 @@
-"""Which weights go to off-chip memory, and the staging buffer through which blocks get theirs.
+"""Which weights go to off-chip memory, and the staging buffer through which they come back.
 
 Weights leave the chip one by one, those first of which a byte costs least when it has to be
 streamed (`leaving_order`), until the rest has room. Whether it has room is decided exactly for two
@@ -7,8 +7,8 @@ regions of weights, so that a larger budget never sends more bytes outside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
 from memory_planner.arenas import Arenas, allocate_all, plan_arenas
@@ -21,19 +21,29 @@ from memory_planner.blobs import (
 )
 from memory_planner.footprint import STREAM_BUFFER
 from memory_planner.liveness import folded_roles
-from memory_planner.plan import BlockStream, StreamPlan
+from memory_planner.plan import Stream, StreamPlan
+from memory_planner.stream_slots import (
+    Demand,
+    OffChipWeights,
+    head_of,
+    head_sizes,
+    records_of,
+    weights_read,
+)
 from memory_planner.target import TargetSpec, align_up
+from memory_planner.tile_sizes import best_within
 from toolchain.model.program import Kind, Program, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A placement with off-chip weights; `staging` is the region of the stream's slots, if any."""
+    """A placement with off-chip weights; `staging` is the region of the streams' slots."""
 
     blobs: Mapping[str, Blob]
     arenas: Arenas
-    staging: str | None
+    staging: str
     slot_size: int
+    cuts: tuple[str, ...]
 
 
 def leaving_order(program: Program, target: TargetSpec) -> list[str]:
@@ -64,28 +74,26 @@ def leaving_order(program: Program, target: TargetSpec) -> list[str]:
 def place_outside(program: Program, target: TargetSpec) -> Outside:
     """The placement with the fewest bytes off chip; with all of them when nothing has room."""
     order = leaving_order(program, target)
-    layers = _layers(program)
+    layers, read = _layers(program), weights_read(program, target)
     variants = _state_variants(program, target)
     arenas: dict[tuple[frozenset[str], int], Arenas] = {}
     sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
     least = sum(target.pinned(name) is not None for name in order)
+    assert target.off_chip is not None
     for count in range(least, len(order) + 1):
         names = frozenset(order[:count])
         moved = frozenset(names - layers.keys())
         inside = sum(size for name, size in sizes.items() if name not in names)
-        streamed = _largest_stream(target, layers, {n: sizes[n] for n in names - moved})
+        weights = OffChipWeights(program, target, names, read)
         for index, states in enumerate(variants):
             key = moved, index
             if key not in arenas:
                 arenas[key] = plan_arenas(program, target, {}, states, moved)
-            attempt = _Attempt(program, target, arenas[key], names, inside, streamed)
-            for staging in attempt.staging_regions():
-                if attempt.may_fit(staging):
-                    outside = attempt.place(staging)
-                    if attempt.is_on_chip(outside):
-                        return outside
-    last = _Attempt(program, target, arenas[moved, 0], names, inside, streamed)
-    return last.place(last.staging_regions()[0])
+            found = _Attempt(weights, arenas[key], inside).find()
+            if found:
+                return found
+    last = _Attempt(weights, arenas[moved, 0], inside)
+    return last.place(target.off_chip.staging[0], list(weights.demands())[-1])
 
 
 def _state_variants(program: Program, target: TargetSpec) -> list[dict[str, list[TensorSpec]]]:
@@ -107,25 +115,53 @@ def _state_variants(program: Program, target: TargetSpec) -> list[dict[str, list
     return variants
 
 
-def streams_of(program: Program, target: TargetSpec, outside: Outside) -> StreamPlan | None:
-    """The streams of all blocks out of the off-chip blob."""
-    if outside.staging is None or target.off_chip is None:
-        return None
+def streams_of(program: Program, target: TargetSpec, outside: Outside) -> StreamPlan:
+    """The streams of a step out of the off-chip blob; at least the slots for an embedding."""
+    assert target.off_chip is not None
     offsets = outside.blobs[target.off_chip.region].offsets
-    ends: dict[int, list[int]] = {}
-    for op in program.ops:
-        for name in op.inputs:
-            if op.layer >= 0 and name in offsets:
-                size = program.tensors[name].size
-                ends.setdefault(op.layer, []).extend((offsets[name], offsets[name] + size))
-    blocks = tuple(
-        BlockStream(layer, min(ends[layer]), max(ends[layer]) - min(ends[layer]))
-        for layer in sorted(ends)
-    )
+    spans = _block_spans(program, outside, offsets)
+    used = program.shape.layers * len(outside.cuts)
+    first_of_head, part_records = used, 0
+    head = head_of(program, offsets.keys())
+    if head:
+        records, record_size = records_of(program, head)
+        base = offsets[program.weight_of(head).name]
+        sizes = head_sizes(program, target, head, outside.staging)
+        part_records = best_within(sizes, 2 * outside.slot_size).records
+        for first in range(0, records, part_records):
+            last = min(first + part_records, records)
+            spans[used] = base + first * record_size, base + last * record_size
+            used += 1
     link = target.link_between(target.off_chip.region, outside.staging)
     return StreamPlan(
-        target.off_chip.region, STREAM_BUFFER, outside.slot_size, link.max_transfer, blocks
+        region=target.off_chip.region,
+        buffer=STREAM_BUFFER,
+        slot_size=outside.slot_size,
+        max_transfer=link.max_transfer,
+        cuts=outside.cuts,
+        head=first_of_head,
+        part_records=part_records,
+        count=used + used % 2,
+        streams=tuple(Stream(n, begin, end - begin) for n, (begin, end) in sorted(spans.items())),
     )
+
+
+def _block_spans(
+    program: Program, outside: Outside, offsets: Mapping[str, int]
+) -> dict[int, tuple[int, int]]:
+    """[begin, end) in the off-chip region of each stream of a block that moves anything."""
+    spans: dict[int, tuple[int, int]] = {}
+    index = -1
+    for op in program.ops:
+        if op.layer < 0:
+            continue
+        index += op.role in outside.cuts
+        for name in op.inputs:
+            if name in offsets:
+                begin, end = offsets[name], offsets[name] + program.tensors[name].size
+                low, high = spans.get(index, (begin, end))
+                spans[index] = min(low, begin), max(high, end)
+    return spans
 
 
 def _layers(program: Program) -> dict[str, int]:
@@ -138,32 +174,36 @@ def _layers(program: Program) -> dict[str, int]:
     return found
 
 
-def _largest_stream(target: TargetSpec, layers: Mapping[str, int], sizes: Mapping[str, int]) -> int:
-    """Bytes of the block that streams most, as its weights lie in the off-chip blob."""
-    assert target.off_chip is not None
-    align = target.region(target.off_chip.region).align
-    sums: dict[int, int] = {}
-    for name, size in sizes.items():
-        sums[layers[name]] = sums.get(layers[name], 0) + align_up(size, align)
-    return max(sums.values(), default=0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A placement with the weights of `names` outside."""
+    """A placement with some weights outside."""
 
-    program: Program
-    target: TargetSpec
-    arenas: Arenas  # without the stream's slots
-    names: frozenset[str]
+    weights: OffChipWeights
+    arenas: Arenas  # without the slots
     inside: int  # bytes of the other weights
-    streamed: int  # bytes of the block that streams most, 0 without streams
 
-    def may_fit(self, staging: str | None) -> bool:
+    @property
+    def target(self) -> TargetSpec:
+        """Where to."""
+        return self.weights.target
+
+    def find(self) -> Outside | None:
+        """The first region and the fewest cuts with which everything has room."""
+        assert self.target.off_chip is not None
+        for staging in self.target.off_chip.staging:
+            if not self.may_fit(staging, 0) or not self.may_fit(staging, self.weights.smallest):
+                continue
+            for demand in self.weights.demands():
+                if self.may_fit(staging, demand.slot):
+                    outside = self.place(staging, demand)
+                    if self.is_on_chip(outside):
+                        return self.grown(outside)
+        return None
+
+    def may_fit(self, staging: str, slot: int) -> bool:
         """A necessary condition: arenas, and the other weights, against the room there is."""
         free = {r.name: r.size - r.reserved - self.height(r.name) for r in self.target.regions}
-        if staging:
-            free[staging] -= 2 * self.slot_size(staging)
+        free[staging] -= 2 * align_up(slot, self.target.region(staging).align)
         room = sum(free[name] for name in self.target.placement["weights"])
         return self.inside <= room and min(free.values()) >= 0
 
@@ -171,38 +211,55 @@ class _Attempt:
         """Bytes of a region's arena, padded."""
         return align_up(self.arenas.allocations[region].height, self.target.region(region).align)
 
-    def staging_regions(self) -> Sequence[str | None]:
-        """Where the stream's slots may lie; None when there is no stream."""
-        assert self.target.off_chip is not None
-        return self.target.off_chip.staging if self.streamed else (None,)
-
-    def slot_size(self, staging: str) -> int:
-        """Bytes of one slot in a staging region."""
-        return align_up(self.streamed, self.target.region(staging).align)
-
-    def place(self, staging: str | None) -> Outside:
+    def place(self, staging: str, demand: Demand) -> Outside:
         """Blobs around the arenas; a region may exceed its capacity."""
-        arenas, slot = self.arenas, 0
-        if staging:
-            slot = self.slot_size(staging)
-            buffer = Buffer(STREAM_BUFFER, 2 * slot, 0, len(folded_roles(self.program)))
-            buffers = {**arenas.buffers, staging: (*arenas.buffers[staging], buffer)}
-            arenas = allocate_all(self.target, buffers, arenas.tiles, {})
+        slot = align_up(demand.slot, self.target.region(staging).align)
+        arenas = self.with_slots(staging, slot)
         taken = {
             r.name: align_up(arenas.allocations[r.name].height, r.align)
             for r in self.target.regions
         }
-        blobs = place_blobs_beside(self.program, self.target, taken, self.names)
-        return Outside(blobs, arenas, staging, slot)
+        names = self.weights.names
+        blobs = place_blobs_beside(self.weights.program, self.target, taken, names)
+        return Outside(blobs, arenas, staging, slot, demand.cuts)
+
+    def with_slots(self, staging: str, slot: int) -> Arenas:
+        """The arenas with both slots, if anything is off chip."""
+        if not self.weights.names:
+            return self.arenas
+        end = len(folded_roles(self.weights.program))
+        buffer = Buffer(STREAM_BUFFER, 2 * slot, 0, end)
+        held = self.arenas.buffers
+        buffers = {**held, staging: (*held[staging], buffer)}
+        return allocate_all(self.target, buffers, self.arenas.tiles, {})
+
+    def grown(self, outside: Outside) -> Outside:
+        """Slots as large as the head is fastest with, in what everything else leaves."""
+        program, names = self.weights.program, self.weights.names
+        head = head_of(program, names)
+        if head is None:
+            return outside
+        free = self.free(outside)[outside.staging]
+        sizes = head_sizes(program, self.target, head, outside.staging)
+        best = best_within(sizes, 2 * outside.slot_size + free).slot_size
+        if best <= outside.slot_size:
+            return outside
+        arenas = self.with_slots(outside.staging, best)
+        larger = replace(outside, arenas=arenas, slot_size=best)
+        return larger if self.is_on_chip(larger) else outside
+
+    def free(self, outside: Outside) -> dict[str, int]:
+        """Bytes left of each region; negative where it got too much."""
+        return {
+            r.name: r.size
+            - r.reserved
+            - align_up(outside.arenas.allocations[r.name].height, r.align)
+            - outside.blobs[r.name].size
+            for r in self.target.regions
+        }
 
     def is_on_chip(self, outside: Outside) -> bool:
         """Whether every region but the off-chip one has room for what it got."""
         assert self.target.off_chip is not None
-        return all(
-            r.reserved
-            + align_up(outside.arenas.allocations[r.name].height, r.align)
-            + outside.blobs[r.name].size
-            <= r.size
-            for r in self.target.regions
-            if r.name != self.target.off_chip.region
-        )
+        free = self.free(outside)
+        return all(n >= 0 for name, n in free.items() if name != self.target.off_chip.region)

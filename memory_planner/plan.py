@@ -60,32 +60,49 @@ class AttentionPlan:
     positions_per_chunk: int  # the context when in place
     tile_buffer: str | None
     slot_size: int
+    slots: int = 2  # 2: transfers overlap with the work; 1: they take turns
 
 
 @dataclass(frozen=True, slots=True)
-class BlockStream:
-    """What one block copies from off-chip memory before it begins: a contiguous range."""
+class Stream:
+    """One copy from off-chip memory into a slot: the weights of consecutive ops of one block, or
+    some records of the head.
+    """
 
-    layer: int
+    index: int  # in the sequence of a step
     source_offset: int  # in the off-chip region
     size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """Weights of blocks on their way from off-chip memory: while one block works out of one slot,
-    the next block's weights travel into the other. Layer n uses slot n mod 2.
+    """Off-chip weights on their way: while the cores work out of one slot, the next stream fills
+    the other one.
+
+    A step has `count` streams, an even number; `streams` are those that move something. First
+    come those of the blocks, one at each role of `cuts`, then those of the head. Stream n uses
+    slot n mod 2, is waited for where its first reader begins, and then stream n + 1 is started,
+    after the last one stream 0 of the next step. The record of an off-chip embedding passes
+    through slot 1 in front of the blocks.
     """
 
     region: str  # the off-chip region
     buffer: str  # placement of both slots
     slot_size: int  # bytes from slot 0 to slot 1
     max_transfer: int  # bytes: a longer range is moved in pieces of so many
-    blocks: tuple[BlockStream, ...]  # only layers that stream, in order
+    cuts: tuple[str, ...]
+    head: int  # index of the head's first stream: those of all blocks are in front of it
+    part_records: int  # records of the head in one stream; 0: the head is on chip
+    count: int
+    streams: tuple[Stream, ...]  # in order of their indices
 
-    def block(self, layer: int) -> BlockStream | None:
-        """The stream of a layer, if it has one."""
-        return next((block for block in self.blocks if block.layer == layer), None)
+    def stream(self, index: int) -> Stream | None:
+        """The stream of an index, if it moves anything."""
+        return next((stream for stream in self.streams if stream.index == index), None)
+
+    def slot(self, index: int) -> int:
+        """Offset of a stream's slot in the buffer."""
+        return index % 2 * self.slot_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +168,21 @@ class Plan:
         return next(region for region in self.regions if region.name == name)
 
     def source(self, weight: str, layer: int) -> Source:
-        """Where an op of `layer` (-1 outside the blocks) reads a weight: its place, or its copy."""
+        """Where an op of `layer` (-1 outside the blocks) reads a weight: its place, or its copy.
+
+        Of a head in several streams it is the copy of the first one.
+        """
         place, streams = self.placements[weight], self.streams
-        block = streams.block(layer) if streams and place.region == streams.region else None
-        if streams is None or block is None:
+        if streams is None or place.region != streams.region:
             return Source(place.region, place.offset)
+        first = layer * len(streams.cuts)
+        indices = range(first, first + len(streams.cuts)) if layer >= 0 else range(streams.count)
+        found = next(
+            stream
+            for stream in streams.streams
+            if stream.index in indices
+            and stream.source_offset <= place.offset < stream.source_offset + stream.size
+        )
         buffer = self.placements[streams.buffer]
-        slot = buffer.offset + layer % 2 * streams.slot_size
-        return Source(buffer.region, slot + place.offset - block.source_offset)
+        slot = buffer.offset + streams.slot(found.index)
+        return Source(buffer.region, slot + place.offset - found.source_offset)

@@ -22,7 +22,7 @@ from memory_planner.liveness import folded_roles
 from memory_planner.off_chip import place_outside, streams_of
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.rows import report_rows
-from memory_planner.target import TargetSpec, align_up
+from memory_planner.target import OffChip, TargetSpec, align_up
 from memory_planner.tiling import max_transfer, plan_attention, plan_linears
 from memory_planner.validate import validate_plan
 from toolchain.model.errors import DoesNotFitError, InternalError, Problem
@@ -70,16 +70,14 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
     A plan without transfers, in which a region may exceed its capacity.
     """
     if target.off_chip is not None and _exceeds_the_chip(program, target):
-        return _streamed_draft(program, target)
-    blobs = place_blobs(program, target)
-    arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
-    draft = _draft(program, target, blobs, arenas)
+        return _streamed_draft(program, target, target.off_chip)
+    for aside in (False, True):
+        draft = _on_chip(program, target, aside=aside)
+        if _is_enough(draft, target):
+            return draft
     if target.off_chip is None:
         return draft
-    beyond = draft.region(target.off_chip.region).blob_size
-    if not beyond and all(region.free >= 0 for region in draft.regions):
-        return draft
-    return _streamed_draft(program, target)
+    return _streamed_draft(program, target, target.off_chip)
 
 
 def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
@@ -89,10 +87,28 @@ def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
     return sum(sizes) > sum(room.size - room.reserved for room in rooms)
 
 
-def _streamed_draft(program: Program, target: TargetSpec) -> Plan:
+def _streamed_draft(program: Program, target: TargetSpec, off_chip: OffChip) -> Plan:
     outside = place_outside(program, target)
     draft = _draft(program, target, outside.blobs, outside.arenas)
+    if not outside.blobs[off_chip.region].offsets:
+        return draft
     return replace(draft, streams=streams_of(program, target, outside))
+
+
+def _on_chip(program: Program, target: TargetSpec, *, aside: bool) -> Plan:
+    """The draft without off-chip memory; `aside`: constants leave room for the rest."""
+    blobs = place_blobs(program, target, aside=aside)
+    arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
+    return _draft(program, target, blobs, arenas)
+
+
+def _is_enough(draft: Plan, target: TargetSpec) -> bool:
+    """Whether nothing lies off chip, by a pin, and no region has too much."""
+    outside = target.off_chip.region if target.off_chip else None
+    return all(
+        region.free >= 0 and not (region.name == outside and region.blob_size)
+        for region in draft.regions
+    )
 
 
 def _draft(program: Program, target: TargetSpec, blobs: Mapping[str, Blob], arenas: Arenas) -> Plan:

@@ -125,7 +125,7 @@ class Pin:
 class OffChip:
     """Memory that only DMA reads: it takes weights for which no other region has room.
 
-    Weights of blocks are copied to a staging buffer in one of `staging`, preferred first.
+    They pass through a staging buffer in one of `staging`, preferred first.
     """
 
     region: str

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from memory_planner.engine_file import check_engine, read_engine
 from memory_planner.ports import check_ports
+from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
     PLACEMENT_CLASSES,
@@ -59,7 +60,7 @@ def load_target(name_or_path: str | Path) -> TargetSpec:
         problems += _check_regions(spec) + _check_names(spec)
     if problems:
         raise ConfigError(f"target file {name_or_path} is not valid", problems)
-    return spec
+    return by_cost(spec)
 
 
 def read_target_text(name_or_path: str | Path) -> str:
@@ -243,7 +244,7 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:
-    """Off-chip memory takes nothing else; links reach the tiles and every staging region."""
+    """Off-chip memory takes nothing else; links lead to every staging region, and on to tiles."""
     if spec.off_chip is None:
         return []
     outside, problems = spec.off_chip.region, []
@@ -254,10 +255,12 @@ def _check_off_chip(spec: TargetSpec) -> list[Problem]:
             allowed = "regions that the cores reach: off-chip memory takes weights by itself"
             problems.append(Problem(f"placement.{key}", f"region {outside!r}", allowed))
     reached = {link.destination for link in spec.links if outside in link.sources}
-    wanted = (*spec.off_chip.staging, *((spec.tiling.region,) if spec.tiling else ()))
+    inner = spec.tiling.region if spec.tiling else CORES
+    onward = {s for link in spec.links if link.destination == inner for s in link.sources}
+    wanted = [(outside, name) for name in spec.off_chip.staging if name not in reached]
+    wanted += [(name, inner) for name in spec.off_chip.staging if name not in onward]
     problems += [
-        Problem("links", f"no link from {outside} to {name}", "one for off-chip weights")
-        for name in dict.fromkeys(wanted)
-        if name not in reached
+        Problem("links", f"no link from {source} to {name}", "one for off-chip weights")
+        for source, name in wanted
     ]
     return problems

@@ -8,7 +8,7 @@ smaller buffer is as fast. The best size within a budget is then the largest tha
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from memory_planner.tile_time import LinearTiles
 
 @dataclass(frozen=True, slots=True)
 class TileSize:
-    """`records` of a slot, and what they cost: bytes of all slots, cycles of the linear."""
+    """`records` (or cache rows) of a slot, and what they cost: bytes of slots, cycles of the op."""
 
     records: int
     slots: int
@@ -32,25 +32,32 @@ class TileSize:
 
 
 @lru_cache(maxsize=4096)
-def tile_sizes(tiles: LinearTiles, align: int, limit: int) -> tuple[TileSize, ...]:
+def tile_sizes(
+    tiles: LinearTiles, align: int, limit: int, slots: tuple[int, ...] = (1, 2)
+) -> tuple[TileSize, ...]:
     """The frontier, smallest buffer and longest time first.
 
-    `limit` is what one transfer carries, in bytes. The first size is one record in one slot.
+    `limit` is what one transfer carries, in bytes. The first size is one record in the fewest of
+    the `slots` that are allowed.
     """
     most = max(1, min(tiles.records, limit // tiles.record_size))
-    sizes = [
+    return frontier_of(
         TileSize(
             records,
-            slots,
+            count,
             align_up(records * tiles.record_size, align),
-            tiles.cycles(records, slots),
+            tiles.cycles(records, count),
         )
         for records in range(1, most + 1)
-        for slots in (1, 2)
-    ]
-    sizes.sort(key=lambda size: (size.buffer_size, size.cycles, size.records))
-    frontier = sizes[:1]
-    for size in sizes[1:]:
+        for count in slots
+    )
+
+
+def frontier_of(sizes: Iterable[TileSize]) -> tuple[TileSize, ...]:
+    """Those for which no smaller buffer is as fast, smallest first."""
+    ordered = sorted(sizes, key=lambda size: (size.buffer_size, size.cycles, size.records))
+    frontier = ordered[:1]
+    for size in ordered[1:]:
         if size.cycles < frontier[-1].cycles:
             frontier.append(size)
     return tuple(frontier)

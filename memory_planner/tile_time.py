@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from memory_planner.target import Link, TargetSpec
 from toolchain.model.packing import WeightLayout
+from toolchain.model.program import ProgramShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ def overlapped_cycles(transfers: Iterable[float], work: Iterable[float]) -> floa
 def transfer_cycles(link: Link, size: int) -> float:
     """Cycles of one DMA transfer of `size` bytes, programming and waiting included."""
     return max(link.min_cycles, link.setup_cycles + size / link.bytes_per_cycle)
+
+
+def pieces_cycles(link: Link, size: int, most: int) -> float:
+    """Cycles of `size` bytes in transfers of at most `most` bytes."""
+    pieces = (min(most, size - done) for done in range(0, size, most))
+    return sum(transfer_cycles(link, piece) for piece in pieces)
 
 
 def record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
@@ -91,3 +98,25 @@ def linear_tiles(layout: WeightLayout, link: Link, target: TargetSpec) -> Linear
         cores=target.cores,
         barrier=target.costs.barrier,
     )
+
+
+def attention_runs(
+    shape: ProgramShape, link: Link, target: TargetSpec, length: int, positions: int
+) -> list[Run]:
+    """The chunks of attention over `length` cache rows that come over `link`.
+
+    Two passes: k with the scales of both, then v with its scales. A chunk ends with a barrier.
+    """
+    costs, heads = target.costs, -(-shape.heads // target.cores)
+    scan = heads * costs.attention_scan
+    visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
+    scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
+    full, rest = divmod(length, positions)
+    runs = []
+    for scales, cycles in ((2, visit + scan), (1, visit)):
+        for chunks, count in ((full, positions), (1 if rest else 0, rest)):
+            sizes = [count * row, *[count * scale] * scales]
+            if chunks:
+                travel = sum(transfer_cycles(link, size) for size in sizes)
+                runs.append(Run(chunks, travel, costs.barrier + count * cycles))
+    return runs

@@ -1,22 +1,21 @@
 """How many weight records and cache rows travel at a time, and the transfers that follow.
 
 A slot holds whole records. A linear gets the number of records and of slots with which it is
-fastest by the cost model (tile_sizes.py), among those for which its role's buffer has room. Cache
-rows fill a slot up to the target's caps, or as far as the buffer goes.
+fastest by the cost model (tile_sizes.py), among those for which its role's buffer has room, and so
+does attention with cache rows, up to the target's caps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import TableTiles, requant_layout_of, table_tiles
 from memory_planner.footprint import TILE_PREFIX, attention_slot_size
-from memory_planner.plan import AttentionPlan, LinearPlan, Plan, Transfer
-from memory_planner.target import CORES, Link, TargetSpec, align_up
-from memory_planner.tile_sizes import TileSize, best_within, tile_sizes
-from memory_planner.tile_time import linear_tiles
-from toolchain.model.engine_program import table_name
+from memory_planner.plan import AttentionPlan, LinearPlan, Plan, StreamPlan, Transfer
+from memory_planner.target import CORES, Link, TargetSpec
+from memory_planner.tile_sizes import TileSize, best_within, frontier_of, tile_sizes
+from memory_planner.tile_time import attention_runs, linear_tiles, sequence_cycles
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program, ProgramShape
 from toolchain.model.requant_table import RequantLayout
@@ -69,7 +68,7 @@ def role_tiles(
             kinds.setdefault(op.role, {})[None, False] = op
         elif program.engine_layout_of(op):
             continue
-        elif op.kind is OpKind.LINEAR or (op.kind is OpKind.EMBED and op.inputs[0] in off_chip):
+        elif op.kind is OpKind.LINEAR:
             outside = program.weight_of(op).name in off_chip
             kinds.setdefault(op.role, {})[program.layout_of(op), outside] = op
     tiles = {}
@@ -94,17 +93,12 @@ def _table_sizes(program: Program, target: TargetSpec) -> dict[str, tuple[int, .
 
 
 def _buffer_sizes(program: Program, target: TargetSpec, op: Op, outside: bool) -> tuple[int, ...]:
-    assert target.tiling is not None
-    align = target.region(target.tiling.region).align
     if op.kind is OpKind.ATTENTION:
-        counts = chunk_sizes(program.shape, target)
-        return tuple(2 * attention_slot_size(program.shape, count, align) for count in counts)
+        return tuple(size.buffer_size for size in attention_sizes(program.shape, target))
     layout = program.layout_of(op)
-    if op.kind is OpKind.EMBED:  # one slot: nothing overlaps with its transfer
-        return (align_up(layout.record_size, align),)
     region = target.placement["weights"][0]
     if outside and target.off_chip:
-        region = target.off_chip.region
+        region = target.off_chip.staging[0]
     frontier = linear_sizes(layout, target.link(region), target)
     return tuple(size.buffer_size for size in frontier)
 
@@ -137,6 +131,24 @@ def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
     return counts or [1]
 
 
+def attention_sizes(shape: ProgramShape, target: TargetSpec) -> tuple[TileSize, ...]:
+    """The chunks of cache rows that are worth their bytes, smallest buffer first.
+
+    Timed with a full cache, which comes over the link of its preferred region.
+    """
+    assert target.tiling is not None
+    align = target.region(target.tiling.region).align
+    link, barrier = target.link(target.placement["state"][0]), target.costs.barrier
+    sizes = []
+    for count in chunk_sizes(shape, target):
+        runs = attention_runs(shape, link, target, shape.context, count)
+        size = attention_slot_size(shape, count, align)
+        sizes += [
+            TileSize(count, slots, size, sequence_cycles(runs, slots, barrier)) for slots in (1, 2)
+        ]
+    return frontier_of(sizes)
+
+
 def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, LinearPlan]:
     """A plan per LINEAR op; `plan` says where weights are read from and how large tiles may be."""
     plans = {}
@@ -152,15 +164,24 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
             plans[op.id] = LinearPlan(op.id, weight, layout.records, None, 0, ())
             continue
         buffer, source = TILE_PREFIX + op.role, plan.source(weight, op.layer)
-        frontier = linear_sizes(layout, target.link(source.region), target)
+        frontier = linear_sizes(
+            _of_one_stream(op, layout, plan), target.link(source.region), target
+        )
         best = best_within(frontier, plan.placements[buffer].size)
+        parts = [(0, layout.records, source.offset)]
+        if plan.streams and plan.placements[weight].region == plan.streams.region and op.layer < 0:
+            parts = list(_head_parts(layout, plan, plan.streams))
         plans[op.id] = LinearPlan(
             op=op.id,
             weight=weight,
             records_per_tile=best.records,
             tile_buffer=buffer,
             slot_size=best.slot_size,
-            transfers=_transfers(layout, best.records, best.slots, source.offset),
+            transfers=tuple(
+                transfer
+                for part in parts
+                for transfer in _transfers(layout, best.records, best.slots, part)
+            ),
             slots=best.slots,
         )
     return plans
@@ -168,17 +189,17 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
 
 def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan) -> LinearPlan:
     """How the table of a linear on the engine reaches the cores."""
-    name = table_name(op.id)
+    name = op.inputs[-1]
     if tiles is None:
         return LinearPlan(op.id, name, layout.records, None, 0, ())
-    offset = plan.source(name, op.layer).offset
+    offset = plan.placements[name].offset
     return LinearPlan(
         op=op.id,
         weight=name,
         records_per_tile=tiles.records,
         tile_buffer=TILE_PREFIX + op.role,
         slot_size=tiles.slot_size,
-        transfers=_transfers(layout, tiles.records, tiles.slots, offset),
+        transfers=_transfers(layout, tiles.records, tiles.slots, (0, layout.records, offset)),
         slots=tiles.slots,
     )
 
@@ -188,27 +209,42 @@ def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int
     role = next((op.role for op in program.ops if op.kind is OpKind.ATTENTION), None)
     if target.tiling is None or role is None:
         return AttentionPlan(program.shape.context, None, 0)
-    align = target.region(target.tiling.region).align
-    fitting = [
-        (count, size)
-        for count in chunk_sizes(program.shape, target)
-        if 2 * (size := attention_slot_size(program.shape, count, align)) <= tiles[role]
-    ]
-    count, size = fitting[-1]
-    return AttentionPlan(count, TILE_PREFIX + role, size)
+    best = best_within(attention_sizes(program.shape, target), tiles[role])
+    return AttentionPlan(best.records, TILE_PREFIX + role, best.slot_size, best.slots)
+
+
+def _of_one_stream(op: Op, layout: WeightLayout, plan: Plan) -> WeightLayout:
+    """The layout of the rows that the kernel gets at a time: of a head off chip, one stream."""
+    streams = plan.streams
+    if streams is None or op.layer >= 0 or plan.placements[op.inputs[2]].region != streams.region:
+        return layout
+    rows = min(layout.rows, streams.part_records * layout.packing.rows)
+    return replace(layout, rows=rows)
+
+
+def _head_parts(
+    layout: WeightLayout, plan: Plan, streams: StreamPlan
+) -> Iterator[tuple[int, int, int]]:
+    """(first record, end, offset in the staging region) of each stream of the head."""
+    base = plan.placements[streams.buffer].offset
+    for index in range(streams.head, streams.head - (-layout.records // streams.part_records)):
+        first = (index - streams.head) * streams.part_records
+        yield first, min(first + streams.part_records, layout.records), base + streams.slot(index)
 
 
 def _transfers(
-    layout: WeightLayout | RequantLayout, count: int, slots: int, source: int
+    layout: WeightLayout | RequantLayout, count: int, slots: int, part: tuple[int, int, int]
 ) -> tuple[Transfer, ...]:
+    """The tiles of the records of `part`: (first, end, offset of the first one)."""
     size = layout.record_size
+    begin, end, source = part
     return tuple(
         Transfer(
-            source_offset=source + first * size,
+            source_offset=source + (first - begin) * size,
             slot=index % slots,
             first_record=first,
-            records=min(count, layout.records - first),
-            size=min(count, layout.records - first) * size,
+            records=min(count, end - first),
+            size=min(count, end - first) * size,
         )
-        for index, first in enumerate(range(0, layout.records, count))
+        for index, first in enumerate(range(begin, end, count))
     )

@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
-from memory_planner.validate_engine import check_engine_plan, engine_buffer_times
+from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
 from memory_planner.validate_moves import check_attention, check_linears
-from memory_planner.validate_streams import check_embedding, check_streams, off_chip_weights
+from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, Op, OpKind, Program
 
@@ -57,19 +57,9 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
         problems += _check_placement(name, place, wanted[name], target, plan)
     problems += _check_overlaps(known, wanted)
     problems += check_linears(program, target, plan)
-    problems += check_streams(program, target, plan) + check_embedding(program, target, plan)
+    problems += check_streams(program, target, plan)
     problems += check_engine_plan(program, target, plan)
     return problems + check_attention(program, target, plan)
-
-
-def _table_moves(plan: Plan, op: Op) -> bool:
-    """Whether the table of a linear on the engine reaches the cores through a tile."""
-    how = plan.linears.get(op.id)
-    return how is not None and how.tile_buffer is not None
-
-
-def _moves(op: Op) -> bool:
-    return op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
 
 
 def _expected(program: Program, target: TargetSpec) -> dict[str, _Expected]:
@@ -102,22 +92,20 @@ def _regions(target: TargetSpec, name: str, group: str) -> tuple[str, ...]:
 
 
 def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[str, _Expected]:
-    """Buffers of data on the move; of off-chip weights only where there are such weights."""
+    """Buffers of data on the move; slots of streams only where weights are off chip."""
     if target.tiling is None:
         return {}
     roles = list(dict.fromkeys(op.role for op in program.ops))
     result = {}
     for op in program.ops:
-        source = plan.placements.get(op.inputs[0])
-        outside = target.off_chip and source and source.region == target.off_chip.region
-        in_place = program.engine_layout_of(op) and not _table_moves(plan, op)
-        if (_moves(op) and not in_place) or (op.kind is OpKind.EMBED and outside):
+        moves = op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
+        if moves and not reads_in_place(program, plan, op):
             time = frozenset({roles.index(op.role)})
             region = (target.tiling.region,)
             result[f"tile.{op.role}"] = _Expected(region, None, time, read_only=False)
     if target.off_chip and off_chip_weights(program, target, plan):
         always = frozenset(range(len(roles)))
-        result["stream.blocks"] = _Expected(target.off_chip.staging, None, always, read_only=False)
+        result["stream.slots"] = _Expected(target.off_chip.staging, None, always, read_only=False)
     if target.engine:
         regions = (target.engine.activations,)
         for name, times in engine_buffer_times(program, plan).items():

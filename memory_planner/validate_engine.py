@@ -31,6 +31,12 @@ class _Job:
     sums: tuple[int, int]  # addresses [first, end)
 
 
+def reads_in_place(program: Program, plan: Plan, op: Op) -> bool:
+    """Whether the cores read the table of a linear on the engine where it lies."""
+    how = plan.linears.get(op.id)
+    return program.engine_layout_of(op) is not None and (how is None or how.tile_buffer is None)
+
+
 def engine_buffer_times(program: Program, plan: Plan) -> dict[str, set[int]]:
     """By name of each buffer that the plan's chains use: the folded times at which it must last."""
     roles = list(dict.fromkeys(op.role for op in program.ops))

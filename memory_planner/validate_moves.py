@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from memory_planner.plan import LinearPlan, Plan, Transfer
@@ -64,7 +65,9 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
         problems.append(Problem("attention", found, f"1 to {shape.context}"))
     if how.slot_size < need:
         problems.append(Problem("attention", f"slots of {how.slot_size} bytes", f"{need} or more"))
-    problems += _check_slots(ops[0], how.tile_buffer, (2, how.slot_size), target, plan)
+    if how.slots not in (1, 2):
+        return [*problems, Problem("attention", f"{how.slots} slots", "1 or 2 slots")]
+    problems += _check_slots(ops[0], how.tile_buffer, (how.slots, how.slot_size), target, plan)
     limit = min(
         link.max_transfer for link in target.links if link.destination == target.tiling.region
     )
@@ -87,25 +90,58 @@ def _check_tiled(
     if how.slots not in (1, 2):
         return [Problem(op.id, f"{how.slots} slots", "1 or 2 slots")]
     problems = _check_slots(op, how.tile_buffer, (how.slots, how.slot_size), target, plan)
-    region, base = _read_from(op, how, plan)
-    limit = next(
-        (
-            link.max_transfer
-            for link in target.links
-            if region in link.sources and target.tiling and link.destination == target.tiling.region
-        ),
-        None,
+    limit, whole = None, 0
+    for part in _read_from(op, how, layout, plan):
+        limit = _limit(part.region, target)
+        if limit is None:
+            return [*problems, Problem(op.id, f"weight in {part.region}", "a region with a link")]
+        tiles = [t for t in how.transfers if part.first <= t.first_record < part.last]
+        whole += len(tiles)
+        problems += _check_part(op, how, layout, (part, tiles, limit))
+    if whole != len(how.transfers):
+        problems.append(Problem(op.id, f"{len(how.transfers)} transfers", f"{whole} within it"))
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Records that the kernel gets at a time, all of them unless a head comes in streams."""
+
+    region: str
+    offset: int  # of the first one
+    first: int
+    last: int
+
+
+def _limit(region: str, target: TargetSpec) -> int | None:
+    limits = (
+        link.max_transfer
+        for link in target.links
+        if region in link.sources and target.tiling and link.destination == target.tiling.region
     )
-    if limit is None:
-        return [*problems, Problem(op.id, f"weight in {region}", "a region with a link")]
+    return next(limits, None)
+
+
+def _check_part(
+    op: Op,
+    how: LinearPlan,
+    layout: Moved,
+    facts: tuple[_Part, list[Transfer], int],
+) -> list[Problem]:
+    """The tiles of one part; facts: it, its transfers, bytes that one may carry."""
+    part, tiles, limit = facts
+    problems = []
     largest = min(how.slot_size, limit, how.records_per_tile * layout.record_size)
-    ends = [0] + [transfer.first_record + transfer.records for transfer in how.transfers]
-    if ends[-1] != layout.records:
+    ends = [part.first] + [tile.first_record + tile.records for tile in tiles]
+    if ends[-1] != part.last:
         found = f"transfers that end at record {ends[-1]}"
-        problems.append(Problem(op.id, found, f"{layout.records} records"))
-    for index, (transfer, (begin, _)) in enumerate(zip(how.transfers, pairwise(ends), strict=True)):
-        problems += _check_transfer(op, index, transfer, (begin, layout, base, largest, how.slots))
-    short = [t for t in how.transfers[:-1] if t.records != how.records_per_tile]
+        problems.append(Problem(op.id, found, f"{part.last} records"))
+    base = part.offset - part.first * layout.record_size
+    end = part.offset + (part.last - part.first) * layout.record_size
+    for index, (tile, (begin, _)) in enumerate(zip(tiles, pairwise(ends), strict=True)):
+        bounds = (begin, layout, base, end, largest, how.slots)
+        problems += _check_transfer(op, index, tile, bounds)
+    short = [t for t in tiles[:-1] if t.records != how.records_per_tile]
     if short:
         # the kernel computes the tiles from records_per_tile alone
         found = f"a tile of {short[0].records} records before the last"
@@ -114,10 +150,11 @@ def _check_tiled(
 
 
 def _check_transfer(
-    op: Op, index: int, transfer: Transfer, facts: tuple[int, Moved, int, int, int]
+    op: Op, index: int, transfer: Transfer, facts: tuple[int, Moved, int, int, int, int]
 ) -> list[Problem]:
-    """One transfer; facts: first record expected, layout, weight's offset, largest size, slots."""
-    begin, layout, base, largest, slots = facts
+    """One transfer; facts: first record expected, layout, where record 0 would lie, where the
+    part ends, largest size, slots."""
+    begin, layout, base, last, largest, slots = facts
     where = f"{op.id} transfer {index}"
     wanted = [
         ("first record", transfer.first_record, begin),
@@ -133,22 +170,31 @@ def _check_transfer(
     if transfer.records < 1 or transfer.size > largest:
         found = f"{transfer.records} records of {transfer.size} bytes"
         problems.append(Problem(where, found, f"1 record to {largest} bytes"))
-    if transfer.source_offset + transfer.size > base + layout.size:
+    if transfer.source_offset + transfer.size > last:
         end = transfer.source_offset + transfer.size
-        problems.append(Problem(where, f"end {end}", f"the weight's end, {base + layout.size}"))
+        problems.append(Problem(where, f"end {end}", f"the weight's end, {last}"))
     return problems
 
 
-def _read_from(op: Op, how: LinearPlan, plan: Plan) -> tuple[str, int]:
-    """Region and offset of the weight, or of its copy in the slot of its block."""
-    place = plan.placements[how.weight]
-    if plan.streams and op.layer >= 0 and place.region == plan.streams.region:
-        buffer = plan.placements.get(plan.streams.buffer)
-        begins = [b.source_offset for b in plan.streams.blocks if b.layer == op.layer]
-        if buffer and begins:
-            slot = buffer.offset + (op.layer & 1) * plan.streams.slot_size
-            return buffer.region, slot + place.offset - begins[0]
-    return place.region, place.offset
+def _read_from(op: Op, how: LinearPlan, layout: Moved, plan: Plan) -> list[_Part]:
+    """Where the weight lies, or its copy in the slot of its stream, or each part of a head."""
+    place, streams = plan.placements[how.weight], plan.streams
+    buffer = plan.placements.get(streams.buffer) if streams else None
+    if streams is None or buffer is None or place.region != streams.region:
+        return [_Part(place.region, place.offset, 0, layout.records)]
+    parts = []
+    for stream in streams.streams:
+        slot = buffer.offset + (stream.index & 1) * streams.slot_size
+        block = stream.index // len(streams.cuts) if streams.cuts else -1
+        inside = 0 <= place.offset - stream.source_offset < stream.size
+        if op.layer >= 0 and block == op.layer and inside:
+            begin = slot + place.offset - stream.source_offset
+            return [_Part(buffer.region, begin, 0, layout.records)]
+        if op.layer < 0 and stream.index >= streams.head:
+            first = (stream.index - streams.head) * streams.part_records
+            last = min(first + streams.part_records, layout.records)
+            parts.append(_Part(buffer.region, slot, first, last))
+    return parts
 
 
 def _check_slots(

@@ -1,80 +1,136 @@
-"""The part of the plan check that is about off-chip memory: streams and embedding records."""
+"""The part of the plan check that is about off-chip memory: what travels when, into which slot."""
 
 from __future__ import annotations
 
-from memory_planner.plan import BlockStream, Plan, StreamPlan
+from memory_planner.plan import Plan, Stream, StreamPlan
 from memory_planner.target import OffChip, TargetSpec
 from toolchain.model.errors import Problem
-from toolchain.model.program import Kind, OpKind, Program
+from toolchain.model.program import Kind, Op, OpKind, Program
 
 WORD = 4  # bytes: what the kernels read at a time
+BLOB_HEADER = 96  # bytes of a blob that are checked at once, in the slots
 
 
 def check_streams(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
-    """Every off-chip weight of a block is in its slot, whole, before the block begins."""
+    """Every off-chip weight is in its slot, whole, before its first reader begins."""
     needed = off_chip_weights(program, target, plan)
     streams, outside = plan.streams, target.off_chip
     if not needed or streams is None or outside is None:
         if bool(needed) == (streams is not None):
             return []
         found = "no streams" if needed else "streams"
-        return [Problem("streams", found, f"{len(needed)} blocks have weights off chip")]
+        return [Problem("streams", found, f"{len(needed)} weights off chip")]
     problems = _check_slots(streams, outside, target, plan)
-    layers = [block.layer for block in streams.blocks]
-    if layers != sorted(needed):
-        problems.append(Problem("streams", f"layers {layers}", f"layers {sorted(needed)}"))
-    for block in streams.blocks:
-        problems += _check_block(block, needed.get(block.layer, []), streams, plan)
-    return problems
-
-
-def check_embedding(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
-    """An off-chip embedding has a buffer in which its largest read, one record, has room."""
-    problems = []
+    problems += _check_sequence(program, streams)
+    problems += _check_head(program, streams, plan, needed)
+    readers = _readers(program, streams, needed)
+    found_at = [stream.index for stream in streams.streams]
+    wanted = sorted({*readers, *range(streams.head, streams.head + _parts(program, plan))})
+    if found_at != wanted:
+        problems.append(Problem("streams", f"indices {found_at}", f"indices {wanted}"))
     for op in program.ops:
-        place = plan.placements.get(f"tile.{op.role}")
-        if op.kind is not OpKind.EMBED or place is None:
-            continue
-        size = program.layout_of(op).record_size
-        limit = min(
-            (
-                link.max_transfer
-                for link in target.links
-                if target.off_chip
-                and target.off_chip.region in link.sources
-                and link.destination == place.region
-            ),
-            default=0,
-        )
-        if not size <= min(place.size, limit):
-            found = f"{place.size} bytes, transfers of at most {limit}"
-            problems.append(Problem(place.name, found, f"{size} bytes or more"))
+        if op.kind is OpKind.EMBED and op.inputs[0] in needed:
+            size = program.layout_of(op).record_size
+            if size > streams.slot_size:
+                found = f"a record of {size} bytes"
+                problems.append(Problem(op.id, found, f"{streams.slot_size} bytes of a slot"))
+    for stream in streams.streams:
+        problems += _check_stream(stream, readers.get(stream.index, []), streams, plan)
     return problems
 
 
-def off_chip_weights(program: Program, target: TargetSpec, plan: Plan) -> dict[int, list[str]]:
-    """Names of the weights of each block that lie off chip."""
+def off_chip_weights(program: Program, target: TargetSpec, plan: Plan) -> set[str]:
+    """Names of the weights that lie off chip."""
+    return {
+        name
+        for name, place in plan.placements.items()
+        if target.off_chip
+        and place.region == target.off_chip.region
+        and name in program.tensors
+        and program.tensors[name].kind is Kind.WEIGHT
+    }
+
+
+def _check_sequence(program: Program, streams: StreamPlan) -> list[Problem]:
+    """Cuts are roles of a block in its order; the numbers of the sequence follow from them."""
+    roles = list(dict.fromkeys(op.role for op in program.ops if op.layer >= 0))
+    problems = []
+    if [role for role in roles if role in streams.cuts] != list(streams.cuts):
+        found = ", ".join(streams.cuts)
+        problems.append(Problem("streams", f"cuts at {found}", "roles of a block, in order"))
+    first = program.shape.layers * len(streams.cuts)
+    if streams.head != first:
+        problems.append(Problem("streams", f"head at {streams.head}", f"head at {first}"))
+    least = max([first, *(stream.index + 1 for stream in streams.streams)])
+    if streams.count != least + least % 2:
+        allowed = f"{least + least % 2}: as many as there are, made even"
+        problems.append(Problem("streams", f"{streams.count} streams of a step", allowed))
+    return problems
+
+
+def _head(program: Program) -> Op | None:
+    ops = (op for op in program.ops if op.kind is OpKind.LINEAR and op.layer < 0)
+    return next(ops, None)
+
+
+def _parts(program: Program, plan: Plan) -> int:
+    """Streams of the head, from the records of one."""
+    head, streams = _head(program), plan.streams
+    if head is None or streams is None or streams.part_records < 1:
+        return 0
+    return -(-program.layout_of(head).records // streams.part_records)
+
+
+def _check_head(
+    program: Program, streams: StreamPlan, plan: Plan, needed: set[str]
+) -> list[Problem]:
+    """The records of an off-chip head arrive in order, none twice; those of one on chip do not."""
+    head = _head(program)
+    outside = head is not None and program.weight_of(head).name in needed
+    if head is None or not outside or streams.part_records < 1:
+        if bool(outside) == (streams.part_records > 0):
+            return []
+        allowed = "1 or more" if outside else "0: the head is on chip"
+        return [Problem("streams", f"{streams.part_records} records of the head", allowed)]
+    layout, problems = program.layout_of(head), []
+    base = plan.placements[program.weight_of(head).name].offset
+    for part in range(_parts(program, plan)):
+        first = part * streams.part_records
+        last = min(first + streams.part_records, layout.records)
+        wanted = (base + first * layout.record_size, (last - first) * layout.record_size)
+        stream = streams.stream(streams.head + part)
+        if stream is None or (stream.source_offset, stream.size) != wanted:
+            problems.append(
+                Problem(
+                    f"stream {streams.head + part} of the head",
+                    f"{stream}",
+                    f"{wanted[1]} bytes from {wanted[0]}",
+                )
+            )
+    return problems
+
+
+def _readers(program: Program, streams: StreamPlan, needed: set[str]) -> dict[int, list[str]]:
+    """The off-chip weights that blocks read from each stream; -1: from none."""
     found: dict[int, list[str]] = {}
     for op in program.ops:
+        if op.layer < 0:
+            continue
+        block = [other.role for other in program.ops if other.layer == op.layer]
+        begun = [r for r in streams.cuts if r in block and block.index(r) <= block.index(op.role)]
+        index = op.layer * len(streams.cuts) + len(begun) - 1 if begun else -1
         for name in op.inputs:
-            place = plan.placements.get(name)
-            if (
-                op.layer >= 0
-                and program.tensors[name].kind is Kind.WEIGHT
-                and target.off_chip
-                and place
-                and place.region == target.off_chip.region
-            ):
-                found.setdefault(op.layer, []).append(name)
+            if name in needed:
+                found.setdefault(index, []).append(name)
     return found
 
 
 def _check_slots(
     streams: StreamPlan, outside: OffChip, target: TargetSpec, plan: Plan
 ) -> list[Problem]:
-    if (streams.region, streams.buffer) != (outside.region, "stream.blocks"):
+    if (streams.region, streams.buffer) != (outside.region, "stream.slots"):
         found = f"from {streams.region} into {streams.buffer}"
-        return [Problem("streams", found, f"from {outside.region} into stream.blocks")]
+        return [Problem("streams", found, f"from {outside.region} into stream.slots")]
     place = plan.placements.get(streams.buffer)
     if place is None or place.region not in [region.name for region in target.regions]:
         return []  # reported as a placement
@@ -83,9 +139,10 @@ def _check_slots(
     if streams.slot_size < 1 or streams.slot_size % align:
         found = f"slots of {streams.slot_size} bytes"
         problems.append(Problem("streams", found, f"a multiple of {align} bytes"))
-    if 2 * streams.slot_size > place.size:
+    if 2 * streams.slot_size > place.size or place.size < BLOB_HEADER:
         found = f"two slots of {streams.slot_size} bytes"
-        problems.append(Problem("streams", found, f"{place.size} bytes of {place.name}"))
+        allowed = f"{place.size} bytes of {place.name}, {BLOB_HEADER} or more"
+        problems.append(Problem("streams", found, allowed))
     limits = [
         link.max_transfer
         for link in target.links
@@ -98,16 +155,16 @@ def _check_slots(
     return problems
 
 
-def _check_block(
-    block: BlockStream, names: list[str], streams: StreamPlan, plan: Plan
+def _check_stream(
+    stream: Stream, names: list[str], streams: StreamPlan, plan: Plan
 ) -> list[Problem]:
     """The range is in the blob, fits a slot, and has every weight at a whole word."""
-    where = f"stream of layer {block.layer}"
-    begin, end = block.source_offset, block.source_offset + block.size
+    where = f"stream {stream.index}"
+    begin, end = stream.source_offset, stream.source_offset + stream.size
     problems = []
-    if not 1 <= block.size <= streams.slot_size:
+    if not 1 <= stream.size <= streams.slot_size:
         allowed = f"1 to {streams.slot_size} bytes of a slot"
-        problems.append(Problem(where, f"{block.size} bytes", allowed))
+        problems.append(Problem(where, f"{stream.size} bytes", allowed))
     if streams.region in [region.name for region in plan.regions]:
         region = plan.region(streams.region)
         low, high = region.blob_base, region.blob_base + region.blob_size

@@ -9,18 +9,21 @@ difference of one load per access.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from memory_planner.engine_schedule import chain_times
-from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
-from memory_planner.plan import Plan
+from memory_planner.footprint import SCRATCH_PREFIX
+from memory_planner.plan import Plan, StreamPlan
 from memory_planner.target import TargetSpec
 from memory_planner.tile_time import (
+    LinearTiles,
+    attention_runs,
     linear_tiles,
     overlapped_cycles,
+    pieces_cycles,
     record_cycles,
-    transfer_cycles,
+    sequence_cycles,
 )
 from toolchain.model.program import Kind, Op, OpKind, Program
 
@@ -36,7 +39,8 @@ class OpCycles:
     """Cycles of one op; `moved` are bytes by link, `total` is what the step waits for.
 
     `transfers[i]` and `work[i]` are those of tile i, both empty when the op moves nothing. What
-    `compute` has beyond the sum of `work` comes after the last tile.
+    `compute` has beyond the sum of `work` comes after the last tile. A head whose weights come in
+    several streams has `parts`, the number of tiles and the cycles of each.
     """
 
     compute: float
@@ -45,6 +49,9 @@ class OpCycles:
     moved: tuple[tuple[str, int], ...] = ()
     transfers: tuple[float, ...] = ()
     work: tuple[float, ...] = ()
+    slots: int = 2  # of the tile buffer
+    parts: tuple[tuple[int, float], ...] = ()
+    off_chip: bool = False  # the transfer comes from outside the chip
     engine: float = 0.0  # busy cycles of the engine with the op's jobs
 
 
@@ -71,21 +78,22 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
         return _linear(context, op)
     if op.kind is OpKind.ATTENTION:
         return _attention(context, op)
-    if TILE_PREFIX + op.role in context.plan.placements:
-        return _embed_off_chip(context, op)
+    streams = context.plan.streams
+    if streams and context.plan.placements[op.inputs[0]].region == streams.region:
+        return _embed_off_chip(context, op, streams)
     cycles = _elementwise(context, op) + _stalls(context, op) + context.target.costs.barrier
     return OpCycles(cycles, 0.0, cycles)
 
 
-def _embed_off_chip(context: Context, op: Op) -> OpCycles:
-    """The record of the token travels, then the cores work on it."""
+def _embed_off_chip(context: Context, op: Op, streams: StreamPlan) -> OpCycles:
+    """The record of the token travels to the staging buffer, where the cores read it."""
     plan, target = context.plan, context.target
-    place = plan.placements[op.inputs[0]]
     size = context.program.layout_of(op).record_size
-    link = target.link_between(place.region, plan.placements[TILE_PREFIX + op.role].region)
+    link = target.link_between(streams.region, plan.placements[streams.buffer].region)
     work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
-    travel = (transfer_cycles(link, size),)
-    return _pipelined(travel, (work,), target.costs.barrier, ((link.name, size),))
+    travel = (pieces_cycles(link, size, streams.max_transfer),)
+    found = _pipelined(travel, (work,), target.costs.barrier, ((link.name, size),))
+    return replace(found, off_chip=True)
 
 
 def kv_bytes(context: Context) -> int:
@@ -146,9 +154,23 @@ def _linear(context: Context, op: Op) -> OpCycles:
         return OpCycles(compute, 0.0, compute, moved)
     tiles = linear_tiles(layout, link, target)
     runs = [tiles.run(1, tile.records) for tile in how.transfers]
-    dma, work = [run.transfer for run in runs], [run.work for run in runs]
-    total = tiles.cycles(how.records_per_tile, how.slots) + rest
-    return OpCycles(sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work))
+    dma, work = tuple(run.transfer for run in runs), tuple(run.work for run in runs)
+    parts = tuple(_parts(context, op, tiles))
+    tiled = sum(each for _, each in parts) or tiles.cycles(how.records_per_tile, how.slots)
+    total = tiled + rest
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, dma, work, how.slots, parts)
+
+
+def _parts(context: Context, op: Op, tiles: LinearTiles) -> Iterator[tuple[int, float]]:
+    """Tiles and cycles of the records of each stream of a head that is off chip."""
+    streams, how = context.plan.streams, context.plan.linears[op.id]
+    off_chip = streams and context.plan.placements[how.weight].region == streams.region
+    if streams is None or not off_chip or op.layer >= 0:
+        return
+    for first in range(0, tiles.records, streams.part_records):
+        part = replace(tiles, records=min(streams.part_records, tiles.records - first))
+        count = -(-part.records // how.records_per_tile)
+        yield count, part.cycles(how.records_per_tile, how.slots)
 
 
 def _engine_linear(context: Context, op: Op) -> OpCycles:
@@ -180,31 +202,21 @@ def engine_words(program: Program, plan: Plan) -> int:
 def _attention(context: Context, op: Op) -> OpCycles:
     """Two passes over the cache: k with the scales of both, then v with its scales."""
     target, shape, how = context.target, context.program.shape, context.plan.attention
-    costs, length = target.costs, context.position + 1
-    heads = _share(context, shape.heads)
-    scan = heads * costs.attention_scan
-    visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
+    length = context.position + 1
     region = context.plan.placements[op.inputs[2]].region
     link = target.link(region)
     moved = ((link.name, kv_bytes(context)),)
-    rest = _stalls(context, op) + costs.barrier
+    rest = _stalls(context, op) + target.costs.barrier
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * _extra_load(context, region)
-        compute = length * (scan + 2 * visit) + rest
+        runs = attention_runs(shape, link, target, length, length)
+        compute = sum(run.work - target.costs.barrier for run in runs) + rest
         return OpCycles(compute, 0.0, compute, moved)
-    scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
-    chunks = _chunks(length, how.positions_per_chunk)
-    dma, work = [], []
-    for scales, cycles in ((2, visit + scan), (1, visit)):
-        for count in chunks:
-            sizes = [count * row, *[count * scale] * scales]
-            dma.append(sum(transfer_cycles(link, size) for size in sizes))
-            work.append(costs.barrier + count * cycles)
-    return _pipelined(dma, work, rest, moved)
-
-
-def _chunks(length: int, most: int) -> list[int]:
-    return [min(most, length - first) for first in range(0, length, most)]
+    runs = attention_runs(shape, link, target, length, how.positions_per_chunk)
+    dma = tuple(run.transfer for run in runs for _ in range(run.count))
+    work = tuple(run.work for run in runs for _ in range(run.count))
+    total = sequence_cycles(runs, how.slots, target.costs.barrier) + rest
+    return OpCycles(sum(work) + rest, sum(dma), total, moved, dma, work, how.slots)
 
 
 def _extra_load(context: Context, region: str) -> float:
@@ -217,10 +229,13 @@ def _extra_load(context: Context, region: str) -> float:
 def _stalls(context: Context, op: Op) -> float:
     """Cycles of the fullest core for operands outside the fast memory, tiles excepted."""
     plan = context.plan
-    return sum(
-        accesses / context.target.cores * _extra_load(context, plan.placements[name].region)
-        for name, accesses in _accesses(context, op)
-    )
+    total = 0.0
+    for name, accesses in _accesses(context, op):
+        region = plan.placements[name].region
+        if plan.streams and region == plan.streams.region:  # read from its copy
+            region = plan.placements[plan.streams.buffer].region
+        total += accesses / context.target.cores * _extra_load(context, region)
+    return total
 
 
 def _accesses(context: Context, op: Op) -> Iterator[tuple[str, int]]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from memory_planner.plan import Plan
 from memory_planner.target import Status, TargetSpec
 from sim.cycle_model import Context, OpCycles, engine_words, op_cycles
-from sim.streams import StreamCycles, busy_cycles, stream_cycles, stream_link
+from sim.streams import StreamCycles, stream_link, stream_waits
 from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Op, OpKind, Program
 
@@ -37,7 +37,7 @@ class OpLatency:
     dma_cycles: int  # sum of its transfers, most of which run beside the work
     total_cycles: int  # what the step waits for
     bound_by: str  # cores, dma or engine: the longest
-    stream_wait: int = 0  # of the total, first: the block's off-chip weights are under way
+    stream_wait: int = 0  # of the total: off-chip weights are under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class LatencyReport:
     prefill_cycles_per_token: int  # mean of positions 0 .. position: prompts run token by token
     not_modelled: tuple[str, ...]
     assumed: tuple[str, ...]  # constants of the target that nobody has measured or documented
-    streams: tuple[StreamCycles, ...] = ()  # off-chip weights of blocks
+    streams: tuple[StreamCycles, ...] = ()  # off-chip weights
 
     @property
     def tokens_per_second(self) -> float:
@@ -93,7 +93,7 @@ class LatencyReport:
 
     def lanes(self) -> dict[str, int]:
         """Busy cycles of each lane; they overlap, so the sum may exceed the token."""
-        streams = {"off_chip": sum(round(stream.travel) for stream in self.streams)}
+        streams = {"off_chip": sum(stream.travel for stream in self.streams)}
         return {
             "cores": sum(op.compute_cycles for op in self.ops),
             "dma": sum(op.dma_cycles for op in self.ops),
@@ -129,10 +129,10 @@ def estimate(program: Program, plan: Plan, target: TargetSpec, position: int) ->
         raise ValueError(f"position {position} is outside 0..{program.shape.context - 1}")
     context = Context(program, plan, target, position)
     cycles = [op_cycles(context, op) for op in program.ops]
-    streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
-    waits = {stream.layer: stream.exposed for stream in streams}
+    waits = stream_waits(program, plan, target, cycles)
+    streams, last = waits.streams, program.ops[-1]
     ops = tuple(
-        _op_latency(context, op, each, waits.pop(op.layer, 0.0))
+        _op_latency(context, op, each, waits.of(op.id) + (waits.behind if op is last else 0))
         for op, each in zip(program.ops, cycles, strict=True)
     )
     moved = [pair for each in cycles for pair in each.moved]
@@ -164,7 +164,7 @@ def engine_use(program: Program, plan: Plan) -> tuple[LinkUse, ...]:
     return (LinkUse(f"{plan.engine.name} weights", size, size // WORD_SIZE),)
 
 
-def _op_latency(context: Context, op: Op, cycles: OpCycles, wait: float) -> OpLatency:
+def _op_latency(context: Context, op: Op, cycles: OpCycles, wait: int) -> OpLatency:
     engine = context.plan.engine if context.program.engine_layout_of(op) else None
     busy = {"cores": cycles.compute, "dma": cycles.dma, "engine": cycles.engine}
     return OpLatency(
@@ -173,8 +173,8 @@ def _op_latency(context: Context, op: Op, cycles: OpCycles, wait: float) -> OpLa
         engine=engine.name if engine else "cores",
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
-        total_cycles=round(wait) + round(cycles.total),
-        stream_wait=round(wait),
+        total_cycles=wait + round(cycles.total),
+        stream_wait=wait,
         bound_by=max(busy, key=lambda lane: busy[lane]),
     )
 

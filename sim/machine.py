@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_planner.plan import Placement, Plan
+from memory_planner.stream_slots import stream_points
 from sim import ops
 from sim.engine import (
     EngineMemory,
@@ -53,6 +54,7 @@ class Machine:
         self.position = 0
         self._written: list[tuple[str, npt.NDArray[np.generic]]] = []
         self._ids = {name: i + 2 for i, name in enumerate(sorted(plan.placements))}
+        self._points = stream_points(program, plan.streams)
         self._memories = {region.name: Memory(region.name, region.used) for region in plan.regions}
         for region in plan.regions:
             if region.blob_size:
@@ -61,21 +63,19 @@ class Machine:
         self._chains = chain_members(plan)
         for place in input_buffers(plan):
             self._put(place, 0, np.zeros(place.size, np.uint8))
+        self._finish_stream(0)
 
     def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
         """Run one token; yields every output of every op as it is written."""
         tokens = np.array([token], np.int64)
-        layer = -1
-        self._start_stream(0)
         for op in self.program.ops:
-            if op.layer > layer:
-                layer = op.layer
-                self._finish_stream(layer)
-                self._start_stream(layer + 1)
+            if op.id in self._points:
+                self._next_stream(self._points[op.id])
             self._written = []
             run_op(op, self.program, self, tokens, self.position)
             for name, value in self._written:
                 yield op, name, value
+        self._finish_stream(0)
         self.position += 1
 
     # Store
@@ -108,15 +108,16 @@ class Machine:
         """See `Store`: only the records of the tokens are read."""
         layout, place = self.program.layout_of(op), self.plan.placements[op.inputs[0]]
         lanes = layout.packing.rows
-        tile = self.plan.placements.get(f"tile.{op.role}")
+        streams = self.plan.streams
         rows = []
         for token in tokens:
             offset = place.offset + int(token) // lanes * layout.record_size
             memory = self._memories[place.region]
             record = memory.read(offset, layout.record_size, BLOB, op.inputs[0])
-            if tile:
-                self._put(tile, 0, record)
-                record = self._get(tile, 0, layout.record_size)
+            if streams and place.region == streams.region:
+                slots = self.plan.placements[streams.buffer]
+                self._put(slots, streams.slot(1), record)
+                record = self._get(slots, streams.slot(1), layout.record_size)
             data = record.data
             rows.append(unpack_records(data, layout, lanes).values[int(token) % lanes])
         return np.stack(rows).astype(np.int64)
@@ -149,7 +150,13 @@ class Machine:
             yield 0, layout.records, source.read(where.offset, layout.size, owner, how.weight)
             return
         tile = self.plan.placements[how.tile_buffer]
+        streams, part = self.plan.streams, 0
         for transfer in how.transfers:
+            if op.layer < 0 and streams and owner != BLOB:
+                after = transfer.first_record // streams.part_records
+                if after > part:
+                    part = after
+                    self._next_stream(streams.head + part)
             data = source.read(transfer.source_offset, transfer.size, owner, how.weight)
             offset = transfer.slot * how.slot_size
             self._put(tile, offset, data)
@@ -179,24 +186,31 @@ class Machine:
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
         return result[np.newaxis]
 
-    def _start_stream(self, layer: int) -> None:
-        """From now on until its end the slot of the layer holds nothing that can be read."""
+    def _next_stream(self, index: int) -> None:
+        """The weights of a stream are there; those of the next one are then under way."""
         streams = self.plan.streams
-        if streams and streams.block(layer):
-            place = self.plan.placements[streams.buffer]
-            offset = place.offset + layer % 2 * streams.slot_size
-            pattern = np.full(streams.slot_size, PATTERN, np.uint8)
-            self._memories[place.region].write(offset, pattern, NOBODY)
+        assert streams is not None
+        if index:
+            self._finish_stream(index)
+        self._start_stream((index + 1) % streams.count)
 
-    def _finish_stream(self, layer: int) -> None:
+    def _start_stream(self, index: int) -> None:
+        """From now on until its end the slot of the stream holds nothing that can be read."""
         streams = self.plan.streams
-        block = streams.block(layer) if streams else None
-        if streams and block:
+        if streams and streams.stream(index):
+            place = self.plan.placements[streams.buffer]
+            pattern = np.full(streams.slot_size, PATTERN, np.uint8)
+            memory = self._memories[place.region]
+            memory.write(place.offset + streams.slot(index), pattern, NOBODY)
+
+    def _finish_stream(self, index: int) -> None:
+        streams = self.plan.streams
+        stream = streams.stream(index) if streams else None
+        if streams and stream:
             source = self._memories[streams.region]
-            what = f"stream of layer {layer}"
-            data = source.read(block.source_offset, block.size, BLOB, what)
-            slot = layer % 2 * streams.slot_size
-            self._put(self.plan.placements[streams.buffer], slot, data)
+            what = f"stream {index}"
+            data = source.read(stream.source_offset, stream.size, BLOB, what)
+            self._put(self.plan.placements[streams.buffer], streams.slot(index), data)
 
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """See `Store`."""
@@ -208,7 +222,7 @@ class Machine:
             self._written.append((name, typed))
 
     def cache_rows(self, op: Op, length: int) -> KVCache:
-        """See `Store`: two passes of chunks through alternating slots, as edgec_kv_stream.h does.
+        """See `Store`: two passes of chunks through the slots in turn, as edgec_kv_stream.h does.
 
         Pass 1 moves rows of k and both scales, pass 2 rows of v and its scales.
         """
@@ -222,7 +236,7 @@ class Machine:
         for index, (targets, start) in enumerate(product(passes, starts)):
             count = min(how.positions_per_chunk, length - start)
             for name, offset in targets.items():
-                slot = index % 2 * how.slot_size
+                slot = index % how.slots * how.slot_size
                 parts[name] = parts.get(name, []) if start else []
                 parts[name].append(self._cache_chunk(op, name, (start, count), slot + offset))
         heads = (length, shape.kv_heads, shape.head_dim)

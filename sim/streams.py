@@ -1,29 +1,56 @@
-"""What streaming the weights of blocks from off-chip memory costs one decode step.
+"""When off-chip weights travel in one decode step, and how long the cores wait for them.
 
-The stream of a block runs beside the block before it, that of the first block beside the ops in
-front of the blocks. A block begins when its stream has ended; what it waits for is exposed.
+The cores run op by op; where an op needs a stream they wait for it, and then the next one is
+issued. The bus carries one stream at a time. The first stream of a step is there when the step
+begins, because the step before, which waits for it at its end, has brought it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from memory_planner.plan import Plan
+from memory_planner.stream_slots import stream_points
 from memory_planner.target import Link, TargetSpec
-from memory_planner.tile_time import transfer_cycles
+from memory_planner.tile_time import pieces_cycles
 from sim.cycle_model import OpCycles
-from toolchain.model.program import Op
+from toolchain.model.program import Op, Program
 
 
 @dataclass(frozen=True, slots=True)
 class StreamCycles:
-    """The stream of one block: how long it travels, and how long the cores wait for it."""
+    """One stream, in cycles of the step: it travels from `start` to `end`; the cores want it at
+    `needed` and wait for `exposed` cycles.
+    """
 
-    layer: int
+    index: int
+    op: str  # that waits for it
     size: int  # bytes
-    travel: float
-    exposed: float
+    start: int
+    end: int
+    needed: int
+    exposed: int
+
+    @property
+    def travel(self) -> int:
+        """Cycles on the bus."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The streams of a step in order, and what each op waits: before each of its parts (one but
+    for a head in several streams), and behind it for the first stream of the next step.
+    """
+
+    streams: tuple[StreamCycles, ...]
+    before: Mapping[str, tuple[int, ...]]
+    behind: int  # of the last op
+
+    def of(self, op: str) -> int:
+        """Cycles that an op waits before and between its parts."""
+        return sum(self.before.get(op, ()))
 
 
 def stream_link(plan: Plan, target: TargetSpec) -> Link | None:
@@ -33,37 +60,71 @@ def stream_link(plan: Plan, target: TargetSpec) -> Link | None:
     return target.link_between(plan.streams.region, plan.placements[plan.streams.buffer].region)
 
 
-def travel_cycles(plan: Plan, link: Link, size: int) -> float:
-    """Cycles of one stream of `size` bytes, in as many transfers as it takes."""
-    most = plan.streams.max_transfer if plan.streams else size
-    pieces = [min(most, size - done) for done in range(0, size, most)]
-    return sum(transfer_cycles(link, piece) for piece in pieces)
+def stream_waits(
+    program: Program, plan: Plan, target: TargetSpec, cycles: Sequence[OpCycles]
+) -> Waits:
+    """The streams of a step whose ops take `cycles`, in order."""
+    if plan.streams is None or plan.streams.count == 0:
+        return Waits((), {}, 0)
+    bus = _Bus(plan, target)
+    before: dict[str, list[int]] = {}
+    now = 0
+    for op, index, length in _pieces(program, plan, cycles):
+        if index is not None:
+            waited = bus.wait(index, op, now)
+            before.setdefault(op.id, []).append(waited)
+            now += waited
+            bus.issue((index + 1) % plan.streams.count, now)
+        now += length
+    behind = bus.wait(plan.streams.count, program.ops[-1], now)
+    waits = {name: tuple(each) for name, each in before.items()}
+    return Waits(tuple(bus.streams), waits, behind)
 
 
-def stream_cycles(
-    plan: Plan, target: TargetSpec, busy: Mapping[int, float]
-) -> tuple[StreamCycles, ...]:
-    """All streams of a step; `busy` are the cycles of each block, -1: those before the blocks."""
-    link = stream_link(plan, target)
-    if link is None or plan.streams is None:
-        return ()
-    streams = []
-    for block in plan.streams.blocks:
-        travel = travel_cycles(plan, link, block.size)
-        exposed = max(0.0, travel - busy.get(block.layer - 1, 0.0))
-        streams.append(StreamCycles(block.layer, block.size, travel, exposed))
-    return tuple(streams)
+def _pieces(
+    program: Program, plan: Plan, cycles: Sequence[OpCycles]
+) -> Iterator[tuple[Op, int | None, int]]:
+    """(op, stream that it waits for, cycles until the next wait) in order."""
+    points = stream_points(program, plan.streams)
+    for op, each in zip(program.ops, cycles, strict=True):
+        index, left = points.get(op.id), round(each.total)
+        if index is not None and each.parts:
+            for number, (_, length) in enumerate(each.parts):
+                yield op, index + number, round(length)
+                left -= round(length)
+            index = None
+        yield op, index, left
 
 
-def busy_cycles(ops: Sequence[Op], cycles: Sequence[OpCycles]) -> dict[int, float]:
-    """Cycles of each block, and at -1 of the ops before the blocks.
+class _Bus:
+    """What is on its way from off-chip memory; stream 0 of the next step has the index `count`."""
 
-    The embedding's own transfer is on the link before the first stream, so it hides nothing.
-    """
-    busy: dict[int, float] = {-1: 0.0}
-    for op, each in zip(ops, cycles, strict=True):
-        if op.layer >= 0:
-            busy[op.layer] = busy.get(op.layer, 0.0) + each.total
-        elif len(busy) == 1:
-            busy[-1] += each.total - each.dma
-    return busy
+    def __init__(self, plan: Plan, target: TargetSpec) -> None:
+        link = stream_link(plan, target)
+        assert plan.streams is not None
+        assert link is not None
+        self.plan, self.link = plan.streams, link
+        self.free = 0
+        self.travelling: dict[int, tuple[int, int]] = {}
+        self.streams: list[StreamCycles] = []
+
+    def issue(self, index: int, now: int) -> None:
+        stream = self.plan.stream(index)
+        if stream:
+            start = max(now, self.free)
+            cycles = pieces_cycles(self.link, stream.size, self.plan.max_transfer)
+            self.free = start + round(cycles)
+            self.travelling[index or self.plan.count] = start, self.free
+
+    def wait(self, index: int, op: Op, now: int) -> int:
+        """Cycles until the stream has arrived."""
+        if index not in self.travelling:
+            return 0
+        start, end = self.travelling.pop(index)
+        stream = self.plan.stream(index % self.plan.count)
+        assert stream is not None
+        exposed = max(0, end - now)
+        self.streams.append(
+            StreamCycles(stream.index, op.id, stream.size, start, end, now, exposed)
+        )
+        return exposed

@@ -15,7 +15,7 @@ from enum import StrEnum
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.cycle_model import Context, OpCycles, op_cycles
-from sim.streams import busy_cycles, stream_cycles
+from sim.streams import StreamCycles, stream_waits
 from toolchain.model.program import Op, Program
 
 SLOTS = 2  # of a tile buffer
@@ -26,7 +26,8 @@ class Lane(StrEnum):
 
     CORES = "cores"
     DMA = "dma"
-    OFF_CHIP = "off_chip"  # weights of the next block
+    OFF_CHIP = "off_chip"  # the bus of off-chip memory
+    WAIT = "wait"  # the cores: for off-chip weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,39 +75,60 @@ def tile_times(
 def decode_timeline(
     program: Program, plan: Plan, target: TargetSpec, position: int
 ) -> tuple[Event, ...]:
-    """Events of the token at `position`, by op, then by start; the last one ends the step."""
+    """Events of the token at `position`, by op, then by start; the last one ends the step.
+
+    Streams are with the op that waits for them, and begin when they are on the bus.
+    """
     context = Context(program, plan, target, position)
     cycles = [op_cycles(context, op) for op in program.ops]
-    streams = stream_cycles(plan, target, busy_cycles(program.ops, cycles))
-    waiting = {stream.layer: stream for stream in streams}
+    waits = stream_waits(program, plan, target, cycles)
     events: list[Event] = []
     start = 0
     for op, each in zip(program.ops, cycles, strict=True):
-        if op.layer in waiting:
-            stream = waiting.pop(op.layer)
-            start += round(stream.exposed)
-            begin = max(0, start - round(stream.travel))
-            label = f"{stream.size:,} bytes of weights"
-            events.append(Event(Lane.OFF_CHIP, op.id, -1, begin, start, label))
-        events += sorted(
-            _op_events(plan, op, each, start), key=lambda event: (event.start, event.lane)
-        )
-        start += round(each.total)
+        own = [_stream_event(stream) for stream in waits.streams if stream.op == op.id]
+        before = waits.before.get(op.id, (0,))
+        own += _op_events(plan, op, each, (start, before))
+        start += sum(before) + round(each.total)
+        if op is program.ops[-1] and waits.behind:
+            own.append(_wait_event(op, start, waits.behind))
+            start += waits.behind
+        events += sorted(own, key=lambda event: (event.start, event.lane))
     return tuple(events)
 
 
-def _op_events(plan: Plan, op: Op, cycles: OpCycles, start: int) -> Iterator[Event]:
-    how = plan.linears.get(op.id)
-    times = tile_times(cycles.transfers, cycles.work, how.slots if how else SLOTS)
-    count = len(times)
-    for index, tile in enumerate(times):
-        span = (start + round(tile.arrives_from), start + round(tile.arrives_to))
-        yield Event(Lane.DMA, op.id, index, *span, _transfer_label(plan, op, index, count))
-        span = (start + round(tile.works_from), start + round(tile.works_to))
-        yield Event(Lane.CORES, op.id, index, *span, f"tile {index + 1} of {count}")
-    begin = start + round(times[-1].works_to) if times else start
-    label = "operands outside the tiles, barrier" if times else op.kind.value
-    yield Event(Lane.CORES, op.id, -1, begin, start + round(cycles.total), label)
+def _stream_event(stream: StreamCycles) -> Event:
+    label = f"stream {stream.index}: {stream.size:,} bytes of weights"
+    return Event(Lane.OFF_CHIP, stream.op, stream.index, stream.start, stream.end, label)
+
+
+def _wait_event(op: Op, start: int, cycles: int) -> Event:
+    label = "waits for off-chip weights"
+    return Event(Lane.WAIT, op.id, -1, start, start + cycles, label)
+
+
+def _op_events(
+    plan: Plan, op: Op, cycles: OpCycles, when: tuple[int, tuple[int, ...]]
+) -> Iterator[Event]:
+    """`when`: cycle in which the op begins, and what it waits before each of its parts."""
+    start, waits = when
+    end = start + sum(waits) + round(cycles.total)
+    count, first, begin = len(cycles.transfers), 0, float(start)
+    for wait, (tiles, length) in zip(waits, cycles.parts or ((count, 0.0),), strict=True):
+        if wait:
+            yield _wait_event(op, round(begin), wait)
+        begin += wait
+        part = slice(first, first + tiles)
+        times = tile_times(cycles.transfers[part], cycles.work[part], cycles.slots)
+        for index, tile in enumerate(times, start=first):
+            lane = Lane.OFF_CHIP if cycles.off_chip else Lane.DMA
+            span = (round(begin + tile.arrives_from), round(begin + tile.arrives_to))
+            yield Event(lane, op.id, index, *span, _transfer_label(plan, op, index, count))
+            span = (round(begin + tile.works_from), round(begin + tile.works_to))
+            yield Event(Lane.CORES, op.id, index, *span, f"tile {index + 1} of {count}")
+        first += tiles
+        begin += length or (times[-1].works_to if times else 0.0)
+    label = "operands outside the tiles, barrier" if count else op.kind.value
+    yield Event(Lane.CORES, op.id, -1, min(round(begin), end), end, label)
 
 
 def _transfer_label(plan: Plan, op: Op, index: int, count: int) -> str:

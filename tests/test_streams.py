@@ -20,6 +20,7 @@ from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import Pin
 from memory_planner.target_file import load_target
+from memory_planner.validate import validate_plan
 from sim.machine import run_steps
 from sim.memory import MemoryFaultError
 from sim.session import Session
@@ -76,6 +77,17 @@ def test_what_travels_at_once_has_a_single_slot(tmp_path: Path) -> None:
     assert all(how.slots == 1 for how in linears.values() if len(how.transfers) == 1)
 
 
+def test_attention_with_one_slot(tmp_path: Path) -> None:
+    bundle = compile_tiny(tmp_path, num_layers=1, context=12)
+    chunk = replace(bundle.plan.attention, positions_per_chunk=4, slots=1)
+    plan = replace(bundle.plan, attention=chunk)
+    assert validate_plan(bundle.program, load_target("siracusa"), plan) == []
+    one, two = (
+        list(run_steps(bundle.program, p, bundle.blobs, TOKENS)) for p in (bundle.plan, plan)
+    )
+    assert all((a.value == b.value).all() for a, b in zip(one, two, strict=True))
+
+
 def test_streams_on_rv32(tmp_path: Path) -> None:
     try:
         find_rv32_compiler()
@@ -90,7 +102,7 @@ def test_c_that_does_not_wait_for_a_stream_is_found(tmp_path: Path) -> None:
     """The host's DMA delivers at the wait: without it the slot holds a pattern."""
     bundle = compile_tiny(tmp_path, limits=EVERYTHING)
     model = bundle.directory / "src" / "tiny_model.c"
-    edit(model, "            tiny_dma_wait(&dma->piece[layer & 1U][piece]);\n", "")
+    edit(model, "        wait_copy(s->streams->piece[index & 1U], &STREAMS[index]);\n", "")
     seal(bundle.directory)
     report = verify_bundle(
         load_bundle(bundle.directory).directory, ("host",), VerifyOptions(cores=(1,))
@@ -167,8 +179,9 @@ def test_the_machine_refuses_a_stream_that_lacks_a_byte(tmp_path: Path) -> None:
     bundle = compile_tiny(tmp_path, limits=EVERYTHING)
     streams = bundle.plan.streams
     assert streams is not None
-    last = replace(streams.blocks[1], size=streams.blocks[1].size - 4)
-    plan = replace(bundle.plan, streams=replace(streams, blocks=(streams.blocks[0], last)))
+    short = replace(streams.streams[1], size=streams.streams[1].size - 4)
+    changed = (streams.streams[0], short, *streams.streams[2:])
+    plan = replace(bundle.plan, streams=replace(streams, streams=changed))
     with pytest.raises(MemoryFaultError, match=r"l01\.mlp\.down_proj"):
         list(run_steps(bundle.program, plan, bundle.blobs, TOKENS))
 
@@ -217,6 +230,6 @@ def test_fit_says_what_streaming_costs() -> None:
     head = 32000 // 4 * (288 * 4 + 16)  # the tied matrix: larger than any region of the chip
     assert off_chip["bytes"] == head + 288 * 4 + 16
     assert off_chip["ms_per_token"] == pytest.approx(off_chip["bytes"] / 200e3, rel=1e-3)
-    assert off_chip["exposed_ms_per_token"] == 0
+    assert 0 < off_chip["exposed_ms_per_token"] < off_chip["ms_per_token"]  # work hides a part
     categories = {row["category"] for row in report["rows"] if row["region"] == "hyperram"}
     assert categories == {"weights", "scales", "headers"}

@@ -47,7 +47,7 @@ static int check_init(void) {
     tiny_memory wrong = memory;
     CHECK(tiny_init(NULL, &memory, 0) == TINY_BAD_ARGUMENT);
     CHECK(tiny_init(&context, NULL, 0) == TINY_BAD_ARGUMENT);
-    wrong.weights_l2 = NULL;
+    wrong.weights_tile_sram = NULL;
     CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_ARGUMENT);
     wrong = memory;
     wrong.arena_l1 = NULL;
@@ -59,7 +59,7 @@ static int check_init(void) {
     wrong.weights_mram = mram + 8U;
     CHECK(tiny_init(&context, &wrong, 0) == TINY_MISALIGNED);
     wrong = memory;
-    wrong.weights_l2 = memory.weights_mram; /* a sound blob in the wrong place */
+    wrong.weights_tile_sram = memory.weights_mram; /* a sound blob in the wrong place */
     CHECK(tiny_init(&context, &wrong, 0) == TINY_BAD_TARGET);
     CHECK(init_mixed() == TINY_MIXED_BLOBS);
     wrong = memory;

@@ -64,7 +64,7 @@ class AttentionParams(Structure):
 
     _fields_ = [
         *((n, c_uint32) for n in ("heads", "kv_heads", "head_dim", "context")),
-        *((n, c_uint32) for n in ("positions_per_chunk", "slot_size")),
+        *((n, c_uint32) for n in ("positions_per_chunk", "slot_size", "slots")),
         ("score_multiplier", c_int32),
         ("score_exponent", c_int32),
         ("exp_bits", c_uint32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Shape:
     head_dim: int
     context: int
     chunk: int = 0  # positions per chunk; 0 reads in place
+    slots: int = 2
 
 
 SHAPES = (
@@ -59,7 +61,7 @@ def params_of(shape: Shape, constants: dict[str, int]) -> AttentionParams:
     slot = -(-shape.chunk * row // 4) * 4 + 8 * shape.chunk * shape.kv_heads
     return AttentionParams(
         *(shape.heads, shape.kv_heads, shape.head_dim, shape.context),
-        *(shape.chunk or shape.context, slot),
+        *(shape.chunk or shape.context, slot, shape.slots if shape.chunk else 0),
         *(constants["score_multiplier"], constants["score_exponent"], constants["exp_bits"]),
     )
 
@@ -163,7 +165,7 @@ def run_attention(
 ) -> tuple[Any, Any]:
     params, guarded = params_of(shape, constants), Guarded()
     scratch = guarded.array((shape.heads, shape.context), np.int32)
-    tiles = guarded.array(2 * params.slot_size, np.uint8)
+    tiles = guarded.array(params.slots * params.slot_size, np.uint8)
     acc = guarded.array((shape.heads, shape.head_dim), np.int32)
     stats = guarded.array((shape.heads, 3), np.int32)
     runtime.run(
@@ -197,8 +199,9 @@ def test_attention(runtime: Runtime, cores: int, shape: Shape) -> None:
         for bits in (-12, -2, 3, 12):  # from flat attention to a single position
             query = queries(shape, length, bits)
             acc, stats = expected_attention(cache, length, query, constants)
-            for chunk in (0, 1, 3, 4, 16, shape.context):
-                tiled = replace(shape, chunk=chunk)
+            chunks = (0, 1, 3, 4, 16, shape.context)
+            for chunk, slots in product(chunks, (1, 2)):
+                tiled = replace(shape, chunk=chunk, slots=slots)
                 got = run_attention(runtime, cores, tiled, cache, length, query, constants)
                 assert got[0].tolist() == acc.tolist(), (length, bits, chunk)
                 assert got[1].tolist() == stats.tolist(), (length, bits, chunk)

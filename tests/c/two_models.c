@@ -22,7 +22,7 @@ static _Alignas(TINY_ARENA_L1_ALIGNMENT) uint8_t l1[TINY_ARENA_L1_SIZE];
 
 int main(void) {
     const tiny_memory first_memory = tiny_linked_memory();
-    const tiny_memory second_memory = {first_memory.weights_mram, first_memory.weights_l2,
+    const tiny_memory second_memory = {first_memory.weights_mram, first_memory.weights_tile_sram,
                                        tile_sram, l1};
     const other_memory third_memory = other_linked_memory();
     const tiny_core tiny = {0U, 1U, NULL};

@@ -121,7 +121,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "target value": (write("target.toml", "cores = 1"), r"target\.toml .* is not valid"),
     "target depth": (write("target.toml", "a = " + "[" * 9000), r"target\.toml"),
     "no target": (drop("target.toml"), r"target\.toml: found nothing"),
-    "no blob": (drop("weights/l2.bin"), r"weights/l2\.bin: found nothing"),
+    "no blob": (drop("weights/tile_sram.bin"), r"weights/tile_sram\.bin: found nothing"),
     "no tokenizer": (drop("tokenizer/tokenizer.json"), r"tokenizer\.json: found nothing"),
 }
 

@@ -189,9 +189,10 @@ def test_a_pattern_that_does_not_pay_says_so() -> None:
     assert all(entry["pays"] is False for entry in report["width"])
     assert all(entry["saved_bytes"] == 0 for entry in report["width"])
     assert "does not pay" in fit("stories260k", "--width", "1:16").stdout
-    half = fit_json("stories260k", "--width", "2:4")
+    cores = ("--engine", "cores")  # the engine has no words without the zeros
+    half = fit_json("stories260k", "--width", "2:4", *cores)
     assert all(entry["saved_bytes"] > 0 for entry in half["width"])
-    dense = fit_json("stories260k")
+    dense = fit_json("stories260k", *cores)
     saved = sum(entry["saved_bytes"] for entry in half["width"])
     assert half["bytes"]["packed"] == dense["bytes"]["packed"] - saved
 

@@ -17,6 +17,7 @@ from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target_file import load_target
 from sim.latency import estimate
+from tests.bundles import compile_tiny
 from tests.model.tiny import write_model
 from toolchain.fit.design import Design, WhatIf, check_design
 from toolchain.fit.planning import Outcome, plan_design
@@ -127,7 +128,9 @@ def test_fit_is_the_report_of_a_compile_that_streams(
     assert fitted["off_chip"]["missing"] == 0
     beyond = [entry for entry in fitted["placements"] if entry["region"] == "hyperram"]
     assert fitted["off_chip"]["bytes"] >= sum(entry["bytes_per_token"] for entry in beyond)
-    assert (plan.streams is not None) == any("per block" in entry["reason"] for entry in beyond)
+    assert (plan.streams is not None) == bool(beyond)
+    cut = plan.streams is not None and bool(plan.streams.cuts)
+    assert cut == any("per block" in entry["reason"] for entry in beyond)
 
 
 def test_reasons_of_a_model_that_streams() -> None:
@@ -221,3 +224,33 @@ def test_a_draft_is_estimated_like_a_plan() -> None:
     assert draft.speed.cycles_per_token == whole.speed.cycles_per_token
     assert draft.speed.off_chip_size == whole.plan.region("mram").used - 400_000
     assert draft.speed.tokens_per_second < whole.speed.tokens_per_second
+
+
+def test_fit_is_the_bundle_on_disk_of_a_plan_that_streams(tmp_path: Path) -> None:
+    """Bytes of the files: what fit said before there was a weight."""
+    limits = MemoryLimits({"mram": 2048, "tile_sram": 4096, "l1": 2048})
+    bundle = compile_tiny(tmp_path, limits=limits, num_layers=3)
+    assert bundle.plan.streams is not None
+    assert bundle.plan.streams.part_records > 0 or bundle.plan.streams.cuts
+    target = limited_target(load_target("siracusa"), limits)
+    config = read_config(tmp_path / "model")
+    modes = dict.fromkeys(SITES, ActMode.A16)
+    context = bundle.program.shape.context
+    fitted = fit_report(
+        plan_design(Design(config, QuantConfig(bits=4, group_size=16), context, modes), target)
+    )
+    rows = [(row.region, row.category, row.size) for row in bundle.plan.rows]
+    assert [(r["region"], r["category"], r["bytes"]) for r in fitted["rows"]] == rows
+    for region in bundle.plan.regions:
+        path = bundle.directory / "weights" / f"{region.name}.bin"
+        stored = path.stat().st_size if path.exists() else 0
+        kinds = {"weights", "scales", "constants", "headers"}
+        found = [r for r in fitted["rows"] if r["region"] == region.name]
+        least = sum(row["bytes"] for row in found if row["category"] in kinds)
+        padding = sum(row["bytes"] for row in found if row["category"] == "padding")
+        assert least <= stored == region.blob_size <= least + padding
+        (entry,) = [each for each in fitted["regions"] if each["name"] == region.name]
+        assert entry["used"] == region.used
+    latency = json.loads((bundle.directory / "report" / "latency.json").read_text())
+    bus = sum(link["size"] for link in latency["links"] if link["off_chip"])
+    assert fitted["off_chip"]["bytes"] == bus > 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from memory_planner.limits import without_off_chip
+from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
@@ -188,7 +188,7 @@ def test_the_smallest_combination_when_no_single_change_leaves_enough() -> None:
 
 
 def test_more_than_three_changes_where_fewer_cannot_help() -> None:
-    target = load_target("siracusa")
+    target = limited_target(load_target("siracusa"), MemoryLimits({"hyperram": 24 << 20}))
     config = load_shape("smollm2-360m").config
     (remedy,) = find_remedies(Design(config, QuantConfig(), 8192), target)
     assert len(remedy.changes) > 3

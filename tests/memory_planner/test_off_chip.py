@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from memory_planner.explain import PlanDoesNotFitError
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.off_chip import leaving_order
-from memory_planner.plan import BlockStream, Plan, StreamPlan
+from memory_planner.plan import Plan, Stream, StreamPlan
 from memory_planner.planner import draft_plan, plan_memory
-from memory_planner.target import Pin
+from memory_planner.target import OffChip, Pin
 from memory_planner.target_file import load_target
 from memory_planner.two_regions import split
 from memory_planner.validate import validate_plan
 from sim.latency import estimate
+from sim.timeline import Lane, decode_timeline
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
 from toolchain.model.packing import CORE_PACKINGS
 from toolchain.model.program import Kind, Program, ProgramShape
@@ -54,8 +55,9 @@ def test_an_embedding_of_its_own_leaves_first() -> None:
     program = toy_program(DEEP, tied=False)
     plan = plan_memory(program, toy_target(mram=6000, tile_sram=9600, l2=4000, far=32768))
     assert outside(program, plan) == ["embed.weight"]
-    assert plan.streams is None
-    assert plan.placements["tile.embed"].size == 64
+    assert plan.streams is not None
+    assert plan.streams.count == 0  # nothing but the token's record, which has 64 bytes
+    assert plan.placements["stream.slots"].size == 2 * 96  # the check of a blob needs as much
 
 
 def test_blocks_leave_role_by_role_and_the_head_last() -> None:
@@ -71,8 +73,9 @@ def test_blocks_share_the_stream() -> None:
     program = toy_program(DEEP)
     plan = plan_memory(program, toy_target(mram=4096, tile_sram=4096, far=32768))
     assert plan.streams is not None
-    sizes = [block.size for block in plan.streams.blocks]
-    assert [block.layer for block in plan.streams.blocks] == [0, 1, 2, 3, 4][5 - len(sizes) :]
+    sizes = [stream.size for stream in plan.streams.streams]
+    assert [stream.index for stream in plan.streams.streams] == [0, 1, 2, 3, 4][5 - len(sizes) :]
+    assert plan.streams.count == 6
     assert max(sizes) <= plan.streams.slot_size
     assert "embed.weight" not in outside(program, plan)  # tied: the head reads it whole
     assert plan.region("far").used == plan.region("far").blob_size > 0
@@ -82,7 +85,11 @@ def test_weights_larger_than_any_region_leave() -> None:
     program = toy_program(replace(TOY_SHAPE, vocab=600))
     plan = plan_memory(program, toy_target(mram=8000, tile_sram=8000, far=32768))
     assert outside(program, plan) == ["embed.weight"]
-    assert plan.linears["lm_head"].transfers[0].source_offset > 0
+    streams = plan.streams
+    assert streams is not None
+    assert streams.cuts == ()
+    assert sum(stream.size for stream in streams.streams) == program.tensors["embed.weight"].size
+    assert all(stream.size <= streams.slot_size for stream in streams.streams)
 
 
 def test_off_chip_memory_can_be_too_small() -> None:
@@ -110,7 +117,7 @@ def test_staging_goes_where_there_is_room() -> None:
     for tile_sram, l2, region in ((9184, 1700, "tile_sram"), (4000, 9000, "l2")):
         target = toy_target(mram=4992, tile_sram=tile_sram, l2=l2, far=32768)
         plan = plan_memory(program, target)
-        assert plan.placements["stream.blocks"].region == region
+        assert plan.placements["stream.slots"].region == region
 
 
 # ---------------------------------------------------------------- properties
@@ -183,27 +190,37 @@ GOOD = plan_memory(PROGRAM, TARGET)
 Mutation = Callable[[StreamPlan], StreamPlan]
 
 
-def block(layer: int, /, **changes: Callable[[int], int]) -> Mutation:
-    def mutate(streams: StreamPlan) -> StreamPlan:
-        old = streams.blocks[layer]
+def stream(index: int, /, **changes: Callable[[int], int]) -> Mutation:
+    def mutate(plan: StreamPlan) -> StreamPlan:
+        old = plan.streams[index]
         new = replace(old, **{k: v(getattr(old, k)) for k, v in changes.items()})
-        blocks = (*streams.blocks[:layer], new, *streams.blocks[layer + 1 :])
-        return replace(streams, blocks=blocks)
+        streams = (*plan.streams[:index], new, *plan.streams[index + 1 :])
+        return replace(plan, streams=streams)
 
     return mutate
 
 
 MUTATIONS: list[tuple[str, Mutation, str]] = [
-    ("late", block(1, source_offset=lambda n: n + 32), "stream of layer 1: found"),
-    ("early", block(1, source_offset=lambda n: n - 32), "l01.mlp.down_proj"),
-    ("odd", block(1, source_offset=lambda n: n - 2, size=lambda n: n + 2), "multiple of 4"),
-    ("short", block(2, size=lambda n: n - 4), "stream of layer 2: found"),
-    ("long", block(0, size=lambda n: n + 4096), "bytes of a slot"),
-    ("nothing", block(0, size=lambda _: 0), "stream of layer 0"),
-    ("outside", block(0, source_offset=lambda _: -32), "the blob of far"),
-    ("other layer", block(3, layer=lambda _: 9), "layers [0, 1, 2, 9, 4]"),
-    ("missing", lambda s: replace(s, blocks=s.blocks[:-1]), "layers [0, 1, 2, 3]"),
-    ("order", lambda s: replace(s, blocks=s.blocks[::-1]), "layers [4, 3, 2, 1, 0]"),
+    ("late", stream(1, source_offset=lambda n: n + 32), "stream 1: found"),
+    ("early", stream(1, source_offset=lambda n: n - 32), "l01.mlp.down_proj"),
+    ("odd", stream(1, source_offset=lambda n: n - 2, size=lambda n: n + 2), "multiple of 4"),
+    ("short", stream(2, size=lambda n: n - 4), "stream 2: found"),
+    ("long", stream(0, size=lambda n: n + 4096), "bytes of a slot"),
+    ("nothing", stream(0, size=lambda _: 0), "stream 0"),
+    ("outside", stream(0, source_offset=lambda _: -32), "the blob of far"),
+    ("other index", stream(3, index=lambda _: 9), "indices [0, 1, 2, 9, 4, 5"),
+    ("missing", lambda s: replace(s, streams=s.streams[:-1]), "indices [0, 1, 2, 3, 4, 5, 6]"),
+    ("order", lambda s: replace(s, streams=s.streams[::-1]), "indices [7, 6, 5, 4, 3, 2, 1, 0]"),
+    ("head's records", lambda s: replace(s, part_records=s.part_records - 1), "of the head"),
+    ("no head", lambda s: replace(s, part_records=0), "0 records of the head"),
+    ("head's range", stream(6, source_offset=lambda n: n + 80), "stream 6 of the head"),
+    ("head's size", stream(5, size=lambda n: n - 80), "stream 5 of the head"),
+    ("head's index", lambda s: replace(s, head=4), "head at 4"),
+    ("late cut", lambda s: replace(s, cuts=("mlp.up_proj",)), "indices [-1, 0"),
+    ("no cut", lambda s: replace(s, cuts=()), "head at 5"),
+    ("unknown cut", lambda s: replace(s, cuts=("embed",)), "cuts at embed"),
+    ("odd count", lambda s: replace(s, count=7), "7 streams of a step"),
+    ("many", lambda s: replace(s, count=10), "10 streams of a step"),
     ("slots", lambda s: replace(s, slot_size=s.slot_size + 8), "two slots of"),
     ("unaligned", lambda s: replace(s, slot_size=s.slot_size - 4), "a multiple of 8 bytes"),
     ("transfer", lambda s: replace(s, max_transfer=4096), "transfers of 4096 bytes"),
@@ -215,7 +232,8 @@ MUTATIONS: list[tuple[str, Mutation, str]] = [
 def test_the_good_plan_passes() -> None:
     assert validate_plan(PROGRAM, TARGET, GOOD) == []
     assert GOOD.streams is not None
-    assert len(GOOD.streams.blocks) == 5
+    assert len(GOOD.streams.streams) == GOOD.streams.count == 8
+    assert GOOD.streams.head == 5
 
 
 @pytest.mark.parametrize(
@@ -231,54 +249,124 @@ def test_every_damage_to_a_stream_is_found(mutation: Mutation, message: str) -> 
 def test_lost_streams_and_buffers_are_found() -> None:
     found = validate_plan(PROGRAM, TARGET, replace(GOOD, streams=None))
     assert any("found no streams" in str(problem) for problem in found)
-    for name in ("stream.blocks", "tile.embed"):
-        places = {k: v for k, v in GOOD.placements.items() if k != name}
-        found = validate_plan(PROGRAM, TARGET, replace(GOOD, placements=places))
-        assert any(f"{name}: found no placement" in str(problem) for problem in found)
-    small = replace(GOOD.placements["tile.embed"], size=8)
-    damaged = replace(GOOD, placements={**GOOD.placements, "tile.embed": small})
-    assert any("tile.embed" in str(problem) for problem in validate_plan(PROGRAM, TARGET, damaged))
+    name = "stream.slots"
+    places = {k: v for k, v in GOOD.placements.items() if k != name}
+    found = validate_plan(PROGRAM, TARGET, replace(GOOD, placements=places))
+    assert any(f"{name}: found no placement" in str(problem) for problem in found)
+    for changes, message in (
+        ({"size": 8}, "8 bytes of stream.slots"),
+        ({"last": 3}, "stream.slots: found lifetime [0, 3)"),
+        ({"region": "mram"}, "stream.slots: found region mram"),
+    ):
+        damaged = replace(GOOD.placements[name], **changes)
+        plan = replace(GOOD, placements={**GOOD.placements, name: damaged})
+        assert any(message in str(found) for found in validate_plan(PROGRAM, TARGET, plan))
+
+
+def test_a_head_must_be_read_from_its_streams() -> None:
+    how = GOOD.linears["lm_head"]
+    for index in (0, len(how.transfers) - 1):
+        moved = replace(how.transfers[index], source_offset=how.transfers[index].source_offset + 80)
+        transfers = [*how.transfers]
+        transfers[index] = moved
+        damaged = replace(how, transfers=tuple(transfers))
+        plan = replace(GOOD, linears={**GOOD.linears, "lm_head": damaged})
+        assert any("source offset" in str(found) for found in validate_plan(PROGRAM, TARGET, plan))
 
 
 def test_streams_without_need_are_found() -> None:
     plan = plan_memory(PROGRAM, toy_target(far=32768))
-    spare = StreamPlan("far", "stream.blocks", 8, 1000, (BlockStream(0, 0, 8),))
+    spare = StreamPlan(
+        "far", "stream.slots", 8, 1000, ("attn.q_proj",), 5, 0, 6, (Stream(0, 0, 8),)
+    )
     assert validate_plan(PROGRAM, toy_target(far=32768), replace(plan, streams=spare)) != []
 
 
 # ---------------------------------------------------------------- time
 
 
-def test_a_stream_hides_behind_the_block_before() -> None:
+def test_streams_hide_behind_what_runs_meanwhile() -> None:
     report = estimate(PROGRAM, GOOD, TARGET, 3)
-    by_layer = {stream.layer: stream for stream in report.streams}
-    assert [by_layer[n].size for n in by_layer] == [b.size for b in GOOD.streams.blocks]  # type: ignore[union-attr]
+    assert GOOD.streams is not None
+    by_index = {stream.index: stream for stream in report.streams}
+    assert [by_index[n].size for n in sorted(by_index)] == [s.size for s in GOOD.streams.streams]
     # 50 cycles of setup for each piece of 1000 bytes at most, 2 cycles per byte, at least 100
-    size = by_layer[1].size
+    size = by_index[1].size
     pieces = [1000] * (size // 1000) + [size % 1000]
-    assert by_layer[1].travel == sum(max(100, 50 + 2 * piece) for piece in pieces)
-    busy = sum(
-        latency.total_cycles - latency.stream_wait
-        for op, latency in zip(PROGRAM.ops, report.ops, strict=True)
-        if op.layer == 0
-    )
-    assert by_layer[1].exposed == pytest.approx(max(0.0, by_layer[1].travel - busy), abs=20)
-    waits = [latency.stream_wait for latency in report.ops if latency.stream_wait]
-    assert sum(waits) == report.cycles_by_kind().get("stream", 0)
+    assert by_index[1].travel == sum(max(100, 50 + 2 * piece) for piece in pieces)
+    starts = {op.id: sum(o.total_cycles for o in report.ops[:n]) for n, op in enumerate(report.ops)}
+    # issued where block 0 begins to use stream 0; wanted where block 1 begins
+    assert by_index[1].start == starts["l00.attn.q_proj"]
+    assert by_index[1].needed == starts["l01.attn.q_proj"]
+    assert by_index[1].exposed == max(0, by_index[1].end - by_index[1].needed)
+    waits = sum(op.stream_wait for op in report.ops)
+    assert waits == sum(s.exposed for s in report.streams) == report.cycles_by_kind()["stream"]
     assert sum(op.total_cycles for op in report.ops) == report.cycles_per_token
+
+
+def test_the_first_stream_travels_behind_the_step_before() -> None:
+    report = estimate(PROGRAM, GOOD, TARGET, 3)
+    first = next(stream for stream in report.streams if stream.index == 0)
+    last = next(stream for stream in report.streams if stream.index == 7)
+    assert first.op == "argmax"
+    assert first.start >= last.end  # one stream at a time
+    assert first.needed + first.exposed == report.cycles_per_token
+
+
+def test_the_bus_carries_one_stream_at_a_time() -> None:
+    streams = sorted(estimate(PROGRAM, GOOD, TARGET, 3).streams, key=lambda s: s.start)
+    assert all(one.end <= two.start for one, two in pairwise(streams))
+
+
+def test_events_show_streams_and_waits() -> None:
+    events = decode_timeline(PROGRAM, GOOD, TARGET, 3)
+    report = estimate(PROGRAM, GOOD, TARGET, 3)
+    streams = [e for e in events if e.lane is Lane.OFF_CHIP and e.op != "embed"]
+    assert sorted((e.start, e.end) for e in streams) == sorted(
+        (s.start, s.end) for s in report.streams
+    )
+    waits = [e.cycles for e in events if e.lane is Lane.WAIT]
+    assert sum(waits) == sum(stream.exposed for stream in report.streams) > 0
+    assert max(event.end for event in events) == report.cycles_per_token
+    for event in events:  # nobody works while waiting
+        if event.lane is Lane.WAIT:
+            works = [e for e in events if e.lane is Lane.CORES]
+            assert all(e.end <= event.start or event.end <= e.start for e in works if e.cycles)
+    (record,) = [e for e in events if e.lane is Lane.OFF_CHIP and e.op == "embed"]
+    assert record.cycles == 50 + 2 * 64
 
 
 def test_the_bound_counts_the_off_chip_bus_once() -> None:
     report = estimate(PROGRAM, GOOD, TARGET, 3)
     (bus,) = [link for link in report.links if link.off_chip]
-    head = PROGRAM.tensors["lm_head.weight"].size
-    assert bus.size == sum(s.size for s in report.streams) + head + 64
+    assert bus.size == sum(s.size for s in report.streams) + 64
     assert bus.cycles == 2 * bus.size == report.bound_cycles
+
+
+def test_blocks_are_cut_where_their_slots_have_no_room() -> None:
+    """One stream per block needs two slots of 1,728 bytes."""
+    pins = (Pin("*.weight", "far"),)
+    program = toy_program(DEEP, tied=False)
+    slots, cuts = [], []
+    for l2 in (16384, 5000, 4000):
+        target = toy_target(far=32768, l2=l2, tile_sram=4800)
+        target = limited_target(
+            replace(target, off_chip=OffChip("far", ("l2",))), MemoryLimits({}, pins)
+        )
+        plan = plan_memory(program, target)
+        assert plan.streams is not None
+        slots.append(plan.streams.slot_size)
+        cuts.append(len(plan.streams.cuts))
+    assert cuts[0] == 1
+    assert cuts == sorted(cuts)
+    assert cuts[-1] > 1
+    assert slots[-1] < slots[0]
 
 
 def test_siracusa_has_off_chip_memory() -> None:
     target = load_target("siracusa")
     assert target.off_chip is not None
-    link = target.link_between("hyperram", "l2")
+    (link,) = [link for link in target.links if "hyperram" in link.sources]
+    assert link.destination == "l2"  # the IO DMA writes nowhere else
+    assert target.off_chip.staging == ("l2",)
     assert link.bytes_per_cycle * target.clock_hz == pytest.approx(200e6, rel=1e-3)
-    assert target.link("hyperram").destination == "l1"

@@ -10,14 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory_planner.allocate import Buffer, allocate
+from memory_planner.footprint import attention_slot_size
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.plan import Plan
 from memory_planner.planner import plan_memory
 from memory_planner.target import Link, TargetSpec, align_up
 from memory_planner.target_file import load_target
 from memory_planner.tile_sizes import best_within, tile_sizes
-from memory_planner.tile_time import LinearTiles, Run, overlapped_cycles, sequence_cycles
-from memory_planner.tiling import chunk_sizes, max_transfer
+from memory_planner.tile_time import (
+    LinearTiles,
+    Run,
+    attention_runs,
+    overlapped_cycles,
+    sequence_cycles,
+)
+from memory_planner.tiling import attention_sizes, chunk_sizes, max_transfer
 from sim.cycle_model import Context, op_cycles
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
 from toolchain.fit.design import Design, build_program
@@ -202,3 +209,26 @@ def test_blocks_of_different_packing_share_the_larger_tile() -> None:
     assert one.tile_buffer == two.tile_buffer == "tile.attn.q_proj"
     assert (one.slot_size, two.slot_size) == (2 * 112, 4 * 88)
     assert plan.placements["tile.attn.q_proj"].size == 4 * 88  # no record per core: all at once
+
+
+def test_chunks_and_slots_by_the_cost_model() -> None:
+    """The chosen chunk beats every other one that the buffer holds."""
+    shape = replace(TOY_SHAPE, context=200)
+    target = toy_target(slot_cap=2048, positions_cap=64)
+    link = target.link("tile_sram")
+    for budget in (30, 60, 200, 700, 1600, 5000):
+        best = best_within(attention_sizes(shape, target), budget)
+        others = []
+        for count, slots in product(chunk_sizes(shape, target), (1, 2)):
+            runs = attention_runs(shape, link, target, 200, count)
+            if slots * attention_slot_size(shape, count, 8) <= budget:
+                others.append(sequence_cycles(runs, slots, target.costs.barrier))
+        assert best.cycles == min(others, default=best.cycles)
+        assert best.buffer_size <= max(budget, 24)
+
+
+def test_little_memory_gives_attention_one_slot() -> None:
+    """24 bytes of rows and scales per position: two slots of one position need 48."""
+    sizes = attention_sizes(TOY_SHAPE, toy_target())
+    assert (sizes[0].records, sizes[0].slots, sizes[0].buffer_size) == (1, 1, 24)
+    assert {size.slots for size in sizes} == {1, 2}

@@ -216,6 +216,7 @@ MUTATIONS: list[tuple[str, Mutation, str]] = [
     ("more than the context", attention(positions_per_chunk=64), "64 positions per chunk"),
     ("chunk exceeds slot", attention(positions_per_chunk=20), "slots of 384 bytes, allowed 480"),
     ("chunk slots exceed tile", attention(slot_size=392), "two slots of 392 bytes"),
+    ("three chunk slots", attention(slots=3), "3 slots"),
     ("chunks without tile", attention(tile_buffer=None), "tile buffer None"),
 ]
 

@@ -125,7 +125,7 @@ def toy_target(
     return replace(
         target,
         regions=(*target.regions, MemoryRegion("far", 0x8000_0000, far, 32, ".x", True, 0.0)),
-        links=(*target.links, *links, Link("bus", ("far",), "l1", 0.5, 50.0, 100.0, max_transfer)),
+        links=(*target.links, *links),
         off_chip=OffChip("far", ("l2", "tile_sram")),
     )
 

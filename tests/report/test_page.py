@@ -9,8 +9,11 @@ from dataclasses import replace
 import pytest
 
 from codegen.bundle import LoadedBundle
+from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.planner import draft_plan
+from memory_planner.target import Pin
 from memory_planner.target_file import load_target
+from sim.timeline import Lane
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
 from tests.report.page_reader import Element, read_page, section, table_rows, value
 from tests.report.toy_source import FIT, source
@@ -231,3 +234,23 @@ def test_kinds_of_data_are_told_apart(tiny_bundle: LoadedBundle, page: Element) 
         spec = program.tensors.get(group.one("title").text.partition(":")[0])
         if spec is not None and spec.kind in classes:
             assert group.attributes["class"] == classes[spec.kind]
+
+
+def test_the_off_chip_lane_shows_streams_and_waits() -> None:
+    """One box per stream and per wait, with the cycles of the timeline."""
+    program = toy_program(tied=False)
+    limits = MemoryLimits({}, (Pin("*.weight", "far"),))
+    target = limited_target(toy_target(far=32768), limits)
+    page = source(program, target)
+    lanes, events = section(read_page(render_report(page)), "timeline"), page.timeline
+    assert "off chip" in [each.text.strip() for each in lanes.all("text")]
+    for lane, cls, mark in ((Lane.OFF_CHIP, "stream", "off chip"), (Lane.WAIT, "wait", "waits")):
+        wanted = {f"{event.start:,}" for event in events if event.lane is lane}
+        titles = [g.one("title").text for g in lanes.all("g") if is_a(g, cls)]
+        assert wanted
+        for start in wanted:
+            assert any(mark in title and start in title for title in titles), (lane, start)
+
+
+def is_a(group: Element, name: str) -> bool:
+    return name in group.attributes.get("class", "").split()

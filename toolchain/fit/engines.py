@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.table import Table
+
 from memory_planner.engines import Decision
 
 Json = dict[str, Any]
@@ -31,3 +33,20 @@ def engine_entries(decisions: Sequence[Decision]) -> list[Json]:
         entry["linears"] += 1
     order = list(dict.fromkeys(entry["what"] for entry in entries.values()))
     return sorted(entries.values(), key=lambda entry: order.index(entry["what"]))
+
+
+def engine_table(entries: Sequence[Json]) -> Table:
+    """The entries as people see them."""
+    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
+    table.add_column("", justify="right")
+    table.add_column("weights")
+    for title in ("engine", "cores"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    for entry in entries:
+        how = entry["arrangement"] or f"{entry['packing']} on cores"
+        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
+        cycles = (engine, f"{entry['core_cycles']:,}")
+        count = str(entry["linears"])
+        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
+    return table

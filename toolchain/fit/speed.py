@@ -15,7 +15,7 @@ from memory_planner.target import TargetSpec
 from memory_planner.tiling import plan_linears
 from sim.cycle_model import Context, OpCycles, op_cycles
 from sim.latency import LatencyReport, engine_use
-from sim.streams import busy_cycles, stream_cycles, stream_link
+from sim.streams import stream_link, stream_waits
 from toolchain.model.program import Layout, Op, OpKind, Program
 
 # One 8-bit DDR HyperBus; nobody published its clock on Siracusa. Plausible: 100 to 400 MB/s.
@@ -37,7 +37,7 @@ class Speed:
     missing: int = 0
     streamed: int = 0  # bytes of the plan that cross the off-chip link
     stream_cycles: int = 0  # of that link
-    exposed_cycles: int = 0  # of the streams of blocks: what blocks wait for
+    exposed_cycles: int = 0  # of the streams: what the cores wait for
 
     @property
     def off_chip_size(self) -> int:
@@ -56,7 +56,7 @@ class Speed:
 
     @property
     def exposed_seconds(self) -> float:
-        """Time for which the cores wait for streams of blocks, or for what has no place."""
+        """Time for which the cores wait for streams, or for what has no place."""
         return self.exposed_cycles / self.clock_hz + self.missing_seconds
 
     @property
@@ -100,8 +100,8 @@ def decode_speed(program: Program, plan: Plan, target: TargetSpec, position: int
         for name, size in cycles.moved:
             moved[name] += size
     link, exposed = stream_link(plan, target), 0
-    for stream in stream_cycles(plan, target, busy_cycles(program.ops, each)):
-        exposed += round(stream.exposed)
+    for stream in stream_waits(program, plan, target, each).streams:
+        exposed += stream.exposed
         moved[link.name if link else ""] += stream.size
     total += exposed
     links = [round(moved[link.name] / link.bytes_per_cycle) for link in target.links]

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from memory_planner.rows import CATEGORIES
+from toolchain.fit.engines import engine_table
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
 
@@ -50,7 +51,7 @@ def print_fit(report: Json) -> None:
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
     if report["linears"]:
-        console.print(_engine_table(report["linears"]))
+        console.print(engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -237,23 +238,6 @@ def _placement_table(entries: Sequence[Json]) -> Table:
     return table
 
 
-def _engine_table(entries: Sequence[Json]) -> Table:
-    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
-    table.add_column("", justify="right")
-    table.add_column("on")
-    table.add_column("arrangement")
-    for title in ("engine", "cores"):
-        table.add_column(title, justify="right")
-    table.add_column("why")
-    for entry in entries:
-        how = entry["arrangement"] or entry["packing"]
-        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
-        cycles = (engine, f"{entry['core_cycles']:,}")
-        count = str(entry["linears"])
-        table.add_row(entry["what"], count, entry["engine"], how, *cycles, entry["reason"])
-    return table
-
-
 def _width_table(entries: Sequence[Json]) -> Table:
     table = Table("projection", "N:M", "packing", "index", title="N:M storage (estimate)")
     for title in ("gain", "dense", "sparse", "saved", "%"):
@@ -310,6 +294,7 @@ def _off_chip_lines(off_chip: Json) -> list[str]:
     if off_chip["missing"]:
         rest = f"{off_chip['missing']:,} of them have no place: this is no plan"
     else:
-        rest = f"of that, blocks wait {off_chip['exposed_ms_per_token']:,.1f} ms; the rest overlaps"
-        rest += " with their work, or belongs to embedding and head"
+        waits = f"{off_chip['exposed_ms_per_token']:,.1f} ms"
+        rest = f"of that, the cores wait {waits} for blocks and head; the rest overlaps"
+        rest += " with their work, or is the embedding's record"
     return [f"off chip: {taken} at an assumed {rate} MB/s", f"          {rest}"]

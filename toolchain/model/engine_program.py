@@ -22,9 +22,9 @@ from toolchain.model.requant_table import requant_layout
 Constant = WeightInts | npt.NDArray[np.generic]
 
 
-def table_name(op_id: str) -> str:
-    """Name of the requantization table of a linear on the engine."""
-    return f"{op_id}.requant"
+def table_name(weight: str) -> str:
+    """Name of the requantization table that goes with the words called `weight`."""
+    return weight.removesuffix(".weight") + ".requant"
 
 
 def is_tied(program: Program) -> bool:
@@ -35,7 +35,8 @@ def is_tied(program: Program) -> bool:
 def with_engine(program: Program, layouts: Mapping[str, EngineLayout]) -> Program:
     """`program`, all of whose linears run on the cores, with those of `layouts` on the engine.
 
-    `layouts` are by op id; their shapes are those of the matrices that they replace.
+    `layouts` are by op id; their shapes are those of the matrices that they replace. Linears that
+    read the same matrix must all be there, with the same layout.
     """
     if not layouts:
         return program
@@ -46,21 +47,19 @@ def with_engine(program: Program, layouts: Mapping[str, EngineLayout]) -> Progra
     for name, spec in program.tensors.items():
         op = weights.get(name)
         tensors[name] = replace(spec, layout=layouts[op.id]) if op else spec
-    for op_id, layout in layouts.items():
-        table = requant_layout(layout)
-        shape = (table.records, table.record_size)
-        name = table_name(op_id)
-        tensors[name] = TensorSpec(name, Kind.CONST, DType.U8, shape, table)
     constants: dict[str, Constant] = dict(program.constants)
-    for name, op in weights.items():
-        if name in constants:
-            constants[table_name(op.id)] = constants[name]
-    ops = tuple(_on_engine(op) if op.id in layouts else op for op in program.ops)
+    for weight, op in weights.items():
+        table, name = requant_layout(layouts[op.id]), table_name(weight)
+        shape = (table.records, table.record_size)
+        tensors[name] = TensorSpec(name, Kind.CONST, DType.U8, shape, table)
+        if weight in constants:
+            constants[name] = constants[weight]
+    ops = tuple(_on_engine(program, op) if op.id in layouts else op for op in program.ops)
     return replace(program, tensors=tensors, ops=ops, constants=constants)
 
 
-def _on_engine(op: Op) -> Op:
-    return replace(op, inputs=(*op.inputs, table_name(op.id)))
+def _on_engine(program: Program, op: Op) -> Op:
+    return replace(op, inputs=(*op.inputs, table_name(program.weight_of(op).name)))
 
 
 def _untied(program: Program) -> Program:

@@ -18,8 +18,8 @@ from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zo
 from toolchain.report.scale import Axis, count, decimal
 
 LEFT, RIGHT = 56, 4
-NAMES, BARS, GAP = 20, 34, 6  # heights of the lane of names and of the others
-LANES = {Lane.CORES: "cores", Lane.DMA: "DMA", Lane.OFF_CHIP: "off chip"}
+NAMES, BARS, GAP, WAIT = 20, 34, 6, 8  # heights: lane of names, others, between, of a wait
+LANES = {Lane.CORES: "cores", Lane.DMA: "DMA", Lane.OFF_CHIP: "off chip"}  # waits: cores
 MAX_BARS = 250  # of one lane in the detail
 
 
@@ -55,7 +55,9 @@ def overview(latency: LatencyReport, timeline: Sequence[Event]) -> LaneFigure:
     starts = [0, *accumulate(op.total_cycles for op in latency.ops)]
     ops = zip(latency.ops, starts, strict=False)
     boxes = [_op_box(axis, frame.top, op, start) for op, start in ops]
-    boxes += _stream_boxes(axis, frame.top, streams, (0, latency.cycles_per_token))
+    span = (0, latency.cycles_per_token)
+    boxes += _stream_boxes(axis, frame.top, streams, span)
+    boxes += _wait_boxes(axis, frame.top, timeline, span)
     return _figure(frame, axis, boxes, lanes, latency.bound_cycles)
 
 
@@ -66,7 +68,7 @@ def _op_box(axis: Axis, top: float, op: OpLatency, start: int) -> Box:
         f"cores {count(op.compute_cycles)}, DMA {count(op.dma_cycles)}, bound by {op.bound_by}"
     )
     if op.stream_wait:
-        facts += f", the first {count(op.stream_wait)} of them waiting for the block's weights"
+        facts += f", {count(op.stream_wait)} of them waiting for off-chip weights"
     busy = {Lane.CORES: op.compute_cycles, Lane.DMA: op.dma_cycles}
     bars = []
     for lane, cycles in busy.items():
@@ -91,6 +93,7 @@ def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
     for lane in (Lane.CORES, Lane.DMA):
         boxes += _tile_boxes(axis, frame.top, [e for e in events if e.lane is lane], inside)
     boxes += _stream_boxes(axis, frame.top, streams, (first, last))
+    boxes += _wait_boxes(axis, frame.top, timeline, (first, last))
     title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
     return Detail(_figure(frame, axis, boxes, lanes), title)
 
@@ -136,7 +139,7 @@ def _tile_title(part: Sequence[Event], busy: int) -> str:
 def _stream_boxes(
     axis: Axis, top: float, streams: Sequence[Event], span: tuple[int, int]
 ) -> Iterator[Box]:
-    """Streams of blocks, as far as they are within `span` cycles; neighbours differ in shade."""
+    """What the off-chip bus carries within `span` cycles; neighbours differ in shade."""
     for index, event in enumerate(streams):
         start, end = max(event.start, span[0]), min(event.end, span[1])
         if start >= end:
@@ -147,6 +150,19 @@ def _stream_boxes(
         )
         area = Frame(axis.at(start), _lane_top(top, Lane.OFF_CHIP), axis.span(end - start), BARS)
         yield box(area, f"stream slot{index % 2}", title)
+
+
+def _wait_boxes(
+    axis: Axis, top: float, events: Sequence[Event], span: tuple[int, int]
+) -> Iterator[Box]:
+    """A thin bar in the middle of the cores' lane where they wait within `span` cycles."""
+    for event in events:
+        start, end = max(event.start, span[0]), min(event.end, span[1])
+        if event.lane is not Lane.WAIT or start >= end:
+            continue
+        title = f"{event.op} {event.label}: {count(event.cycles)} cycles from {count(event.start)}"
+        middle = _lane_top(top, Lane.CORES) + (BARS - WAIT) / 2
+        yield box(Frame(axis.at(start), middle, axis.span(end - start), WAIT), "wait", title)
 
 
 def _lanes(streams: bool) -> dict[Lane, str]:

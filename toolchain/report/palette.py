@@ -31,7 +31,7 @@ COLOURS = (
     Colour("#8fd3bd", DARK, ("partials", "attention_merge")),
     Colour("#4b5563", LIGHT, ("stacks", "argmax")),
     Colour("#8b95a1", DARK, ("code", "embed")),
-    Colour("#b7bec6", DARK, ("reserved", "stream")),
+    Colour("#b7bec6", DARK, ("reserved", "stream", "wait")),
     Colour("#7a5195", LIGHT, ("headers",)),
     Colour("#d9c7a3", DARK, ("padding",)),
     Colour("#08306b", LIGHT, ("shade0",)),

@@ -14,7 +14,8 @@ from sim.timeline import Event, Lane
 
 OPS = "ops"
 PROCESS = 1
-THREADS = {OPS: 1, Lane.CORES.value: 2, Lane.DMA.value: 3, Lane.OFF_CHIP.value: 4}
+LANES = (Lane.CORES, Lane.DMA, Lane.OFF_CHIP, Lane.WAIT)
+THREADS = {OPS: 1, **{lane.value: thread for thread, lane in enumerate(LANES, start=2)}}
 Record = dict[str, object]
 
 

@@ -64,7 +64,8 @@ typedef struct edgec_attention_params {
     uint32_t head_dim;
     uint32_t context;             /* positions per head in the scratch */
     uint32_t positions_per_chunk; /* positions moved at a time */
-    uint32_t slot_size;           /* bytes between the two chunk slots; 0: read in place */
+    uint32_t slot_size;           /* bytes of a chunk slot; 0: read in place */
+    uint32_t slots;               /* 2: transfers overlap with the work; 1: they take turns */
     int32_t score_multiplier;     /* Mc */
     int32_t score_exponent;       /* ec */
     uint32_t exp_bits;            /* EB: bits of a softmax weight, at most 15 */

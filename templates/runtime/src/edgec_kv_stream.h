@@ -1,9 +1,10 @@
-/* Two passes over the KV cache, read in place or moved chunk by chunk into two slots.
+/* Two passes over the KV cache, read in place or moved chunk by chunk into one or two slots.
  *
  * A slot holds, each from a multiple of 4, the rows of positions_per_chunk positions, their scale
  * words, and in the first pass the scale words of v as well. The passes form one sequence of
  * chunks, each of which uses the slot that its predecessor does not: the barrier that publishes a
- * chunk also tells that nobody reads the other slot any more, between the passes as well. */
+ * chunk also tells that nobody reads the other slot any more, between the passes as well. With one
+ * slot a barrier of its own tells that, and transfer and work take turns. */
 #ifndef EDGEC_KV_STREAM_H
 #define EDGEC_KV_STREAM_H
 
@@ -93,11 +94,19 @@ static inline void edgec_kv_start(edgec_kv_stream *stream) {
     }
 }
 
-/* Returns the chunk under way as soon as it can be read, and starts its successor. */
+/* Returns the chunk under way as soon as it can be read, and starts its successor if it has a slot
+ * of its own. */
 static inline edgec_kv_chunk edgec_kv_next(edgec_kv_stream *stream) {
     const uint32_t slot = stream->slot;
     const int is_mover = stream->worker->id == 0U;
+    const int is_first = stream->first == 0U && stream->pass == EDGEC_PASS_K;
     edgec_kv_chunk chunk = edgec_kv_in_cache(stream);
+    if (stream->params->slots == 1U && !is_first) {
+        edgec_barrier(stream->worker); /* nobody reads the only slot any more */
+        if (is_mover) {
+            edgec_kv_start(stream);
+        }
+    }
     if (stream->params->slot_size != 0U) {
         chunk = edgec_kv_in_slot(stream, &chunk);
         if (is_mover) {
@@ -109,13 +118,15 @@ static inline edgec_kv_chunk edgec_kv_next(edgec_kv_stream *stream) {
         }
         edgec_barrier(stream->worker);
     }
-    stream->slot ^= 1U;
+    if (stream->params->slots == 2U) {
+        stream->slot ^= 1U;
+    }
     stream->first += chunk.count;
     if (stream->first == stream->length) {
         stream->first = 0U;
         stream->pass++;
     }
-    if (is_mover) {
+    if (is_mover && stream->params->slots == 2U) {
         edgec_kv_start(stream);
     }
     return chunk;

@@ -1,0 +1,83 @@
+"""The engine path from checkpoint to C: all builds of one model say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codegen.bundle import LoadedBundle
+from memory_planner.engines import EngineChoice
+from tests.bundles import compile_tiny
+from tests.paths import STORIES, needs_shared
+from tests.test_verify import needs_rv32
+from toolchain.model.program import ActMode
+from toolchain.model.quant_settings import Override
+from toolchain.model.quantize import QuantConfig
+from toolchain.pipeline import CompileOptions, compile_model
+from toolchain.verify import VerifyOptions, verify_bundle
+
+MIXED_BITS = (Override("*.gate_proj", 3), Override("l01.attn.*", 6, -1), Override("*.v_proj", 8))
+
+
+def build(folder: Path, engine: EngineChoice, mode: ActMode, group_size: int) -> LoadedBundle:
+    quant = QuantConfig(4, group_size, overrides=MIXED_BITS)
+    shape: dict[str, Any] = {
+        "hidden_size": 86,
+        "intermediate_size": 70,
+        "num_layers": 3,
+        "context": 7,
+    }
+    return compile_tiny(folder, mode=mode, quant=quant, engine=engine, **shape)
+
+
+@pytest.mark.parametrize(("mode", "group_size"), [(ActMode.A16, 32), (ActMode.A8, -1)])
+def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: int) -> None:
+    bundles = {
+        engine: build(tmp_path / engine.value, engine, mode, group_size) for engine in EngineChoice
+    }
+    records = {engine: bundle.golden.records for engine, bundle in bundles.items()}
+    for engine in (EngineChoice.AUTO, EngineChoice.NEUREKA):
+        assert records[engine] == records[EngineChoice.CORES]
+        assert bundles[engine].golden.next_tokens == bundles[EngineChoice.CORES].golden.next_tokens
+    bundle = bundles[EngineChoice.NEUREKA]
+    assert bundle.plan.engine is not None
+    assert bundle.manifest["settings"]["engine"] == "neureka"
+    report = verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True))
+    assert report.passed
+    assert [run.cores for run in report.runs] == [1, 3, 8]
+
+
+def test_rv32_has_the_engine_as_a_model(tmp_path: Path) -> None:
+    needs_rv32(tmp_path)
+    bundle = build(tmp_path / "build", EngineChoice.NEUREKA, ActMode.A16, -1)
+    assert verify_bundle(bundle.directory, ("rv32",)).passed
+
+
+def test_a_bundle_of_the_cores_has_no_engine(tiny_bundle: LoadedBundle) -> None:
+    names = {path.name for path in tiny_bundle.directory.rglob("*.c")}
+    assert not any("neureka" in name or "engine" in name for name in names)
+
+
+def test_register_values(tmp_path: Path, check_golden_text: object) -> None:
+    """The 24 registers of every job of a small model, at planned addresses."""
+    bundle = build(tmp_path, EngineChoice.NEUREKA, ActMode.A16, 32)
+    assert bundle.plan.engine is not None
+    lines = []
+    for chain in bundle.plan.engine.chains:
+        lines.append(", ".join(linear.op for linear in chain.linears))
+        lines += [" ".join(f"{word:x}" for word in job.registers) for job in chain.jobs]
+    assert callable(check_golden_text)
+    check_golden_text("engine_jobs.txt", "\n".join(lines) + "\n")
+
+
+@needs_shared
+def test_stories_are_told_by_every_build(tmp_path: Path) -> None:
+    """Tokens and every tensor of stories260K."""
+    golden = []
+    for engine in EngineChoice:
+        options = CompileOptions(quant=QuantConfig(4, -1), engine=engine, golden_steps=4, context=8)
+        compiled = compile_model(STORIES, "siracusa", options, lambda _: None)
+        golden.append(compiled.bundle.files["golden/golden.bin"])
+    assert golden[0] == golden[1] == golden[2]
