@@ -108,7 +108,9 @@ def _check_sizes(where: str, port: ChipPort, spec: TargetSpec) -> list[Problem]:
         found = f"stacks of {parts[0].size // parts[0].count} bytes in {port.stacks}"
         problems.append(Problem(where, found, "a multiple of 16, as the calling convention wants"))
     problems += [
-        Problem(where, f"link {link.name}: {link.max_transfer} bytes", f"at most {port.max_transfer}")
+        Problem(
+            where, f"link {link.name}: {link.max_transfer} bytes", f"at most {port.max_transfer}"
+        )
         for link in spec.links
         if link.destination == port.stacks
         and link.max_transfer > port.max_transfer

@@ -4,9 +4,10 @@ A record is a header of five little-endian 32-bit words and its payload, without
 
     magic "EDRC" | step | op index | output index | payload size in bytes | payload
 
-A line feed may follow the last record. Ops are numbered in schedule order and outputs as the op lists them, as in golden.json. The op
-index 0xFFFFFFFF marks the end of a step; its payload is status (u32), next token (i32) and the
-ticks of the port's clock (u64) that the step took: instructions on rv32, nanoseconds on a PC.
+A line feed may follow the last record. Ops are numbered in schedule order and outputs as the op
+lists them, as in golden.json. The op index 0xFFFFFFFF marks the end of a step; its payload is
+status (u32), next token (i32) and the ticks of the port's clock (u64) that the step took:
+instructions on rv32, cycles on Siracusa, nanoseconds on a PC.
 """
 
 from __future__ import annotations

@@ -164,6 +164,7 @@ class Build:
     flags: tuple[str, ...] = ()
     optimize: str = "-O2"
     steps: int | None = None
+    cores: int | None = None  # team of programs that are started without arguments
 
 
 def run_make(build: Build) -> None:
@@ -180,6 +181,7 @@ def run_make(build: Build) -> None:
         "CPPFLAGS": "",
         "LDFLAGS": "",
         "STEPS": "" if build.steps is None else str(build.steps),
+        "CORES": "" if build.cores is None else str(build.cores),
     }
     command = [make, "--silent", "-C", str(tree), f"-j{os.cpu_count() or 1}", *build.targets]
     command += [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]

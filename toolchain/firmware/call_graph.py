@@ -73,7 +73,9 @@ def resolve(graph: CallGraph, pointers: Mapping[str, tuple[str, ...]]) -> CallGr
     for caller, targets in graph.calls.items():
         if INDIRECT not in targets:
             continue
-        names = [name for key, found in pointers.items() if fnmatchcase(caller, key) for name in found]
+        names = [
+            name for key, found in pointers.items() if fnmatchcase(caller, key) for name in found
+        ]
         reached = {
             title
             for title in graph.frames

@@ -164,9 +164,7 @@ def _objects(out: Path, program: str, prefix: str) -> Sequence[Path]:
     return sorted(files)
 
 
-def _check_complete(
-    program: str, image: Image, graph: CallGraph, leaves: dict[str, int]
-) -> None:
+def _check_complete(program: str, image: Image, graph: CallGraph, leaves: dict[str, int]) -> None:
     """Every function of the image has a frame that is known."""
     known = {function_of(title) for title in graph.frames} | set(leaves)
     problems = [

@@ -1,4 +1,4 @@
-/* Linears on the engine: what the cores do before, beside and after its jobs (docs/planning.md).
+/* Linears on the engine: what the cores do before, beside and after its jobs.
  *
  * The cores stage a vector in the engine's input buffer, core 0 issues the jobs, and the cores
  * turn the accumulators that the engine leaves into outputs, as the linear kernels would. */

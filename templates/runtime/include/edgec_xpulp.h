@@ -23,7 +23,7 @@ extern "C" {
 #define EDGEC_INSN_AB(name, type, opcode, f3, f7)                                                  \
     static inline type name(type a, type b) {                                                      \
         type d;                                                                                    \
-        __asm__(".insn r " #opcode ", " #f3 ", " #f7 ", %0, %1, %2" : "=r"(d) : "r"(a), "r"(b));  \
+        __asm__(".insn r " #opcode ", " #f3 ", " #f7 ", %0, %1, %2" : "=r"(d) : "r"(a), "r"(b));   \
         return d;                                                                                  \
     }
 /* d = op a, the second operand fixed to register number `fixed` */
@@ -36,7 +36,7 @@ extern "C" {
 /* d = d op (a, b) */
 #define EDGEC_INSN_DAB(name, type, first, opcode, f3, f7)                                          \
     static inline type name(type d, first a, first b) {                                            \
-        __asm__(".insn r " #opcode ", " #f3 ", " #f7 ", %0, %1, %2" : "+r"(d) : "r"(a), "r"(b));  \
+        __asm__(".insn r " #opcode ", " #f3 ", " #f7 ", %0, %1, %2" : "+r"(d) : "r"(a), "r"(b));   \
         return d;                                                                                  \
     }
 

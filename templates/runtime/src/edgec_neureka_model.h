@@ -1,4 +1,4 @@
-/* The N-EUREKA engine in C, for ports without one (docs/engine.md).
+/* The N-EUREKA engine in C, for ports without one.
  *
  * Registers hold target addresses; a table of windows says where their bytes are on this machine.
  * A job that the engine does not define, or that reaches outside the windows, is refused as a whole

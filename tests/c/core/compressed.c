@@ -53,10 +53,14 @@ static uint32_t quadrant0(uint32_t h) {
     const uint32_t wide = bits(h, 10U, 7U) << 6 | bits(h, 12U, 11U) << 4 | bits(h, 5U, 5U) << 3 |
                           bits(h, 6U, 6U) << 2;
     switch (bits(h, 15U, 13U)) {
-    case 0U: return wide == 0U ? 0U : i_type(wide, 2U, 0U, rd, OP_IMM);
-    case 2U: return i_type(word, rs1, 2U, rd, OP_LOAD);
-    case 6U: return store_word(word, rd, rs1);
-    default: return 0U;
+    case 0U:
+        return wide == 0U ? 0U : i_type(wide, 2U, 0U, rd, OP_IMM);
+    case 2U:
+        return i_type(word, rs1, 2U, rd, OP_LOAD);
+    case 6U:
+        return store_word(word, rd, rs1);
+    default:
+        return 0U;
     }
 }
 
@@ -65,40 +69,55 @@ static uint32_t arithmetic(uint32_t h) {
     const uint32_t rs2 = 8U + bits(h, 4U, 2U);
     const uint32_t imm = bits(h, 12U, 12U) << 5 | bits(h, 6U, 2U);
     switch (bits(h, 11U, 10U)) {
-    case 0U: return i_type(imm, rd, 5U, rd, OP_IMM);
-    case 1U: return i_type(0x400U | imm, rd, 5U, rd, OP_IMM);
-    case 2U: return i_type(sign_extend(imm, 6U) & 0xFFFU, rd, 7U, rd, OP_IMM);
-    default: break;
+    case 0U:
+        return i_type(imm, rd, 5U, rd, OP_IMM);
+    case 1U:
+        return i_type(0x400U | imm, rd, 5U, rd, OP_IMM);
+    case 2U:
+        return i_type(sign_extend(imm, 6U) & 0xFFFU, rd, 7U, rd, OP_IMM);
+    default:
+        break;
     }
     if (bits(h, 12U, 12U) != 0U) {
         return 0U;
     }
     switch (bits(h, 6U, 5U)) {
-    case 0U: return r_type(0x20U, rs2, rd, 0U, rd);
-    case 1U: return r_type(0U, rs2, rd, 4U, rd);
-    case 2U: return r_type(0U, rs2, rd, 6U, rd);
-    default: return r_type(0U, rs2, rd, 7U, rd);
+    case 0U:
+        return r_type(0x20U, rs2, rd, 0U, rd);
+    case 1U:
+        return r_type(0U, rs2, rd, 4U, rd);
+    case 2U:
+        return r_type(0U, rs2, rd, 6U, rd);
+    default:
+        return r_type(0U, rs2, rd, 7U, rd);
     }
 }
 
 static uint32_t quadrant1(uint32_t h) {
     const uint32_t rd = bits(h, 11U, 7U);
     const uint32_t imm = sign_extend(bits(h, 12U, 12U) << 5 | bits(h, 6U, 2U), 6U);
-    const uint32_t stack = sign_extend(bits(h, 12U, 12U) << 9 | bits(h, 6U, 6U) << 4 |
-                                           bits(h, 5U, 5U) << 6 | bits(h, 4U, 3U) << 7 |
-                                           bits(h, 2U, 2U) << 5,
-                                       10U);
+    const uint32_t stack =
+        sign_extend(bits(h, 12U, 12U) << 9 | bits(h, 6U, 6U) << 4 | bits(h, 5U, 5U) << 6 |
+                        bits(h, 4U, 3U) << 7 | bits(h, 2U, 2U) << 5,
+                    10U);
     switch (bits(h, 15U, 13U)) {
-    case 0U: return i_type(imm & 0xFFFU, rd, 0U, rd, OP_IMM);
-    case 1U: return jump(h, 1U);
-    case 2U: return i_type(imm & 0xFFFU, 0U, 0U, rd, OP_IMM);
+    case 0U:
+        return i_type(imm & 0xFFFU, rd, 0U, rd, OP_IMM);
+    case 1U:
+        return jump(h, 1U);
+    case 2U:
+        return i_type(imm & 0xFFFU, 0U, 0U, rd, OP_IMM);
     case 3U:
         return rd == 2U ? i_type(stack & 0xFFFU, 2U, 0U, 2U, OP_IMM)
                         : (imm & 0xFFFFFU) << 12 | rd << 7 | OP_LUI;
-    case 4U: return arithmetic(h);
-    case 5U: return jump(h, 0U);
-    case 6U: return branch(h, 0U);
-    default: return branch(h, 1U);
+    case 4U:
+        return arithmetic(h);
+    case 5U:
+        return jump(h, 0U);
+    case 6U:
+        return branch(h, 0U);
+    default:
+        return branch(h, 1U);
     }
 }
 
@@ -107,8 +126,10 @@ static uint32_t quadrant2(uint32_t h) {
     const uint32_t rs2 = bits(h, 6U, 2U);
     const uint32_t load = bits(h, 3U, 2U) << 6 | bits(h, 12U, 12U) << 5 | bits(h, 6U, 4U) << 2;
     switch (bits(h, 15U, 13U)) {
-    case 0U: return i_type(rs2, rd, 1U, rd, OP_IMM);
-    case 2U: return i_type(load, 2U, 2U, rd, OP_LOAD);
+    case 0U:
+        return i_type(rs2, rd, 1U, rd, OP_IMM);
+    case 2U:
+        return i_type(load, 2U, 2U, rd, OP_LOAD);
     case 4U:
         if (bits(h, 12U, 12U) == 0U) {
             return rs2 == 0U ? i_type(0U, rd, 0U, 0U, OP_JALR) : r_type(0U, rs2, 0U, 0U, rd);
@@ -117,15 +138,20 @@ static uint32_t quadrant2(uint32_t h) {
             return r_type(0U, rs2, rd, 0U, rd);
         }
         return rd == 0U ? EBREAK : i_type(0U, rd, 0U, 1U, OP_JALR);
-    case 6U: return store_word(bits(h, 8U, 7U) << 6 | bits(h, 12U, 9U) << 2, rs2, 2U);
-    default: return 0U;
+    case 6U:
+        return store_word(bits(h, 8U, 7U) << 6 | bits(h, 12U, 9U) << 2, rs2, 2U);
+    default:
+        return 0U;
     }
 }
 
 uint32_t expand_compressed(uint16_t half) {
     switch (half & 3U) {
-    case 0U: return quadrant0(half);
-    case 1U: return quadrant1(half);
-    default: return quadrant2(half);
+    case 0U:
+        return quadrant0(half);
+    case 1U:
+        return quadrant1(half);
+    default:
+        return quadrant2(half);
     }
 }

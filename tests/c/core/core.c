@@ -1,9 +1,8 @@
-/* RV32IM and Zicsr, the fetch with hardware loops, and the host-target interface. */
+/* RV32IM and Zicsr, and the fetch with hardware loops. */
 #include "core.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* Extra cycles of a cluster core, measured on the SoC's functional and timing simulator. */
 enum { TAKEN_BRANCH = 2, JUMP = 1, MULTIPLY = 1, MULTIPLY_HIGH = 4, DIVIDE = 34, LOAD_USE = 1 };
@@ -13,17 +12,30 @@ _Noreturn void core_fault(const core *c, const char *what, uint32_t value) {
     exit(98);
 }
 
-static uint8_t *bytes_at(const core *c, uint32_t address, uint32_t size) {
-    const uint32_t offset = address - c->base;
-    if (address < c->base || offset > c->size - size) {
+static uint8_t *find_bytes(const core *c, uint32_t address, uint32_t size) {
+    for (uint32_t i = 0U; i < c->memory_count; i++) {
+        const core_memory *const m = &c->memories[i];
+        if (address >= m->base && size <= m->size && address - m->base <= m->size - size) {
+            return m->bytes + (address - m->base);
+        }
+    }
+    return NULL;
+}
+
+uint8_t *core_bytes(const core *c, uint32_t address, uint32_t size) {
+    uint8_t *const bytes = find_bytes(c, address, size);
+    if (bytes == NULL) {
         core_fault(c, "access outside the memory", address);
     }
-    return c->memory + offset;
+    return bytes;
 }
 
 uint32_t core_load(core *c, uint32_t address, uint32_t size) {
-    const uint8_t *const p = bytes_at(c, address, size);
     uint32_t value = 0U;
+    if (c->device_load != NULL && find_bytes(c, address, size) == NULL) {
+        return c->device_load(c, address);
+    }
+    const uint8_t *const p = core_bytes(c, address, size);
     for (uint32_t i = 0U; i < size; i++) {
         value |= (uint32_t)p[i] << (8U * i);
     }
@@ -31,7 +43,11 @@ uint32_t core_load(core *c, uint32_t address, uint32_t size) {
 }
 
 void core_store(core *c, uint32_t address, uint32_t value, uint32_t size) {
-    uint8_t *const p = bytes_at(c, address, size);
+    if (c->device_store != NULL && find_bytes(c, address, size) == NULL) {
+        c->device_store(c, address, value);
+        return;
+    }
+    uint8_t *const p = core_bytes(c, address, size);
     for (uint32_t i = 0U; i < size; i++) {
         p[i] = (uint8_t)(value >> (8U * i));
     }
@@ -41,27 +57,43 @@ static uint32_t multiply(uint32_t f3, uint32_t a, uint32_t b) {
     const int64_t signed_a = (int32_t)a;
     const int64_t signed_b = (int32_t)b;
     switch (f3) {
-    case 0U: return a * b;
-    case 1U: return (uint32_t)((uint64_t)(signed_a * signed_b) >> 32);
-    case 2U: return (uint32_t)((uint64_t)(signed_a * (int64_t)b) >> 32);
-    case 3U: return (uint32_t)((uint64_t)a * b >> 32);
-    case 4U: return b == 0U ? UINT32_MAX : (uint32_t)(signed_a / signed_b);
-    case 5U: return b == 0U ? UINT32_MAX : a / b;
-    case 6U: return b == 0U ? a : (uint32_t)(signed_a % signed_b);
-    default: return b == 0U ? a : a % b;
+    case 0U:
+        return a * b;
+    case 1U:
+        return (uint32_t)((uint64_t)(signed_a * signed_b) >> 32);
+    case 2U:
+        return (uint32_t)((uint64_t)(signed_a * (int64_t)b) >> 32);
+    case 3U:
+        return (uint32_t)((uint64_t)a * b >> 32);
+    case 4U:
+        return b == 0U ? UINT32_MAX : (uint32_t)(signed_a / signed_b);
+    case 5U:
+        return b == 0U ? UINT32_MAX : a / b;
+    case 6U:
+        return b == 0U ? a : (uint32_t)(signed_a % signed_b);
+    default:
+        return b == 0U ? a : a % b;
     }
 }
 
 static uint32_t alu(uint32_t f3, uint32_t a, uint32_t b, bool alternative) {
     switch (f3) {
-    case 0U: return alternative ? a - b : a + b;
-    case 1U: return a << (b & 31U);
-    case 2U: return (int32_t)a < (int32_t)b;
-    case 3U: return a < b;
-    case 4U: return a ^ b;
-    case 5U: return alternative ? shift_right_signed(a, b & 31U) : a >> (b & 31U);
-    case 6U: return a | b;
-    default: return a & b;
+    case 0U:
+        return alternative ? a - b : a + b;
+    case 1U:
+        return a << (b & 31U);
+    case 2U:
+        return (int32_t)a < (int32_t)b;
+    case 3U:
+        return a < b;
+    case 4U:
+        return a ^ b;
+    case 5U:
+        return alternative ? shift_right_signed(a, b & 31U) : a >> (b & 31U);
+    case 6U:
+        return a | b;
+    default:
+        return a & b;
     }
 }
 
@@ -69,20 +101,26 @@ static bool branch_taken(core *c, const fields *f) {
     const uint32_t a = c->x[f->rs1];
     const uint32_t b = c->x[f->rs2];
     switch (f->f3) {
-    case 0U: return a == b;
-    case 1U: return a != b;
-    case 4U: return (int32_t)a < (int32_t)b;
-    case 5U: return (int32_t)a >= (int32_t)b;
-    case 6U: return a < b;
-    case 7U: return a >= b;
-    default: core_fault(c, "unknown branch", f->word);
+    case 0U:
+        return a == b;
+    case 1U:
+        return a != b;
+    case 4U:
+        return (int32_t)a < (int32_t)b;
+    case 5U:
+        return (int32_t)a >= (int32_t)b;
+    case 6U:
+        return a < b;
+    case 7U:
+        return a >= b;
+    default:
+        core_fault(c, "unknown branch", f->word);
     }
 }
 
 static uint32_t branch_offset(uint32_t w) {
-    return sign_extend((w >> 31) << 12 | (w >> 7 & 1U) << 11 | (w >> 25 & 63U) << 5 |
-                           (w >> 8 & 15U) << 1,
-                       13U);
+    return sign_extend(
+        (w >> 31) << 12 | (w >> 7 & 1U) << 11 | (w >> 25 & 63U) << 5 | (w >> 8 & 15U) << 1, 13U);
 }
 
 static uint32_t jump_offset(uint32_t w) {
@@ -95,13 +133,26 @@ static void csr(core *c, const fields *f) {
     const uint32_t number = f->word >> 20;
     uint32_t value = 0U;
     switch (number) {
-    case 0xB00U: value = (uint32_t)c->cycles; break;
-    case 0xB80U: value = (uint32_t)(c->cycles >> 32); break;
-    case 0xB02U: value = (uint32_t)c->instructions; break;
-    case 0xB82U: value = (uint32_t)(c->instructions >> 32); break;
-    case 0x305U: c->mtvec = f->f3 == 1U ? c->x[f->rs1] : c->mtvec; break;
-    case 0xF14U: break; /* mhartid */
-    default: core_fault(c, "unknown control register", number);
+    case 0xB00U:
+        value = (uint32_t)c->cycles;
+        break;
+    case 0xB80U:
+        value = (uint32_t)(c->cycles >> 32);
+        break;
+    case 0xB02U:
+        value = (uint32_t)c->instructions;
+        break;
+    case 0xB82U:
+        value = (uint32_t)(c->instructions >> 32);
+        break;
+    case 0x305U:
+        c->mtvec = f->f3 == 1U ? c->x[f->rs1] : c->mtvec;
+        break;
+    case 0xF14U:
+        value = c->hart;
+        break; /* mhartid */
+    default:
+        core_fault(c, "unknown control register", number);
     }
     c->x[f->rd] = value;
 }
@@ -113,6 +164,9 @@ static void load(core *c, const fields *f) {
         core_fault(c, "unknown load", f->word);
     }
     const uint32_t value = core_load(c, address, size);
+    if (c->waiting) {
+        return;
+    }
     c->x[f->rd] = f->f3 < 2U ? sign_extend(value, 8U * size) : value;
 }
 
@@ -121,10 +175,17 @@ static bool execute_base(core *c, const fields *f, uint32_t *next) {
     const uint32_t a = c->x[f->rs1];
     const uint32_t imm = sign_extend(f->word >> 20, 12U);
     switch (f->opcode) {
-    case 0x03U: load(c, f); return true;
-    case 0x0FU: return true; /* fence */
-    case 0x13U: c->x[f->rd] = alu(f->f3, a, imm, f->f3 == 5U && f->f7 == 0x20U); return true;
-    case 0x17U: c->x[f->rd] = c->pc + (f->word & 0xFFFFF000U); return true;
+    case 0x03U:
+        load(c, f);
+        return true;
+    case 0x0FU:
+        return true; /* fence */
+    case 0x13U:
+        c->x[f->rd] = alu(f->f3, a, imm, f->f3 == 5U && f->f7 == 0x20U);
+        return true;
+    case 0x17U:
+        c->x[f->rd] = c->pc + (f->word & 0xFFFFF000U);
+        return true;
     case 0x23U:
         core_store(c, a + sign_extend(f->f7 << 5 | f->rd, 12U), c->x[f->rs2], 1U << f->f3);
         return true;
@@ -139,7 +200,9 @@ static bool execute_base(core *c, const fields *f, uint32_t *next) {
         }
         c->x[f->rd] = alu(f->f3, a, c->x[f->rs2], f->f7 == 0x20U);
         return true;
-    case 0x37U: c->x[f->rd] = f->word & 0xFFFFF000U; return true;
+    case 0x37U:
+        c->x[f->rd] = f->word & 0xFFFFF000U;
+        return true;
     case 0x63U:
         if (branch_taken(c, f)) {
             *next = c->pc + branch_offset(f->word);
@@ -162,7 +225,8 @@ static bool execute_base(core *c, const fields *f, uint32_t *next) {
         }
         csr(c, f);
         return true;
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -180,7 +244,7 @@ static uint32_t behind(core *c, uint32_t next) {
     return next;
 }
 
-static void step(core *c) {
+void core_step(core *c) {
     uint32_t word = core_load(c, c->pc, 2U);
     uint32_t next = c->pc + 2U;
     if ((word & 3U) == 3U) {
@@ -193,114 +257,21 @@ static void step(core *c) {
             core_fault(c, "unknown instruction", half);
         }
     }
-    const fields f = {word, word & 0x7FU, word >> 7 & 31U, word >> 15 & 31U, word >> 20 & 31U,
-                      word >> 12 & 7U, word >> 25};
+    const fields f = {word,
+                      word & 0x7FU,
+                      word >> 7 & 31U,
+                      word >> 15 & 31U,
+                      word >> 20 & 31U,
+                      word >> 12 & 7U,
+                      word >> 25};
     if (!execute_base(c, &f, &next) && !execute_xpulp(c, &f)) {
         core_fault(c, "unknown instruction", word);
+    }
+    if (c->waiting) { /* the same load again, when the device lets it go on */
+        return;
     }
     c->x[0] = 0U;
     c->instructions++;
     c->cycles++;
     c->pc = behind(c, next);
-}
-
-/* Returns the exit code when the program has asked for its end, else -1. */
-static int serve_host(core *c, uint32_t tohost, uint32_t fromhost) {
-    const uint32_t request = core_load(c, tohost, 4U);
-    if ((request & 1U) != 0U) {
-        return (int)(request >> 1);
-    }
-    const uint32_t call = request;
-    if (core_load(c, call, 4U) != 64U) {
-        core_fault(c, "unknown system call", core_load(c, call, 4U));
-    }
-    const uint32_t size = core_load(c, call + 24U, 4U);
-    (void)fwrite(bytes_at(c, core_load(c, call + 16U, 4U), size), 1U, size, stdout);
-    core_store(c, call, size, 4U);
-    core_store(c, tohost, 0U, 4U);
-    core_store(c, fromhost, 1U, 4U);
-    return -1;
-}
-
-static uint32_t word_at(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-/* Copies the loadable segments. */
-static void load_elf(core *c, const uint8_t *elf) {
-    const uint8_t *header = elf + word_at(elf + 28);
-    const uint32_t count = word_at(elf + 44) & 0xFFFFU;
-    c->pc = word_at(elf + 24);
-    for (uint32_t i = 0U; i < count; i++, header += 32) {
-        const uint32_t file_size = word_at(header + 16);
-        if (word_at(header) == 1U && file_size != 0U) {
-            memcpy(bytes_at(c, word_at(header + 12), file_size), elf + word_at(header + 4),
-                   file_size);
-        }
-    }
-}
-
-static uint8_t *read_file(const char *path) {
-    FILE *const file = fopen(path, "rb");
-    if (file == NULL || fseek(file, 0L, SEEK_END) != 0) {
-        return NULL;
-    }
-    const long size = ftell(file);
-    uint8_t *const data = size > 0L ? malloc((size_t)size) : NULL;
-    rewind(file);
-    if (data != NULL && fread(data, 1U, (size_t)size, file) != (size_t)size) {
-        free(data);
-        return NULL;
-    }
-    (void)fclose(file);
-    return data;
-}
-
-/* The value of a symbol; 0 when there is none. */
-static uint32_t symbol(const uint8_t *elf, const char *name) {
-    const uint8_t *const sections = elf + word_at(elf + 32);
-    const uint32_t count = word_at(elf + 48) & 0xFFFFU;
-    for (uint32_t i = 0U; i < count; i++) {
-        const uint8_t *const table = sections + 40U * i;
-        if (word_at(table + 4) != 2U) { /* SHT_SYMTAB */
-            continue;
-        }
-        const uint8_t *const names = elf + word_at(sections + 40U * word_at(table + 24) + 16);
-        const uint8_t *entry = elf + word_at(table + 16);
-        for (uint32_t left = word_at(table + 20) / 16U; left != 0U; left--, entry += 16) {
-            if (strcmp((const char *)names + word_at(entry), name) == 0) {
-                return word_at(entry + 4);
-            }
-        }
-    }
-    return 0U;
-}
-
-/* core ELF: runs the program until it asks for its end; exit code: its own. */
-int main(int argc, char **argv) {
-    static core c;
-    uint8_t *const elf = argc == 2 ? read_file(argv[1]) : NULL;
-    c.base = 0x80000000U;
-    c.size = 64U << 20;
-    c.memory = calloc(c.size, 1U);
-    if (elf == NULL || c.memory == NULL) {
-        (void)fprintf(stderr, "usage: core ELF\n");
-        return 97;
-    }
-    load_elf(&c, elf);
-    const uint32_t tohost = symbol(elf, "tohost");
-    const uint32_t fromhost = symbol(elf, "fromhost");
-    free(elf);
-    if (tohost == 0U || fromhost == 0U) {
-        core_fault(&c, "the program has no host-target interface", 0U);
-    }
-    int code = -1;
-    while (code < 0) {
-        step(&c);
-        if (core_load(&c, tohost, 4U) != 0U) {
-            code = serve_host(&c, tohost, fromhost);
-        }
-    }
-    free(c.memory);
-    return code;
 }

@@ -61,12 +61,23 @@ static bool min_max(core *c, const fields *f) {
     const uint32_t b = c->x[f->rs2];
     const bool less = (int32_t)a < (int32_t)b;
     switch (f->f3) {
-    case 0U: c->x[f->rd] = (a >> 31) != 0U ? 0U - a : a; return f->rs2 == 0U; /* p.abs */
-    case 4U: c->x[f->rd] = less ? a : b; return true;
-    case 5U: c->x[f->rd] = a < b ? a : b; return true;
-    case 6U: c->x[f->rd] = less ? b : a; return true;
-    case 7U: c->x[f->rd] = a < b ? b : a; return true;
-    default: return false;
+    case 0U:
+        c->x[f->rd] = (a >> 31) != 0U ? 0U - a : a;
+        return f->rs2 == 0U; /* p.abs */
+    case 4U:
+        c->x[f->rd] = less ? a : b;
+        return true;
+    case 5U:
+        c->x[f->rd] = a < b ? a : b;
+        return true;
+    case 6U:
+        c->x[f->rd] = less ? b : a;
+        return true;
+    case 7U:
+        c->x[f->rd] = a < b ? b : a;
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -87,12 +98,17 @@ static bool bit_field(core *c, const fields *f) {
         core_fault(c, "a bit field leaves its register", f->word);
     }
     switch (f->f3) {
-    case 0U: c->x[f->rd] = sign_extend(value >> position & mask, width); return true;
-    case 1U: c->x[f->rd] = value >> position & mask; return true;
+    case 0U:
+        c->x[f->rd] = sign_extend(value >> position & mask, width);
+        return true;
+    case 1U:
+        c->x[f->rd] = value >> position & mask;
+        return true;
     case 2U: /* p.insert */
         c->x[f->rd] = (c->x[f->rd] & ~(mask << position)) | (value & mask) << position;
         return true;
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -105,12 +121,23 @@ static bool scalar(core *c, const fields *f) {
     }
     if (f->f7 == 0x08U && f->rs2 == 0U) {
         switch (f->f3) {
-        case 1U: c->x[f->rd] = last_one(a); return true;             /* p.fl1 */
-        case 4U: c->x[f->rd] = sign_extend(a, 16U); return true;     /* p.exths */
-        case 5U: c->x[f->rd] = a & 0xFFFFU; return true;             /* p.exthz */
-        case 6U: c->x[f->rd] = sign_extend(a, 8U); return true;      /* p.extbs */
-        case 7U: c->x[f->rd] = a & 0xFFU; return true;               /* p.extbz */
-        default: return false;
+        case 1U:
+            c->x[f->rd] = last_one(a);
+            return true; /* p.fl1 */
+        case 4U:
+            c->x[f->rd] = sign_extend(a, 16U);
+            return true; /* p.exths */
+        case 5U:
+            c->x[f->rd] = a & 0xFFFFU;
+            return true; /* p.exthz */
+        case 6U:
+            c->x[f->rd] = sign_extend(a, 8U);
+            return true; /* p.extbs */
+        case 7U:
+            c->x[f->rd] = a & 0xFFU;
+            return true; /* p.extbz */
+        default:
+            return false;
         }
     }
     if (f->f7 == 0x0AU && f->f3 == 1U) {
@@ -185,28 +212,55 @@ static bool simd(core *c, const fields *f) {
     const uint32_t b = c->x[f->rs2];
     uint32_t *const d = &c->x[f->rd];
     switch (f->f7 << 4 | f->f3) {
-    case 0x4C0U: *d = dot2(a, b); return true;                      /* pv.dotsp.h */
-    case 0x5C0U: *d += dot2(a, b); return true;                     /* pv.sdotsp.h */
-    case 0x4C1U: *d = dot4(a, true, b, true); return true;          /* pv.dotsp.b */
-    case 0x501U: *d += dot4(a, false, b, false); return true;       /* pv.sdotup.b */
-    case 0x541U: *d += dot4(a, false, b, true); return true;        /* pv.sdotusp.b */
-    case 0x5C1U: *d += dot4(a, true, b, true); return true;         /* pv.sdotsp.b */
-    case 0x680U: *d = a << 16 | (b & 0xFFFFU); return true;         /* pv.pack.h */
-    case 0x701U: *d = (*d & 0xFFFF0000U) | (a & 0xFFU) << 8 | (b & 0xFFU); return true;
-    case 0x6C1U: *d = (*d & 0xFFFFU) | a << 24 | (b & 0xFFU) << 16; return true;
-    case 0x641U: *d = shuffle2(*d, a, b); return true;              /* pv.shuffle2.b */
-    default: return false;
+    case 0x4C0U:
+        *d = dot2(a, b);
+        return true; /* pv.dotsp.h */
+    case 0x5C0U:
+        *d += dot2(a, b);
+        return true; /* pv.sdotsp.h */
+    case 0x4C1U:
+        *d = dot4(a, true, b, true);
+        return true; /* pv.dotsp.b */
+    case 0x501U:
+        *d += dot4(a, false, b, false);
+        return true; /* pv.sdotup.b */
+    case 0x541U:
+        *d += dot4(a, false, b, true);
+        return true; /* pv.sdotusp.b */
+    case 0x5C1U:
+        *d += dot4(a, true, b, true);
+        return true; /* pv.sdotsp.b */
+    case 0x680U:
+        *d = a << 16 | (b & 0xFFFFU);
+        return true; /* pv.pack.h */
+    case 0x701U:
+        *d = (*d & 0xFFFF0000U) | (a & 0xFFU) << 8 | (b & 0xFFU);
+        return true;
+    case 0x6C1U:
+        *d = (*d & 0xFFFFU) | a << 24 | (b & 0xFFU) << 16;
+        return true;
+    case 0x641U:
+        *d = shuffle2(*d, a, b);
+        return true; /* pv.shuffle2.b */
+    default:
+        return false;
     }
 }
 
 bool execute_xpulp(core *c, const fields *f) {
     switch (f->opcode) {
     case 0x0BU:
-    case 0x2BU: return memory_access(c, f);
-    case 0x33U: return scalar(c, f);
-    case 0x57U: return simd(c, f);
-    case 0x5BU: return normalizing(c, f);
-    case 0x7BU: return loop_setup(c, f);
-    default: return false;
+    case 0x2BU:
+        return memory_access(c, f);
+    case 0x33U:
+        return scalar(c, f);
+    case 0x57U:
+        return simd(c, f);
+    case 0x5BU:
+        return normalizing(c, f);
+    case 0x7BU:
+        return loop_setup(c, f);
+    default:
+        return false;
     }
 }

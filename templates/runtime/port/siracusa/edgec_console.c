@@ -55,10 +55,14 @@ static void write_hex(uint32_t value) {
 /* Exceptions of the privileged architecture, by mcause; the rest is told by its number. */
 static const char *name_of(uint32_t cause) {
     static const char *const names[] = {
-        "fetch from a misaligned address", "fetch from where nothing is",
-        "illegal instruction",             "breakpoint",
-        "load from a misaligned address",  "load from where nothing is",
-        "store to a misaligned address",   "store to where nothing is",
+        "fetch from a misaligned address",
+        "fetch from where nothing is",
+        "illegal instruction",
+        "breakpoint",
+        "load from a misaligned address",
+        "load from where nothing is",
+        "store to a misaligned address",
+        "store to where nothing is",
     };
     if (cause == 11U) { /* what the GVSoC model gives for an illegal instruction */
         return "illegal instruction or environment call";

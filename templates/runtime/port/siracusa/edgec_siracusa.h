@@ -29,14 +29,14 @@
 #define SIRACUSA_DMA 0x10204400             /* [SDK] * mchan, the core's own view */
 
 /* ---- event unit */
-#define SIRACUSA_EVENT_MASK 0x00          /* * events that wake the core */
-#define SIRACUSA_EVENT_CLEAR 0x28         /* * clears pending events */
-#define SIRACUSA_EVENT_WAIT_CLEAR 0x3C    /* * a load sleeps until an event of the mask */
-#define SIRACUSA_BARRIER 0x200            /* * barrier 0 */
-#define SIRACUSA_BARRIER_TRIGGERS 0x00    /* * cores that arrive; write it before the targets */
-#define SIRACUSA_BARRIER_TARGETS 0x0C     /* * cores that are woken */
-#define SIRACUSA_BARRIER_WAIT_CLEAR 0x1C  /* * a load arrives and sleeps until all have */
-#define SIRACUSA_BARRIER_EVENT 16         /* * */
+#define SIRACUSA_EVENT_MASK 0x00         /* * events that wake the core */
+#define SIRACUSA_EVENT_CLEAR 0x28        /* * clears pending events */
+#define SIRACUSA_EVENT_WAIT_CLEAR 0x3C   /* * a load sleeps until an event of the mask */
+#define SIRACUSA_BARRIER 0x200           /* * barrier 0 */
+#define SIRACUSA_BARRIER_TRIGGERS 0x00   /* * cores that arrive; write it before the targets */
+#define SIRACUSA_BARRIER_TARGETS 0x0C    /* * cores that are woken */
+#define SIRACUSA_BARRIER_WAIT_CLEAR 0x1C /* * a load arrives and sleeps until all have */
+#define SIRACUSA_BARRIER_EVENT 16        /* * */
 
 /* ---- mchan: read an id; write command, L1 address, other address */
 #define SIRACUSA_DMA_STATUS 0x04      /* * bit id: under way; writing the bit frees the id */
