@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -34,10 +33,9 @@ def compiler(name: str) -> Compiler:
     return found
 
 
-def build(bundle: LoadedBundle, out: Path, kind: str, cores: int = 8, using: str = "") -> Path:
+def build(bundle: LoadedBundle, out: Path, kind: str, cores: int = 8) -> Path:
     """A program of the bundle for the chip."""
-    chosen = compiler(using) if using else any_compiler()
-    run_make(Build(bundle.directory, out, "siracusa", chosen, (kind,), cores=cores))
+    run_make(Build(bundle.directory, out, "siracusa", any_compiler(), (kind,), cores=cores))
     return out / f"{bundle.prefix}_{kind}"
 
 
@@ -60,11 +58,3 @@ def build_model(directory: Path, *folders: str) -> Path:
     command = [*find_host_compiler().command, *STRICT, "-O2", *INCLUDES]
     compile_c([*command, *map(str, sources), "-o", str(program)])
     return program
-
-
-def needs(tool: str) -> str:
-    """A tool's path; skips when it is not there."""
-    path = shutil.which(tool)
-    if path is None:
-        pytest.skip(f"{tool} is not installed")
-    return path

@@ -79,12 +79,15 @@ def test_every_op_is_equal(
     assert result.exit_code == 0
 
 
-@pytest.mark.parametrize("using", ["gcc", "clang"])
+@pytest.mark.parametrize(("using", "optimize"), [("gcc", "-O2"), ("gcc", "-Os"), ("clang", "-O2")])
 def test_dump_of_each_compiler_equals_the_golden_files(
-    using: str, engine_bundle: LoadedBundle, chip: Path, tmp_path: Path
+    using: str, optimize: str, engine_bundle: LoadedBundle, chip: Path, tmp_path: Path
 ) -> None:
-    """The tracer's dump, as `edgec compare` reads it; the console may add a line feed."""
-    result = run_program([str(chip), str(build(engine_bundle, tmp_path, "tracer", 8, using))])
+    """The tracer's dump, as `edgec compare` reads it; the console may add a line feed. With -Os gcc
+    calls functions of its library."""
+    chosen, bundle = compiler(using), engine_bundle.directory
+    run_make(Build(bundle, tmp_path, "siracusa", chosen, ("tracer",), optimize=optimize, cores=8))
+    result = run_program([str(chip), str(tmp_path / "tiny_tracer")])
     assert result.exit_code == 0
     comparison = compare_dump(read_dump(result.output), engine_bundle.golden)
     assert comparison.complete
@@ -220,3 +223,26 @@ def test_other_chips_have_no_such_port(tmp_path: Path) -> None:
         check_sizes(bundle.directory)
     with pytest.raises(ToolError, match="ports host, rv32"):
         run_make(Build(bundle.directory, tmp_path / "out", "siracusa", any_compiler(), ("runner",)))
+
+
+def test_cmake_builds_the_port(engine_bundle: LoadedBundle, chip: Path, tmp_path: Path) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    command, *flags = compiler("gcc").command
+    architecture = " ".join(flags)
+    options = {
+        "CMAKE_SYSTEM_NAME": "Generic",
+        "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",
+        "CMAKE_C_COMPILER": command,
+        "CMAKE_C_FLAGS": f"{architecture} -Os",
+        "CMAKE_ASM_FLAGS": architecture,
+        "TINY_PORT": "siracusa",
+    }
+    words = [f"-D{name}={value}" for name, value in options.items()]
+    made = [cmake, "-S", str(engine_bundle.directory), "-B", str(tmp_path), *words]
+    for step in (made, [cmake, "--build", str(tmp_path)]):
+        result = run_program(step)
+        assert result.exit_code == 0, result.output.decode() + result.errors
+    result = run_program([str(chip), str(tmp_path / "tiny_runner")])
+    assert (result.exit_code, len(read_dump(result.output).steps)) == (0, 5)
