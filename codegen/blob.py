@@ -7,7 +7,7 @@ one by one in little-endian order, never as a struct of the host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from zlib import crc32
@@ -20,9 +20,11 @@ from memory_planner.footprint import BLOB_HEADER_SIZE as HEADER_SIZE
 from memory_planner.plan import Placement, Plan, RegionPlan
 from toolchain.model.engine_packing import EngineLayout, pack_engine
 from toolchain.model.errors import BundleError, InternalError, Problem
-from toolchain.model.packing import WeightInts, pack_weights
+from toolchain.model.matrix_storage import pack_matrix, unpack_matrix
+from toolchain.model.packing import WeightInts
 from toolchain.model.program import Kind, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout, pack_requant_table
+from toolchain.model.sparse_packing import SparseLayout
 
 MAGIC = b"EDGECBLB"
 VERSION = 1
@@ -92,7 +94,7 @@ def _build_payload(program: Program, plan: Plan, region: RegionPlan) -> bytes:
         if len(content) != tensor.size or offset + len(content) > len(data):
             raise InternalError(f"{tensor.name} does not fill its place in blob {region.name}")
         data[offset : offset + len(content)] = content
-        code = tensor.layout.packing.code if tensor.layout else 0
+        code = tensor.layout.format.code if tensor.layout else 0
         entry = _words(crc32(tensor.name.encode()), offset, len(content), code)
         data[position : position + ENTRY_SIZE] = entry
         position += ENTRY_SIZE
@@ -121,7 +123,7 @@ def _content(program: Program, tensor: TensorSpec) -> bytes:
             return pack_engine(value, tensor.layout)
         if isinstance(tensor.layout, RequantLayout):
             return pack_requant_table(value, tensor.layout)
-        return pack_weights(value, tensor.layout)
+        return pack_matrix(value, tensor.layout)
     dtype = np.dtype(tensor.dtype.value)
     if value.shape != tensor.shape or value.dtype != dtype:
         raise InternalError(f"{tensor.name} is {value.dtype}{value.shape}, declared {tensor}")
@@ -234,7 +236,7 @@ def check_blob(
             crc32(tensor.name.encode()),
             placement.offset - region.blob_base,
             tensor.size,
-            tensor.layout.packing.code if tensor.layout else 0,
+            tensor.layout.format.code if tensor.layout else 0,
         )
         for tensor, placement in stored_tensors(program, plan, region)
     )
@@ -246,8 +248,21 @@ def check_blob(
         "length": (len(blob.data), region.blob_size),
         "table of contents": (blob.entries, expected),
     }
-    return [
+    problems = [
         Problem(f"{where}: {what}", str(got), str(want))
         for what, (got, want) in checks.items()
         if got != want
     ]
+    return problems or [*_check_indices(blob, program, plan, region)]
+
+
+def _check_indices(
+    blob: Blob, program: Program, plan: Plan, region: RegionPlan
+) -> Iterator[Problem]:
+    """Sparse matrices can hold bytes that mean nothing."""
+    for tensor, _ in stored_tensors(program, plan, region):
+        if isinstance(tensor.layout, SparseLayout):
+            try:
+                unpack_matrix(blob.tensor(tensor.name), tensor.layout)
+            except ValueError as error:
+                yield Problem(f"weights/{region.name}.bin: {tensor.name}", str(error), "an index")

@@ -23,6 +23,7 @@ from sim.golden import Golden
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Kind, Program
+from toolchain.model.sparse_packing import SparseLayout
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -126,13 +127,18 @@ def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
             "shape": list(tensor.shape),
             "bits": parts.weight_bits[tensor.name],
             "group_size": tensor.layout.group_size,
-            "packing": tensor.layout.packing.value,
+            "packing": tensor.layout.format.value,
+            **_pattern_of(tensor.layout),
             "region": parts.plan.placements[tensor.name].region,
             "size": tensor.size,
         }
         for tensor in parts.program.tensors.values()
         if tensor.kind is Kind.WEIGHT and isinstance(tensor.layout, WeightLayout | EngineLayout)
     ]
+
+
+def _pattern_of(layout: WeightLayout | EngineLayout) -> dict[str, str]:
+    return {"pattern": str(layout.pattern)} if isinstance(layout, SparseLayout) else {}
 
 
 def bundle_entries(directory: Path) -> Iterator[str]:

@@ -30,7 +30,9 @@ from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Placement, Plan, RegionPlan, Source
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.sparse_packing import SparseLayout
 
 
 def model_view(program: Program, plan: Plan, target: TargetSpec, graph: bytes) -> ModelView:
@@ -185,7 +187,10 @@ class _Layout:
             return self.engine.weight(op, field)
         slots = how.slots if how.tile_buffer else 0
         matrix = self._matrix(op, how.records_per_tile, how.slot_size, slots)
-        kernel = f"linear_{mode_suffix(op)}_w{self.program.layout_of(op).packing.field_bits}"
+        layout = self.program.layout_of(op)
+        kernel = f"linear_{mode_suffix(op)}_w{layout.packing.field_bits}"
+        if isinstance(layout, SparseLayout):
+            kernel += f"_{layout.pattern.removed}of{layout.pattern.group}"
         return self._weight(op, field, matrix, kernel)
 
     def _weight(self, op: Op, field: str, matrix: int, kernel: str = "") -> WeightView:
@@ -199,7 +204,7 @@ class _Layout:
         if source.region != placement.region:
             region = "STAGED"
             offset = source.offset - self.plan.region(source.region).arena_base
-        packing = f"{self.program.layout_of(op).packing.value}{dimensions(tensor.shape)}"
+        packing = f"{packing_name(self.program.layout_of(op))}{dimensions(tensor.shape)}"
         return WeightView(
             field=field,
             comment=f"{tensor.name} {packing} at {place_text(placement)}",

@@ -15,6 +15,7 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, ProgramShape, TensorSpec
 from toolchain.model.requant_table import RequantLayout
+from toolchain.model.sparse_packing import SparseLayout
 
 
 def form_of(record: type, **others: Form) -> dict[str, Form]:
@@ -43,9 +44,15 @@ def _optional(form: dict[str, Form], *names: str) -> dict[str, Form]:
     return {f"{name}?" if name in names else name: inner for name, inner in form.items()}
 
 
+_SPARSE = {**form_of(SparseLayout, pattern=str), "fields": str}
 _OP = form_of(Op)
 _TRANSFER = Fixed((int,) * len(fields(Transfer)))
-_LAYOUT = (form_of(WeightLayout), form_of(EngineLayout), {**form_of(RequantLayout), "packing": str})
+_LAYOUT = (
+    form_of(WeightLayout),
+    _SPARSE,
+    form_of(EngineLayout),
+    {**form_of(RequantLayout), "packing": str},
+)
 _JOB = form_of(JobPlan, registers=Fixed((int,) * REGISTERS))
 _PIECE = Fixed((int,) * len(fields(PiecePlan)))
 _CHAIN = form_of(ChainPlan, linears=[form_of(EngineLinear, pieces=[_PIECE])], jobs=[_JOB])

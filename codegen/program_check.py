@@ -15,6 +15,7 @@ from toolchain.model.outline import MAX_EPS, LowerConfig
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ActMode, Op, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
+from toolchain.model.sparse_packing import SparseLayout
 
 WEIGHT = ".weight"
 Matrix = WeightLayout | EngineLayout
@@ -109,6 +110,9 @@ def _check_layouts(shape: ProgramShape, layouts: dict[str, Matrix]) -> list[Prob
         elif not 1 <= layout.group_size <= columns:
             found = f"groups of {layout.group_size}"
             problems.append(Problem(name + WEIGHT, found, f"1..{columns} columns"))
+        elif isinstance(layout, SparseLayout) and (name == "embed" or not layout.pays):
+            allowed = "dense storage: rows are looked up, or it takes fewer bytes"
+            problems.append(Problem(name + WEIGHT, str(layout.pattern), allowed))
     return problems
 
 

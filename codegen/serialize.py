@@ -27,6 +27,7 @@ from memory_planner.plan import (
 )
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.errors import BundleError
+from toolchain.model.nm_pattern import parse_pattern
 from toolchain.model.packing import CORE_PACKINGS, Packing, WeightLayout
 from toolchain.model.program import (
     ActMode,
@@ -40,6 +41,7 @@ from toolchain.model.program import (
     TensorSpec,
 )
 from toolchain.model.requant_table import RequantLayout
+from toolchain.model.sparse_packing import SparseLayout
 
 FORMAT_VERSION = 1
 
@@ -76,27 +78,48 @@ def _tensor_to_json(tensor: TensorSpec) -> Json:
         "shape": list(tensor.shape),
     }
     if tensor.layout is not None:
-        item["layout"] = {**asdict(tensor.layout), "packing": tensor.layout.packing.value}
+        item["layout"] = _layout_to_json(tensor.layout)
     return item
+
+
+def _layout_to_json(layout: Layout) -> Json:
+    """Of a sparse matrix also the pattern, and the dense packing that has its fields."""
+    item = {**asdict(layout), "packing": layout.format.value}
+    if isinstance(layout, SparseLayout):
+        item |= {"fields": layout.packing.value, "pattern": str(layout.pattern)}
+    return item
+
+
+def _layout_from_json(item: Json) -> Layout:
+    """A layout of the packing's kind; ValueError for values that it cannot have."""
+    members = {name: value for name, value in item.items() if name not in ("packing", "fields")}
+    packing = Packing(item["packing"])
+    if packing is Packing.REQUANT_TABLE:
+        return RequantLayout(**members)
+    if packing in (Packing.NEUREKA_3X3, Packing.NEUREKA_1X1):
+        return EngineLayout(packing=packing, **members)
+    if packing is not Packing.NM_SPARSE:
+        return WeightLayout(packing=packing, **members)
+    pattern = parse_pattern(item["pattern"])
+    if pattern is None:
+        raise ValueError(f"N:M pattern {item['pattern']!r}")
+    return SparseLayout(**{**members, "packing": _core_packing(item["fields"]), "pattern": pattern})
+
+
+def _core_packing(name: str) -> Packing:
+    packing = Packing(name)
+    if packing not in CORE_PACKINGS:
+        raise ValueError(f"{name} has no fields")
+    return packing
 
 
 def _tensor_from_json(item: Json) -> TensorSpec:
     layout = item.get("layout")
     if layout is not None:
-        layout = _layout_from_json(dict(layout))
+        layout = _layout_from_json(layout)
     return TensorSpec(
         item["name"], Kind(item["kind"]), DType(item["dtype"]), tuple(item["shape"]), layout
     )
-
-
-def _layout_from_json(fields: Json) -> Layout:
-    """A layout of the packing's kind; ValueError for values that it cannot have."""
-    packing = Packing(fields.pop("packing"))
-    if packing is Packing.REQUANT_TABLE:
-        return RequantLayout(**fields)
-    if packing in CORE_PACKINGS:
-        return WeightLayout(packing, **fields)
-    return EngineLayout(packing, **fields)
 
 
 def _op_to_json(op: Op) -> Json:

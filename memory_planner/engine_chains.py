@@ -142,16 +142,16 @@ def _tiled(chain: Chain, target: TargetSpec) -> Chain:
 
 
 def can_run(layout: EngineLayout, windows: int, target: TargetSpec) -> str | None:
-    """Why a linear cannot be on the engine, None if it can: its buffers must have room."""
+    """Why a linear cannot be on the engine, needed against allowed bytes; None if it can."""
     limit = sums_limit(target)
     step = sums_size(layout, windows, CHANNEL_STEP)
     whole = sums_size(layout, windows, layout.channels)
     if whole > limit and layout.shared > 1:
-        return f"{whole} of {limit} bytes for sums"
+        return f"sums: {whole} of {limit} B"
     if min(whole, 2 * step) > limit:
-        return f"{min(whole, 2 * step)} of {limit} bytes for sums"
+        return f"sums: {min(whole, 2 * step)} of {limit} B"
     size = layout.groups * stage_geometry(layout, windows).size
-    return f"{size} of {limit} bytes for inputs" if size > limit else None
+    return f"inputs: {size} of {limit} B" if size > limit else None
 
 
 def table_records(chain: Chain, layout: EngineLayout, target: TargetSpec) -> int:

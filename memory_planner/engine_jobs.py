@@ -1,7 +1,7 @@
 """The jobs of a linear: where inputs are staged and accumulators come out, and the registers.
 
 The inputs of a linear become the pixels of a small image in L1 in which every byte that is not an
-input is zero (docs/packing.md 8 has the arrangements of the weights). `windows` vectors share one
+input is zero (docs/packing.md 9 has the arrangements of the weights). `windows` vectors share one
 job: 1, or 2 for the high and low bytes of 16-bit activations, or more tokens:
 
     dense    3 x 3 patches: 1, 2 (stacked: 6 x 3) or 4 (6 x 6) windows, an output pixel each

@@ -1,7 +1,7 @@
 """One job of the N-EUREKA engine as a value, and as the 24 registers that describe it.
 
 A job convolves an input in L1, channels innermost, with 3 x 3 or 1 x 1 kernels whose words lie in a
-weight memory or in L1 (docs/packing.md 8), and writes accumulators or requantized bytes to L1. The
+weight memory or in L1 (docs/packing.md 9), and writes accumulators or requantized bytes to L1. The
 register file holds subtile counts and the size of the last subtile: 32 output channels, 28 (3 x 3)
 or 32 (1 x 1) input channels, 6 x 6 output pixels.
 """

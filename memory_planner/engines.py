@@ -159,7 +159,7 @@ def _settle(
     best: tuple[float, dict[str, _Candidate], dict[str, str]] | None = None
     for share in range(SHARES + 1):
         away = set(order[: len(order) * share // SHARES])
-        reasons = dict.fromkeys(away, "no room for its words or buffers")
+        reasons = dict.fromkeys(away, "no room on chip")
         kept = {op_id: each for op_id, each in wanted.items() if op_id not in away}
         plan = _give_back(program, target, kept, reasons, draft)
         saved = sum(each.cores - each.cost.cycles for each in kept.values())
@@ -201,14 +201,14 @@ def _give_back(
         }
         for op_id, region in outside.items():
             del kept[op_id]
-            reasons[op_id] = f"its words are in {region}"
+            reasons[op_id] = f"words in {region}"
         if outside:
             continue
         if not kept or all(region.free >= 0 for region in plan.regions):
             return plan
         for op_id in _dropped(program, kept, draft):
             del kept[op_id]
-            reasons[op_id] = "no room for its words or buffers"
+            reasons[op_id] = "no room on chip"
 
 
 def _keep_whole(program: Program, kept: dict[str, _Candidate], reasons: dict[str, str]) -> None:

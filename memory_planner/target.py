@@ -92,6 +92,16 @@ class Tiling:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseCosts:
+    """Cycles of one core in linears of the packing nm-sparse."""
+
+    kept: Mapping[str, float]  # per stored weight of a whole unit, by index form and dense packing
+    tail: float  # per stored weight behind the last whole unit
+    row: float  # set-up and requantization of one output
+    group: float  # scale group of one output
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Cycles of one core per unit of work; sim/cycle_model.py counts the units."""
 
@@ -111,6 +121,7 @@ class Costs:
     argmax: float
     reduction: float  # serial part of an op that reduces over all cores
     barrier: float  # all cores arriving together
+    sparse: SparseCosts
 
 
 @dataclass(frozen=True, slots=True)

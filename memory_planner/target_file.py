@@ -23,6 +23,7 @@ from memory_planner.target import (
     MemoryRegion,
     OffChip,
     Reservation,
+    SparseCosts,
     TargetSpec,
     Tiling,
 )
@@ -30,6 +31,16 @@ from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.packing import CORE_PACKINGS
 
+# Groups of kernels that are about equally fast: index form and stored bits.
+SPARSE_KERNELS = (
+    "kept_crumb",
+    "kept_nibble",
+    "kept_byte",
+    "removed_nibble",
+    "removed_byte",
+    "bitmask_nibble",
+    "bitmask_byte",
+)
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
 SECTION = "[.][A-Za-z0-9_.]{1,60}"
@@ -170,6 +181,15 @@ def _costs(table: Table) -> Costs:
     mac = table.table("mac")
     macs = {packing.value: multiply + cost(mac, packing.value, "MAC") for packing in CORE_PACKINGS}
     mac.finish()
+    sparse = table.table("sparse")
+    kept = {key: multiply + cost(sparse, key, "MAC") for key in SPARSE_KERNELS}
+    sparse_costs = SparseCosts(
+        kept=kept,
+        tail=multiply + cost(sparse, "tail", "MAC"),
+        row=cost(sparse, "row", "row"),
+        group=cost(sparse, "group", "group"),
+    )
+    sparse.finish()
     costs = Costs(
         mac=macs,
         linear_row=cost(table, "linear_row", "row"),
@@ -187,6 +207,7 @@ def _costs(table: Table) -> Costs:
         argmax=cost(table, "argmax", "element"),
         reduction=cost(table, "reduction", "op"),
         barrier=cost(table, "barrier", "barrier"),
+        sparse=sparse_costs,
     )
     table.finish()
     return costs

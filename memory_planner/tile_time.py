@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from memory_planner.target import Link, TargetSpec
+from memory_planner.target import Link, SparseCosts, TargetSpec
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ProgramShape
+from toolchain.model.sparse_packing import UNIT, SparseLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,20 @@ def pieces_cycles(link: Link, size: int, most: int) -> float:
 def record_cycles(target: TargetSpec, layout: WeightLayout) -> float:
     """Cycles of one core for one record: all its rows, padding rows included."""
     lanes, costs = layout.packing.rows, target.costs
+    if isinstance(layout, SparseLayout):
+        return lanes * _sparse_row_cycles(costs.sparse, layout)
     macs = lanes * layout.columns * costs.mac[layout.packing.value]
     groups = lanes * layout.groups * costs.linear_group if layout.groups > 1 else 0.0
     return macs + groups + lanes * costs.linear_row
+
+
+def _sparse_row_cycles(costs: SparseCosts, layout: SparseLayout) -> float:
+    """Removed weights cost nothing; what is behind the last whole unit is slower."""
+    inside = layout.pattern.kept_of(layout.columns // UNIT * UNIT)
+    kernel = f"{layout.pattern.index_form}_{layout.packing.value}"
+    groups = layout.groups * costs.group if layout.groups > 1 else 0.0
+    work = inside * costs.kept[kernel] + (layout.kept - inside) * costs.tail
+    return work + groups + costs.row
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from memory_planner.validate_engine import check_engine_plan, engine_buffer_time
 from memory_planner.validate_moves import check_attention, check_linears
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
-from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.program import Kind, OpKind, Program
 
 PARTIALS_SIZE = 16 * 32  # EDGEC_MAX_CORES * sizeof(edgec_partial)
 _CLASS_OF_KIND = {

@@ -31,6 +31,7 @@ from sim.interpreter import run_op
 from sim.memory import BLOB, NOBODY, PATTERN, Memory
 from sim.neureka import run_job
 from sim.ops import Ints, KVCache
+from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import Kind, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
@@ -131,7 +132,7 @@ class Machine:
         parts = []
         for first, count, data in self._tiles(op):
             rows = min(count * lanes, layout.rows - first * lanes)
-            weights = unpack_records(data.data, layout, rows)
+            weights = unpack_matrix_records(data.data, layout, rows)
             parts.append(ops.linear(q, scale, ops.matrix_of(weights, layout.group_size), shift))
         result = np.concatenate(parts, axis=1)
         assert result.shape[1] == layout.rows, f"tiles of {how.op} do not cover it"

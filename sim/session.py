@@ -16,7 +16,8 @@ from sim import ops
 from sim.interpreter import run_op
 from sim.ops import Ints, KVCache, Matrix
 from toolchain.model.engine_packing import EngineLayout, unpack_engine
-from toolchain.model.packing import WeightInts, WeightLayout, unpack_weights
+from toolchain.model.matrix_storage import unpack_matrix
+from toolchain.model.packing import WeightInts, WeightLayout
 from toolchain.model.program import Kind, Op, OpKind, Program
 from toolchain.model.requant_table import RequantLayout, unpack_requant_table
 
@@ -35,7 +36,7 @@ def read_constants(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> 
         start = place.offset - plan.region(place.region).blob_base
         data = memoryview(blobs[place.region])[start : start + spec.size]
         if isinstance(spec.layout, WeightLayout):
-            constants[spec.name] = unpack_weights(data, spec.layout)
+            constants[spec.name] = unpack_matrix(data, spec.layout)
         elif isinstance(spec.layout, EngineLayout):
             values = unpack_engine(data, spec.layout)
             nothing = np.zeros(spec.layout.rows, np.uint32)

@@ -16,7 +16,10 @@ from tests.paths import REPOSITORY
 
 # Top to bottom. A module belongs to the longest name that contains it.
 ROOMS = ("toolchain", "codegen", "templates", "sim", "memory_planner", "toolchain.model")
-HEAVY = frozenset({"torch", "transformers", "peft", "gptqmodel", "optimum", "onnx", "onnxruntime"})
+HEAVY = frozenset(
+    {"torch", "transformers", "peft", "gptqmodel", "optimum", "onnx", "onnxruntime", "lm_eval"}
+    | {"datasets", "huggingface_hub"}
+)
 MAY_BE_HEAVY = ("toolchain.compress", "toolchain.evaluate")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,34 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 
 EXIT_CODES = """\b
 Exit codes: 0 done, 2 bad option, 3 does not fit, 4 unsupported model, 5 broken checkpoint,
 6 outputs differ, 7 compiler or simulator missing, 8 damaged bundle, 9 cannot be quantized,
-10 the system refused (disk, permissions), 70 defect of edgec, 1 interrupted."""
+10 the system refused (disk, permissions), 11 compression failed, 70 defect of edgec,
+1 interrupted."""
 
 Command = Callable[..., None]
+# Commands of rooms with an extra of their own, imported when they are named or listed.
+LAZY_COMMANDS = {
+    "compress": ("toolchain.compress.command", "compress"),
+    "recipes": ("toolchain.compress.command", "recipes"),
+    "eval": ("toolchain.evaluate.command", "evaluate"),
+    "export-onnx": ("toolchain.evaluate.command", "export_onnx"),
+    "sensitivity": ("toolchain.evaluate.command", "sensitivity"),
+}
 
 
 class EdgecGroup(click.Group):
     """Turns an EdgecError into its text (or JSON) and exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the alphabet."""
+        return sorted([*super().list_commands(ctx), *LAZY_COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now if it is one of `LAZY_COMMANDS`."""
+        if cmd_name not in LAZY_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, name = LAZY_COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember whether errors are to be JSON too: they may come before the option is parsed."""
@@ -133,6 +155,13 @@ def main() -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
 @click.option("--prefix", default="edgec", show_default=True, help="Of every external C symbol.")
 @click.option("--golden-steps", type=int, help="Golden tokens.  [default: 16, or the context]")
+@click.option(
+    "--sparse",
+    multiple=True,
+    metavar="[PATTERN=]RULE",
+    help="auto: store N:M patterns that are found (default); off: all dense; N:M: require N of "
+    "every M inputs to be zero. PATTERN names op ids; may be repeated, the last one counts.",
+)
 @model_options
 @json_option
 def compile(

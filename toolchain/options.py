@@ -12,11 +12,13 @@ from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
 from memory_planner.target import Pin
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.nm_pattern import PATTERN_NAMES, PATTERNS, Pattern, parse_pattern
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode
-from toolchain.model.quant_settings import Override, QuantConfig
+from toolchain.model.quant_settings import Override, QuantConfig, SparseRule
 
 BUNDLED_NAME = "the bundled model"
+BLOCKS = "l*.*"  # the projections of all blocks
 SIZE_SHIFTS = {"B": 0, "KiB": 10, "MiB": 20, "GiB": 30}
 
 
@@ -72,6 +74,7 @@ def parse_model_options(
     pin: tuple[str, ...] = (),
     region: tuple[str, ...] = (),
     l1: str | None = None,
+    sparse: tuple[str, ...] = (),
     engine: str = "auto",
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
@@ -82,11 +85,12 @@ def parse_model_options(
     embed = 8 if embed_bits is None else embed_bits
     head = embed if head_bits is None else head_bits
     overrides = tuple(_parse_override(text, problems) for text in layers)
+    rules = tuple(_parse_sparse(text, problems) for text in sparse)
     modes = _parse_activations(activations, problems)
     limits = _parse_limits(pin, region if l1 is None else (*region, f"l1={l1}"), problems)
     if problems:
         raise ConfigError("some options cannot be used", problems)
-    quant = QuantConfig(bits, group_size, embed, head, overrides)
+    quant = QuantConfig(bits, group_size, embed, head, overrides, rules)
     return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
 
 
@@ -123,6 +127,21 @@ def _parse_override(text: str, problems: list[Problem]) -> Override:
             Problem("--layer", repr(text), "PATTERN=BITS, PATTERN=BITS:GROUP or PATTERN=:GROUP")
         )
     return override
+
+
+def _parse_sparse(text: str, problems: list[Problem]) -> SparseRule:
+    """PATTERN=RULE or RULE alone: N:M of the projections of all blocks, auto and off of all."""
+    match, equals, choice = text.rpartition("=")
+    patterns: tuple[Pattern, ...]
+    if choice in ("auto", "off"):
+        patterns, everywhere = PATTERNS if choice == "auto" else (), "*"
+    else:
+        pattern = parse_pattern(choice)
+        patterns, everywhere = (pattern,) if pattern else (), BLOCKS
+        if pattern is None:
+            allowed = f"auto, off or N:M ({PATTERN_NAMES}), or PATTERN= one of these"
+            problems.append(Problem("--sparse", repr(text), allowed))
+    return SparseRule(match if equals else everywhere, patterns, choice not in ("auto", "off"))
 
 
 def _parse_activations(text: str, problems: list[Problem]) -> dict[str, ActMode]:

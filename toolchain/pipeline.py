@@ -43,6 +43,7 @@ from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantConfig, quantize_model
+from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
 from toolchain.report import build_reports
@@ -91,10 +92,21 @@ def compile_model(
     config = LowerConfig(context, options.modes)
     check_lower_config(model.config, config)
     steps = golden_steps(options.golden_steps, context)
-    progress("planning memory")  # needs no weight: what does not fit is refused before the work
-    design = Design(model.config, options.quant, context, options.modes, engine=options.engine)
-    engines, plan = _plan(design, outline_program(model.config, options.quant, config), target)
-    quant = quantize_model(model, options.quant, lambda op_id: progress(f"quantizing {op_id}"))
+    progress("looking for N:M patterns")
+    patterns = find_patterns(model, options.quant)
+    progress("planning memory")  # what does not fit is refused before the work
+    design = Design(
+        model.config,
+        options.quant,
+        context,
+        options.modes,
+        patterns=patterns,
+        engine=options.engine,
+    )
+    outline = outline_program(model.config, options.quant, config, patterns)
+    engines, plan = _plan(design, outline, target)
+    step = "quantizing {}".format
+    quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))

@@ -42,8 +42,8 @@ EFFECTS = [
     (["--depth", "2"], "rows"),
     (["--width", "2:4"], "rows"),
     (["--width", "1:16"], "parameters"),  # stored dense, as it does not pay
-    (["--attn-width", "1:4"], "rows"),
-    (["--mlp-width", "1:4"], "rows"),
+    (["--attn-width", "2:4"], "rows"),
+    (["--mlp-width", "2:4"], "rows"),
     (["--bits", "8"], "rows"),
     (["--bits", "3"], "bytes"),  # packed like 4 bits, but not in a checkpoint
     (["--group-size", "16"], "rows"),
@@ -93,7 +93,7 @@ def test_options_compose(plain: Any) -> None:
         "mlp_width": "1:8",
         "kv_bits": 4,
     }
-    assert len(report["estimates"]) == 2
+    assert len(report["estimates"]) == 1
     assert plain["what_if"] == {}
     assert plain["estimates"] == []
 
@@ -113,12 +113,12 @@ def test_keys_of_the_report(plain: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--width", "4:2"], ["--width", "4:2", "N < M <= 64"]),
-        (["--width", "0:4"], ["--width", "1 <= N"]),
+        (["--width", "4:2"], ["--width", "4:2", "1:2, 2:4, 3:4"]),
+        (["--width", "0:4"], ["--width", "0:4", "1:2, 2:4"]),
         (["--width", "4"], ["--width", "N:M"]),
-        (["--width", "1:4", "--attn-width", "1:4", "--mlp-width", "1:4"], ["--width", "one of"]),
+        (["--width", "1:4", "--attn-width", "1:4", "--mlp-width", "2:4"], ["--width", "one of"]),
         (["--mlp-width", "x"], ["--mlp-width"]),
-        (["--width", "1:64", "--layer-order", "0,,1"], ["--layer-order"]),
+        (["--width", "1:8", "--layer-order", "0,,1"], ["--layer-order"]),
         (["--depth", "99"], ["--depth", "99", "0..4"]),
         (["--bits", "1"], ["bits", "2..8"]),
         (["--context", "0"], ["--context", "1..512"]),
@@ -133,7 +133,7 @@ def test_keys_of_the_report(plain: Any) -> None:
         (["--table", "--csv", "--json"], ["--csv", "--json"]),
         (["--table", "--suggest"], ["one of"]),
         (["--table", "--layer-order", "0,1"], ["--layer-order", "--table"]),
-        (["--table", "--attn-width", "1:4"], ["--attn-width"]),
+        (["--table", "--attn-width", "2:4"], ["--attn-width"]),
         (["--suggest", "--depth", "1"], ["--depth", "--suggest"]),
         (["--suggest", "--layer", "l00.*=8"], ["--layer", "--suggest"]),
         (["--suggest", "--params", "-4"], ["--params"]),

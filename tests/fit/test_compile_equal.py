@@ -27,9 +27,10 @@ from toolchain.model.checkpoint import load_model
 from toolchain.model.config import read_config
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
+from toolchain.model.nm_pattern import PATTERNS, Pattern
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.program import ActMode
-from toolchain.model.quant_settings import Override
+from toolchain.model.quant_settings import Override, SparseRule
 from toolchain.model.quantize import QuantConfig, quantize_model
 
 
@@ -93,6 +94,53 @@ def test_fit_is_the_report_of_a_compile(
     compiled = Outcome(design, program, plan, speed, target, (), (), engines.decisions)
     assert fitted == fit_report(compiled)
     assert fitted["fits"]
+
+
+WIDTHS = st.one_of(st.none(), st.sampled_from(PATTERNS))
+
+
+@settings(max_examples=25)
+@given(
+    shape=shapes(),
+    quant=quants(),
+    attn=WIDTHS,
+    mlp=WIDTHS,
+    target_name=st.sampled_from(["siracusa", "rv32"]),
+)
+def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
+    shape: dict[str, Any],
+    quant: QuantConfig,
+    attn: Pattern | None,
+    mlp: Pattern | None,
+    target_name: str,
+) -> None:
+    """The whole report, cycles included, for N:M patterns that a compile finds by itself."""
+    target = load_target(target_name)
+    shape |= {"hidden_size": 16 + shape["hidden_size"], "intermediate_size": 50, "head_dim": 16}
+    widths = {"l*.attn.*": attn, "l*.mlp.*": mlp}
+    with tempfile.TemporaryDirectory() as folder:
+        pruned = {match: pattern for match, pattern in widths.items() if pattern}
+        directory = write_model(Path(folder) / "model", **shape, pruned=pruned)
+        what_if = WhatIf(attn_width=attn, mlp_width=mlp)
+        design = Design(read_config(directory), quant, shape["context"], what_if=what_if)
+        check_design(design)
+        fitted = fit_report(plan_design(design, target))
+        rules = tuple(
+            SparseRule(match, (pattern,) if pattern else ()) for match, pattern in widths.items()
+        )
+        lower = LowerConfig(shape["context"])
+        sparse = quantize_model(load_model(directory), replace(quant, sparse=rules))
+        program = lower_model(sparse, lower)
+    plan = plan_memory(program, target)
+    latency = estimate(program, plan, target, shape["context"] // 2)
+    compiled = fit_report(Outcome(design, program, plan, speed_of(latency), target, (), ()))
+    assert json.dumps(fitted) == json.dumps(compiled)
+    assert fitted["estimates"] == []
+    saved = sum(entry["saved_bytes"] for entry in fitted["width"])
+    dense = replace(design, what_if=WhatIf())
+    whole = fit_report(plan_design(dense, target))
+    assert whole["bytes"]["packed"] - fitted["bytes"]["packed"] == saved
+    assert saved == sum(e["dense_bytes"] - e["sparse_bytes"] for e in fitted["width"] if e["pays"])
 
 
 @settings(max_examples=15)
@@ -161,7 +209,8 @@ def test_depth_and_vocabulary_equal_a_compile_of_that_config(
     smaller = write_model(
         tmp_path / "smaller", num_layers=3 - what_if.depth, vocab_size=what_if.vocab or 97
     )
-    design = Design(read_config(given_model), QuantConfig(), 32, what_if=what_if)
+    cores = EngineChoice.CORES
+    design = Design(read_config(given_model), QuantConfig(), 32, what_if=what_if, engine=cores)
     fitted = fit_report(plan_design(design, target))
     program = lower_model(quantize_model(load_model(smaller), QuantConfig()), LowerConfig(32))
     plan = plan_memory(program, target)
@@ -169,7 +218,8 @@ def test_depth_and_vocabulary_equal_a_compile_of_that_config(
         {"region": row.region, "category": row.category, "bytes": row.size} for row in plan.rows
     ]
     assert [region["used"] for region in fitted["regions"]] == [r.used for r in plan.regions]
-    other = fit_report(plan_design(Design(read_config(smaller), QuantConfig(), 32), target))
+    plain = Design(read_config(smaller), QuantConfig(), 32, engine=cores)
+    other = fit_report(plan_design(plain, target))
     differing = {key for key in other if other[key] != fitted[key]}
     assert differing == {"what_if", "parameters"}
     assert fitted["parameters"] | {"given": 0} == other["parameters"] | {"given": 0}
@@ -217,7 +267,7 @@ def test_a_draft_is_estimated_like_a_plan() -> None:
         ),
         placement={**target.placement, "weights": ("mram",)},
     )
-    design = Design(load_shape("bundled").config, QuantConfig(), 64)
+    design = Design(load_shape("bundled").config, QuantConfig(), 64, engine=EngineChoice.CORES)
     whole, draft = plan_design(design, target), plan_design(design, small)
     assert whole.fits
     assert not draft.fits

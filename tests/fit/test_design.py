@@ -9,11 +9,11 @@ import pytest
 from memory_planner.target_file import load_target
 from tests.fit.tiny import tiny_config
 from toolchain.fit.design import Design, WhatIf, build_program, check_design
-from toolchain.fit.pattern import Pattern
 from toolchain.fit.planning import plan_design
 from toolchain.fit.report import fit_report
 from toolchain.fit.sizes import count_parameters
 from toolchain.model.errors import ConfigError
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import LowerConfig, outline_program
 from toolchain.model.program import Program
 from toolchain.model.quant_settings import Override, QuantConfig
@@ -121,7 +121,7 @@ def test_everything_composes() -> None:
         what_if(
             depth=0,
             vocab=40,
-            attn_width=Pattern(1, 4),
+            attn_width=Pattern(3, 4),
             mlp_width=Pattern(2, 4),
             kv_bits=4,
             eora_rank=2,
@@ -132,7 +132,7 @@ def test_everything_composes() -> None:
     check_design(design)
     outcome = plan_design(design, load_target("siracusa"))
     assert outcome.fits
-    assert len(design.what_if.estimates()) == 4
+    assert len(design.what_if.estimates()) == 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits, limited_target, without_off_chip
 from memory_planner.planner import plan_memory
 from memory_planner.target import TargetSpec
@@ -151,7 +152,7 @@ def test_the_necessary_condition_is_necessary() -> None:
 def test_a_record_beyond_one_transfer_is_a_problem_with_a_remedy() -> None:
     """down_proj reads 40,000 inputs: 160 kB per record, a transfer carries 131,064 bytes."""
     config = tiny_config(hidden=8, ffn=40_000, layers=1, heads=2, kv_heads=1, vocab=8)
-    design = Design(config, QuantConfig(group_size=-1), 16)
+    design = Design(config, QuantConfig(group_size=-1), 16, engine=EngineChoice.CORES)
     roomy = shrunk(SIRACUSA, 1 << 20, "l1")  # for two tiles of 160 kB
     assert not fits(design, roomy)
     report = report_of(design, roomy)

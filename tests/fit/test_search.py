@@ -62,9 +62,9 @@ def test_fewer_bits_do_not_beat_more() -> None:
 
 
 def test_points_are_planned_like_single_designs(points: list[Point]) -> None:
-    from toolchain.fit.pattern import Pattern
     from toolchain.fit.planning import plan_design
     from toolchain.fit.sizes import count_parameters, packed_size
+    from toolchain.model.nm_pattern import Pattern
 
     assert len({(p.depth, p.width, p.bits) for p in points}) == len(points)
     (one,) = (p for p in points if (p.depth, p.width) == (2, "2:4"))

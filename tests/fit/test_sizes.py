@@ -6,12 +6,12 @@ import pytest
 
 from memory_planner.target_file import load_target
 from toolchain.fit.design import Design, WhatIf, build_program
-from toolchain.fit.pattern import Pattern
 from toolchain.fit.planning import plan_design
 from toolchain.fit.report import fit_report
 from toolchain.fit.shapes import load_shape
 from toolchain.fit.sizes import count_parameters
 from toolchain.model.config import ModelConfig
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.quant_settings import QuantConfig
 
 DEPTHS = (0, 2, 4, 6, 8)

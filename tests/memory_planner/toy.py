@@ -11,9 +11,11 @@ from memory_planner.target import (
     MemoryRegion,
     OffChip,
     Reservation,
+    SparseCosts,
     TargetSpec,
     Tiling,
 )
+from memory_planner.target_file import SPARSE_KERNELS
 from toolchain.model.outline import LowerConfig, attention_constants
 from toolchain.model.packing import Packing, WeightLayout
 from toolchain.model.program import Program, ProgramShape
@@ -39,6 +41,7 @@ COSTS = Costs(
     argmax=5.0,
     reduction=90.0,
     barrier=10.0,
+    sparse=SparseCosts(dict.fromkeys(SPARSE_KERNELS, 8.0), tail=20.0, row=70.0, group=25.0),
 )
 
 

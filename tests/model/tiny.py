@@ -12,12 +12,19 @@ import itertools
 import json
 import struct
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from tests.model.nm_weights import remove
+from toolchain.model.names import op_id_of
+from toolchain.model.nm_pattern import Pattern
+
+NOTHING: Mapping[str, Pattern] = MappingProxyType({})
 FloatArray = npt.NDArray[np.float32]
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2
@@ -40,11 +47,13 @@ def write_model(
     dtype: str = "f32",
     shards: int = 1,
     seed: int = 0,
+    pruned: Mapping[str, Pattern] = NOTHING,
     **config_overrides: object,
 ) -> Path:
     """Write config.json, tokenizer.json and safetensors: one file, or `shards` with an index.
 
-    `dtype` is "f32", "f16" or "bf16"; `vocab_size` is at least 4. `config_overrides` replace or add
+    `dtype` is "f32", "f16" or "bf16"; `vocab_size` is at least 4. `pruned`: N:M patterns of the
+    matrices whose op ids match (fnmatch). `config_overrides` replace or add
     keys of config.json. Returns `directory`.
     """
     head = hidden_size // num_heads if head_dim is None else head_dim
@@ -81,7 +90,8 @@ def write_model(
     )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", config | config_overrides)
-    write_weights(directory, random_weights(shapes, seed), dtype=dtype, shards=shards)
+    weights = prune(random_weights(shapes, seed), pruned)
+    write_weights(directory, weights, dtype=dtype, shards=shards)
     build_tokenizer(vocab_size).save(str(directory / "tokenizer.json"))
     return directory
 
@@ -117,6 +127,20 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         values = 1 + 0.1 * noise if len(shape) == 1 else noise / np.sqrt(shape[-1])
         weights[name] = values.astype(np.float32)
     return weights
+
+
+def prune(
+    weights: Mapping[str, FloatArray], patterns: Mapping[str, Pattern]
+) -> dict[str, FloatArray]:
+    """`weights` with random zeros in the matrices whose op ids match a key of `patterns`."""
+    rng = np.random.default_rng(1)
+    result = dict(weights)
+    for name in weights:
+        op_id = op_id_of(name)
+        for match, pattern in patterns.items():
+            if weights[name].ndim == 2 and fnmatchcase(op_id, match):
+                result[name] = remove(result[name], pattern, rng)
+    return result
 
 
 def write_weights(

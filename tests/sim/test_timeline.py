@@ -15,7 +15,7 @@ from memory_planner.tile_time import overlapped_cycles
 from sim.latency import LatencyReport, estimate
 from sim.timeline import Event, Lane, TileTimes, decode_timeline, tile_times
 from tests.memory_planner.toy import flat_target, toy_program, toy_target
-from toolchain.model.packing import Packing
+from toolchain.model.packing import CORE_PACKINGS, Packing
 
 TARGETS = [toy_target(), toy_target(cores=2, slot_cap=128), flat_target(), load_target("siracusa")]
 CYCLES = st.floats(1, 1000)
@@ -59,7 +59,7 @@ def test_pipeline_ends_when_the_cycle_model_says(tiles: list[tuple[float, float]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("packing", Packing)
+@pytest.mark.parametrize("packing", CORE_PACKINGS)
 def test_totals_are_those_of_the_report(target: TargetSpec, packing: Packing) -> None:
     report, events = timeline(target, packing)
     assert events[-1].end == report.cycles_per_token

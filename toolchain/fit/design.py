@@ -12,10 +12,11 @@ from functools import partial
 
 from memory_planner.engines import EngineChoice
 from toolchain.fit.adapters import with_adapters
-from toolchain.fit.pattern import Pattern, SparseLayout
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import (
     LowerConfig,
     assemble_program,
@@ -54,8 +55,6 @@ class WhatIf:
     def estimates(self) -> list[str]:
         """Why the figures are not those of a compile; empty when they are."""
         reasons = []
-        if self.attn_width or self.mlp_width:
-            reasons.append("N:M width has no kernel; cycles are those of dense weights")
         if self.eora_rank:
             reasons.append("EoRA adapters are not compiled")
         if self.kv_bits != RUNTIME_KV_BITS:
@@ -75,6 +74,7 @@ class Design:
     modes: Mapping[str, ActMode] = field(default_factory=dict)
     what_if: WhatIf = WhatIf()
     engine: EngineChoice = EngineChoice.AUTO
+    patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
 
     @property
     def bits(self) -> dict[str, int]:
@@ -88,6 +88,10 @@ class Design:
         vocab = self.config.vocab_size if self.what_if.vocab is None else self.what_if.vocab
         layers = self.config.num_layers - self.what_if.depth
         return replace(self.config, num_layers=layers, vocab_size=vocab)
+
+    def pattern_of(self, name: str) -> Pattern | None:
+        """The N:M pattern that a matrix has, by op id; None for what stays whole."""
+        return width_of(name, self.what_if) or self.patterns.get(name)
 
 
 def check_design(design: Design) -> None:
@@ -110,10 +114,7 @@ def check_design(design: Design) -> None:
 def build_program(design: Design) -> Program:
     """The program of a design that `check_design` accepts; `constants` is empty."""
     shape, order = design.shape, design.what_if.layer_order
-    layouts = {
-        name: _pruned(layout, _pattern_of(name, design.what_if))
-        for name, layout in weight_layouts(shape, design.quant).items()
-    }
+    layouts = weight_layouts(shape, design.quant, _paying_patterns(design))
     lower = LowerConfig(design.context, design.modes)
     if order is None:
         program = assemble_program(shape, layouts, lower, constants={})
@@ -142,7 +143,7 @@ def _check_what_if(design: Design) -> Iterator[Problem]:
             allowed = f"1..{most}, the smallest side of a projection"
             yield Problem("--eora-rank", str(what_if.eora_rank), allowed)
     for name, (_, columns) in inputs.items():
-        pattern = _pattern_of(name, what_if)
+        pattern = width_of(name, what_if)
         if pattern and pattern.group > columns:
             option = "--attn-width" if name.startswith("attn.") else "--mlp-width"
             yield Problem(f"{option} of {name}", str(pattern), f"M of at most {columns} inputs")
@@ -164,18 +165,22 @@ def _block_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {suffix: shapes[hf_name_of(f"l00.{suffix}")] for suffix in LINEAR_SUFFIXES}
 
 
-def _pattern_of(name: str, what_if: WhatIf) -> Pattern | None:
-    if "attn." in name:
-        return what_if.attn_width
-    return what_if.mlp_width if "mlp." in name else None
+def width_of(name: str, what_if: WhatIf) -> Pattern | None:
+    """The pattern that a projection is pruned to, by id or suffix; None for what stays whole."""
+    suffix = next((s for s in LINEAR_SUFFIXES if name in (s, f"{name.partition('.')[0]}.{s}")), "")
+    if not suffix:
+        return None
+    return what_if.attn_width if suffix.startswith("attn.") else what_if.mlp_width
 
 
-def _pruned(layout: WeightLayout, pattern: Pattern | None) -> WeightLayout:
-    if pattern is None:
-        return layout
-    return SparseLayout(
-        layout.packing, layout.rows, layout.columns, layout.group_size, layout.requant, pattern
-    )
+def _paying_patterns(design: Design) -> dict[str, Pattern]:
+    """Patterns of the projections that are then stored sparse, by id."""
+    found = {}
+    for name, dense in weight_layouts(design.shape, design.quant).items():
+        pattern = design.pattern_of(name)
+        if pattern and sparse_layout(dense, pattern).pays:
+            found[name] = pattern
+    return found
 
 
 def _in_order(

@@ -44,7 +44,7 @@ def engine_table(entries: Sequence[Json]) -> Table:
         table.add_column(title, justify="right")
     table.add_column("why")
     for entry in entries:
-        how = entry["arrangement"] or f"{entry['packing']} on cores"
+        how = entry["arrangement"] or f"cores, {entry['packing']}"
         engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
         cycles = (engine, f"{entry['core_cycles']:,}")
         count = str(entry["linears"])

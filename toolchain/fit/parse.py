@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolchain.fit.design import WhatIf
-from toolchain.fit.pattern import LARGEST_GROUP, Pattern
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.nm_pattern import PATTERN_NAMES, Pattern, parse_pattern
 
 SUGGEST_TAKES = frozenset(
     {
@@ -102,12 +102,11 @@ def _spelling(name: str) -> str:
 def _pattern(option: str, text: str | None, problems: list[Problem]) -> Pattern | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text)
-    if match and 1 <= int(match[1]) < int(match[2]) <= LARGEST_GROUP:
-        return Pattern(int(match[1]), int(match[2]))
-    allowed = f"N:M with 1 <= N < M <= {LARGEST_GROUP}: N of every M inputs are removed"
-    _add(problems, option, repr(text), allowed)
-    return None
+    pattern = parse_pattern(text)
+    if pattern is None:
+        allowed = f"N:M, N of every M inputs are removed; one of {PATTERN_NAMES}"
+        _add(problems, option, repr(text), allowed)
+    return pattern
 
 
 def _order(text: str | None, problems: list[Problem]) -> tuple[int, ...] | None:

@@ -11,14 +11,14 @@ from typing import Any
 
 from memory_planner.explain import Shortfall
 from toolchain.fit.engines import engine_entries
-from toolchain.fit.pattern import SparseLayout
 from toolchain.fit.placements import weight_placements
 from toolchain.fit.planning import Outcome, contributors
 from toolchain.fit.remedies import Remedy
 from toolchain.fit.sizes import count_parameters, gptq_checkpoint_size, packed_size
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND, Speed
+from toolchain.fit.width import width_report
 from toolchain.model.errors import Problem
-from toolchain.model.program import OpKind, Program
+from toolchain.model.program import OpKind
 
 Json = dict[str, Any]
 
@@ -41,7 +41,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
             "gptq_checkpoint": gptq_checkpoint_size(design, program),
             "packed": packed_size(program),
         },
-        "width": _width_report(program),
+        "width": width_report(design, program),
         "kv_cache_bytes_per_position": _position_size(outcome),
         "kv_cache": _kv_cache(outcome),
         "regions": [
@@ -142,43 +142,3 @@ def _problems(problems: Sequence[Problem], shortfalls: Sequence[Shortfall]) -> l
     ]
     numbers = facts or [{} for _ in problems]
     return [asdict(problem) | more for problem, more in zip(problems, numbers, strict=True)]
-
-
-def _width_report(program: Program) -> list[Json]:
-    """What N:M storage saves, one entry per pattern, packing and role; empty without patterns."""
-    entries: dict[tuple[str, str, str], Json] = {}
-    for spec in program.tensors.values():
-        layout = spec.layout
-        if not isinstance(layout, SparseLayout):
-            continue
-        role = spec.name.partition(".")[2].removesuffix(".weight")
-        entry = entries.setdefault(
-            (role, str(layout.pattern), layout.packing.value), _empty_entry(role, layout)
-        )
-        entry["matrices"] += 1
-        entry["dense_bytes"] += layout.records * layout.dense_record_size
-        entry["sparse_bytes"] += layout.records * layout.sparse_record_size
-        entry["index_bytes"] += layout.records * layout.index_record_size
-        entry["stored_bytes"] += layout.size
-        entry["saved_bytes"] = entry["dense_bytes"] - entry["stored_bytes"]
-    return list(entries.values())
-
-
-def _empty_entry(role: str, layout: SparseLayout) -> Json:
-    pattern = layout.pattern
-    return {
-        "role": role,
-        "pattern": str(pattern),
-        "packing": layout.packing.value,
-        "index": pattern.index_form,
-        "index_bits_per_group": pattern.index_bits,
-        "saved_bits_per_group": pattern.saved_bits(layout.packing),
-        "dense_tail_inputs": layout.columns % pattern.group,
-        "pays": layout.pays,
-        "matrices": 0,
-        "dense_bytes": 0,
-        "sparse_bytes": 0,
-        "index_bytes": 0,
-        "stored_bytes": 0,
-        "saved_bytes": 0,
-    }

@@ -11,7 +11,6 @@ from math import prod
 
 from toolchain.fit.adapters import ADAPTER_MARK
 from toolchain.fit.design import Design
-from toolchain.fit.pattern import SparseLayout
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.names import HEAD, expected_shapes
@@ -45,8 +44,8 @@ def count_parameters(design: Design, program: Program) -> Parameters:
             adapters += layout.rows * layout.columns
         else:
             dense += layout.rows * layout.columns
-            matrix = layout.rows * layout.columns
-            kept += layout.kept if isinstance(layout, SparseLayout) else matrix
+            pattern = design.pattern_of(spec.name.removesuffix(".weight"))
+            kept += layout.rows * (pattern.kept_of(layout.columns) if pattern else layout.columns)
     return Parameters(config_parameters(design.config), norms + dense, norms + kept, adapters)
 
 

@@ -13,9 +13,9 @@ from itertools import product
 
 from memory_planner.target import TargetSpec
 from toolchain.fit.design import Design, check_design
-from toolchain.fit.pattern import Pattern
 from toolchain.fit.planning import plan_design
 from toolchain.fit.sizes import count_parameters, packed_size
+from toolchain.model.nm_pattern import Pattern
 
 DEPTHS = (0, 2, 4, 6, 8)
 SHALLOW_DEPTHS = (0, 1, 2, 3)

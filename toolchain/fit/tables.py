@@ -150,7 +150,7 @@ def print_points(target: str, points: Sequence[Json]) -> None:
     console.print(table)
     console.print(
         f"{len(shown)} of {len(points)} points: no other is smaller, keeps more parameters and "
-        "bits, and is faster.\nN:M widths and tokens/s are estimates; --csv prints every point"
+        "bits, and is faster.\ntokens/s are estimates; --csv prints every point"
     )
 
 
@@ -239,7 +239,7 @@ def _placement_table(entries: Sequence[Json]) -> Table:
 
 
 def _width_table(entries: Sequence[Json]) -> Table:
-    table = Table("projection", "N:M", "packing", "index", title="N:M storage (estimate)")
+    table = Table("projection", "N:M", "packing", "index", title="N:M storage")
     for title in ("gain", "dense", "sparse", "saved", "%"):
         table.add_column(title, justify="right")
     for entry in entries:
@@ -265,14 +265,17 @@ def _closing(report: Json) -> list[str]:
         f"          {size_text(cache['bytes'])} bytes at context {report['context']:,}",
     ]
     for entry in report["width"]:
-        if entry["dense_tail_inputs"]:
+        if entry["whole_tail_inputs"]:
             lines.append(
-                f"{entry['role']}: the last {entry['dense_tail_inputs']} inputs are less than a "
-                f"group of {entry['pattern']} and stay dense"
+                f"{entry['role']}: the last {entry['whole_tail_inputs']} inputs are less than a "
+                f"group of {entry['pattern']} and all stay"
             )
-    unpaid = {f"{e['pattern']} in {e['packing']}s" for e in report["width"] if not e["pays"]}
-    for pattern in sorted(unpaid):
-        lines.append(f"{pattern} does not pay: its indices take what it saves; stored dense")
+    unpaid = {
+        f"{e['pattern']} in {e['packing']}s does not pay: {e['reason']}; stored dense"
+        for e in report["width"]
+        if not e["pays"]
+    }
+    lines += sorted(unpaid)
     if off_chip["bytes"]:
         lines += _off_chip_lines(off_chip)
     lines.append(

@@ -62,6 +62,11 @@ class EngineLayout:
             raise ValueError(f"a tail of {self.tail} columns leaves none of the last group: {self}")
 
     @property
+    def format(self) -> Packing:
+        """How the bytes are arranged."""
+        return self.packing
+
+    @property
     def groups(self) -> int:
         """Scale groups per row; the last one may be shorter."""
         return -(-self.columns // self.group_size)

@@ -115,6 +115,13 @@ class EnvironmentFailureError(EdgecError):
     kind = "environment"
 
 
+class CompressionError(EdgecError):
+    """A stage of a recipe failed: too little text, a loss that is not finite, clashing masks."""
+
+    exit_code = 11
+    kind = "compression"
+
+
 class InternalError(EdgecError):
     """A self-check failed: a defect of edgec, please report it."""
 

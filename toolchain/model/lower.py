@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
+from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.outline import (
     ACTIVATION_BITS,
     LowerConfig,
@@ -150,7 +151,12 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
         out_bits = residual if role in ("o_proj", "down_proj") else ACTIVATION_BITS
         linears[name] = lower_linear(tensor, config.mode(SITE_OF[role]), c_in[name], out_bits)
     tied = model.head is model.embed
-    layouts = {name: linear.layout for name, linear in linears.items()}
+    layouts = {
+        name: sparse_layout(linear.layout, model.patterns[name])
+        if name in model.patterns
+        else linear.layout
+        for name, linear in linears.items()
+    }
     if tied:
         layouts["embed"] = layouts.pop("lm_head")
     else:

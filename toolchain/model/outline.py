@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, log2, sqrt
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem, QuantizationError
+from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
 from toolchain.model.program import ActMode, Program, ProgramShape
 from toolchain.model.quant_settings import QuantConfig, effective_settings
@@ -23,6 +26,7 @@ from toolchain.model.schedule import build_schedule, build_tensors
 
 ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
 MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
+NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 SITES = ("attn_in", "o_in", "mlp_in", "down_in", "head_in")
 
 
@@ -116,24 +120,35 @@ def assemble_program(
     return Program(shape, lower.residual_bits, tensors, ops, constants)
 
 
-def weight_layouts(config: ModelConfig, quant: QuantConfig) -> dict[str, WeightLayout]:
+def weight_layouts(
+    config: ModelConfig, quant: QuantConfig, patterns: Mapping[str, Pattern] = NO_PATTERNS
+) -> dict[str, WeightLayout]:
     """Packed layout of every stored matrix by op id, in the order of `lower_model`.
 
-    Raises ConfigError for settings that cannot be used.
+    `patterns`: of the matrices that are stored sparse. Raises ConfigError for settings that cannot
+    be used.
     """
     shapes = expected_shapes(config)
-    layouts = {}
+    layouts: dict[str, WeightLayout] = {}
     for op_id, setting in effective_settings(config, quant).items():
         rows, columns = shapes[hf_name_of(op_id)]
         group = columns if setting.group_size == -1 else min(setting.group_size, columns)
         requant = op_id != EMBED or config.tie_word_embeddings
         packing = packing_for_bits(setting.bits)
-        layouts[op_id] = WeightLayout(packing, rows, columns, group, requant)
+        dense = WeightLayout(packing, rows, columns, group, requant)
+        pattern = patterns.get(op_id)
+        layouts[op_id] = sparse_layout(dense, pattern) if pattern else dense
     layouts[EMBED] = layouts.pop(EMBED)  # last, as lowering meets it
     return layouts
 
 
-def outline_program(config: ModelConfig, quant: QuantConfig, lower: LowerConfig) -> Program:
+def outline_program(
+    config: ModelConfig,
+    quant: QuantConfig,
+    lower: LowerConfig,
+    patterns: Mapping[str, Pattern] = NO_PATTERNS,
+) -> Program:
     """The program of a model that has no weights yet; `constants` is empty."""
     check_lower_config(config, lower)
-    return assemble_program(config, weight_layouts(config, quant), lower, constants={})
+    layouts = weight_layouts(config, quant, patterns)
+    return assemble_program(config, layouts, lower, constants={})

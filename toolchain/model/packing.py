@@ -32,6 +32,7 @@ class Packing(Enum):
     CRUMB = "crumb"  # 2-bit fields, 16 rows per word: weights of 2 bits
     NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
     BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
+    NM_SPARSE = "nm-sparse"  # kept weights of N:M patterns, row by row (sparse_packing.py)
     NEUREKA_3X3 = "neureka-3x3"  # 32-byte words of one bit of 9 x 28 inputs (engine_packing.py)
     NEUREKA_1X1 = "neureka-1x1"  # 32-byte words of eight bits of 32 inputs (engine_packing.py)
     REQUANT_TABLE = "requant-table"  # what cores need beside an engine's words (requant_table.py)
@@ -56,6 +57,7 @@ _CODES = {
     "crumb": 1,
     "nibble": 2,
     "byte": 3,
+    "nm-sparse": 4,
     "neureka-3x3": 16,
     "neureka-1x1": 17,
     "requant-table": 18,
@@ -84,6 +86,11 @@ class WeightLayout:
     columns: int  # inputs
     group_size: int  # columns per group; `columns` for one group
     requant: bool = True  # records carry the requantization words
+
+    @property
+    def format(self) -> Packing:
+        """How the bytes are arranged: `packing` itself, unless a subclass stores otherwise."""
+        return self.packing
 
     @property
     def groups(self) -> int:

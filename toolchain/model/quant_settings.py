@@ -10,6 +10,7 @@ from types import MappingProxyType
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.names import EMBED, HEAD, linear_ids
+from toolchain.model.nm_pattern import Pattern
 
 LOWEST_BITS, HIGHEST_BITS = 2, 8
 PER_CHANNEL = -1
@@ -25,14 +26,32 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseRule:
+    """Which N:M patterns the op ids that match `match` (fnmatch) may be stored with.
+
+    Of those that hold in the weights the one of fewest bytes counts; none at all: stay dense.
+    """
+
+    match: str
+    patterns: tuple[Pattern, ...]
+    required: bool = False  # they must hold
+
+    def __str__(self) -> str:
+        if self.required:
+            return ",".join(map(str, self.patterns))
+        return "auto" if self.patterns else "off"
+
+
+@dataclass(frozen=True, slots=True)
 class QuantConfig:
-    """How to quantize: bits 2..8; group_size in columns, -1 for one scale per output channel."""
+    """How to quantize and store: bits 2..8; group_size in columns, -1: one scale per output."""
 
     bits: int = 4
     group_size: int = 32
     embed_bits: int = 8
     head_bits: int = 8
     overrides: tuple[Override, ...] = ()  # applied in order, the last one wins
+    sparse: tuple[SparseRule, ...] = ()  # the last that matches counts; none: whatever is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,12 @@ def effective_settings(config: ModelConfig, quant: QuantConfig) -> Mapping[str, 
     if config.tie_word_embeddings:
         del settings[HEAD]
     return MappingProxyType(settings)
+
+
+def required_pattern(quant: QuantConfig, op_id: str) -> Pattern | None:
+    """The N:M pattern that the weights of a linear were required to have."""
+    rules = [rule for rule in quant.sparse if fnmatchcase(op_id, rule.match)]
+    return rules[-1].patterns[0] if rules and rules[-1].required else None
 
 
 def _apply(setting: TensorSetting, override: Override) -> TensorSetting:

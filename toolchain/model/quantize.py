@@ -19,7 +19,9 @@ from toolchain.model.checkpoint import FloatModel
 from toolchain.model.config import ModelConfig
 from toolchain.model.group_scales import quantize_matrix
 from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids, op_id_of
+from toolchain.model.nm_pattern import Pattern
 from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
+from toolchain.model.sparsity import find_patterns
 
 __all__ = [
     "MAX_SNR_DB",
@@ -66,17 +68,24 @@ class QuantModel:
     linears: Mapping[str, QuantTensor]  # by op id, in order of execution
     norms: Mapping[str, npt.NDArray[np.float64]]  # by op id, (hidden_size,)
     weight_snr_db: Mapping[str, float]  # by op id of each stored matrix, at most MAX_SNR_DB
+    patterns: Mapping[str, Pattern]  # by op id of each matrix that is stored sparse
 
 
 def quantize_model(
-    model: FloatModel, quant: QuantConfig, progress: Callable[[str], None] | None = None
+    model: FloatModel,
+    quant: QuantConfig,
+    progress: Callable[[str], None] | None = None,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> QuantModel:
     """Quantize every matrix; `progress` is called with each op id before its turn.
 
-    Raises ConfigError with all bad settings before any weight is read, CheckpointError for
-    weights that are NaN or infinite.
+    `patterns`: what `find_patterns` says of the same arguments, if that is known already. Raises
+    ConfigError with all bad settings before any weight is read, CheckpointError for weights that
+    are NaN or infinite, and what `find_patterns` raises.
     """
     config = model.config
+    if patterns is None:
+        patterns = find_patterns(model, quant)
     tensors: dict[str, QuantTensor] = {}
     snr_db: dict[str, float] = {}
     for op_id, setting in effective_settings(config, quant).items():
@@ -92,6 +101,7 @@ def quantize_model(
         linears=MappingProxyType({op_id: tensors[op_id] for op_id in linear_ids(config)}),
         norms=MappingProxyType(norms),
         weight_snr_db=MappingProxyType(snr_db),
+        patterns=patterns,
     )
 
 

@@ -31,9 +31,11 @@ class RequantLayout:
     tail: int
 
     @property
-    def packing(self) -> Packing:
-        """Its format in blobs."""
+    def format(self) -> Packing:
+        """How the bytes are arranged."""
         return Packing.REQUANT_TABLE
+
+    packing = format
 
     @property
     def columns(self) -> int:

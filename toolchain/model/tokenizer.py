@@ -41,10 +41,19 @@ class Tokenizer:
         ids = list(self.backend.encode(text).ids)
         if self.bos_token_id is not None and ids[:1] != [self.bos_token_id]:
             ids.insert(0, self.bos_token_id)
+        self._check(ids)
+        return ids
+
+    def _check(self, ids: Sequence[int]) -> None:
         highest = max(ids, default=0)
         if highest >= self.vocab_size:
             allowed = f"ids 0..{self.vocab_size - 1} (below vocab_size)"
             raise _broken(Path(TOKENIZER_FILE), f"token id {highest} in a text", allowed)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of `text` alone, without special tokens; raises CheckpointError as `encode` does."""
+        ids = list(self.backend.encode(text, add_special_tokens=False).ids)
+        self._check(ids)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -113,12 +122,12 @@ def load_tokenizer(model_dir: Path) -> Tokenizer:
     tokenizer.json is missing, invalid, or has ids beyond vocab_size.
     """
     config = read_config(model_dir)
-    bos = config.bos_token_id if _adds_bos(model_dir / TOKENIZER_CONFIG) else None
+    bos = config.bos_token_id if adds_bos(model_dir / TOKENIZER_CONFIG) else None
     path = model_dir / TOKENIZER_FILE
     return read_tokenizer(path, vocab_size=config.vocab_size, bos_token_id=bos)
 
 
-def _adds_bos(path: Path) -> bool:
+def adds_bos(path: Path) -> bool:
     """`add_bos_token`, whose default in transformers is true for the Llama tokenizer classes."""
     if not path.is_file():
         return False

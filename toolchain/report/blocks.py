@@ -8,6 +8,7 @@ from math import ceil, floor
 
 from sim.latency import LatencyReport, OpLatency
 from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
@@ -109,7 +110,7 @@ def matrices(source: PageSource) -> list[Matrix]:
             shape=f"{spec.layout.rows} {TIMES} {spec.layout.columns}",
             bits=source.bits.get(spec.name),
             group="per row" if spec.layout.groups == 1 else str(spec.layout.group_size),
-            packing=spec.layout.packing.value,
+            packing=packing_name(spec.layout),
             size=spec.size,
             scales=spec.scale_size,
             snr=snr.get(name),

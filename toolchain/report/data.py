@@ -12,6 +12,7 @@ from sim.latency import LatencyReport
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
 from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.matrix_storage import packing_name
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Program
 from toolchain.model.quantize import QuantModel
@@ -45,7 +46,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "columns": spec.layout.columns,
                 "bits": tensor.bits,
                 "group_size": tensor.group_size,
-                "packing": spec.layout.packing.value,
+                "packing": packing_name(spec.layout),
                 "bytes": spec.size + beside,
                 "scale_bytes": spec.scale_size + (table.scale_size if beside and table else 0),
                 "snr_db": round(quant.weight_snr_db[tensor.name], 2),

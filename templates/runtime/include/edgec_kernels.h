@@ -47,6 +47,47 @@ void edgec_linear_s16_w4(const edgec_matrix *matrix, const uint8_t *record, uint
 void edgec_linear_s16_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
                          const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
 
+/* The same for the packing nm-sparse: wF_NofM for F stored bits and N of every M inputs removed.
+ * There is one for each pattern with which that packing takes fewer bytes than a dense one. */
+typedef void edgec_linear_function(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
+                                   const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+edgec_linear_function edgec_linear_s8_w2_1of2;
+edgec_linear_function edgec_linear_s8_w4_1of2;
+edgec_linear_function edgec_linear_s8_w8_1of2;
+edgec_linear_function edgec_linear_s8_w4_2of4;
+edgec_linear_function edgec_linear_s8_w8_2of4;
+edgec_linear_function edgec_linear_s8_w2_3of4;
+edgec_linear_function edgec_linear_s8_w4_3of4;
+edgec_linear_function edgec_linear_s8_w8_3of4;
+edgec_linear_function edgec_linear_s8_w4_1of8;
+edgec_linear_function edgec_linear_s8_w8_1of8;
+edgec_linear_function edgec_linear_s8_w4_4of8;
+edgec_linear_function edgec_linear_s8_w8_4of8;
+edgec_linear_function edgec_linear_s8_w8_1of16;
+edgec_linear_function edgec_linear_s8_w4_8of16;
+edgec_linear_function edgec_linear_s8_w8_8of16;
+edgec_linear_function edgec_linear_s8_w2_12of16;
+edgec_linear_function edgec_linear_s8_w4_12of16;
+edgec_linear_function edgec_linear_s8_w8_12of16;
+edgec_linear_function edgec_linear_s16_w2_1of2;
+edgec_linear_function edgec_linear_s16_w4_1of2;
+edgec_linear_function edgec_linear_s16_w8_1of2;
+edgec_linear_function edgec_linear_s16_w4_2of4;
+edgec_linear_function edgec_linear_s16_w8_2of4;
+edgec_linear_function edgec_linear_s16_w2_3of4;
+edgec_linear_function edgec_linear_s16_w4_3of4;
+edgec_linear_function edgec_linear_s16_w8_3of4;
+edgec_linear_function edgec_linear_s16_w4_1of8;
+edgec_linear_function edgec_linear_s16_w8_1of8;
+edgec_linear_function edgec_linear_s16_w4_4of8;
+edgec_linear_function edgec_linear_s16_w8_4of8;
+edgec_linear_function edgec_linear_s16_w8_1of16;
+edgec_linear_function edgec_linear_s16_w4_8of16;
+edgec_linear_function edgec_linear_s16_w8_8of16;
+edgec_linear_function edgec_linear_s16_w2_12of16;
+edgec_linear_function edgec_linear_s16_w4_12of16;
+edgec_linear_function edgec_linear_s16_w8_12of16;
+
 /* y[rows] = W x. Moves tiles of records into tiles when matrix->slot_size is not 0, else reads in
  * place. With two slots the transfer of one tile overlaps with the work on the other. */
 void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,

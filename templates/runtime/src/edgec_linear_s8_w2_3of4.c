@@ -1,0 +1,6 @@
+#define EDGEC_ACTIVATION int8_t
+#define EDGEC_FIELD_BITS 2
+#define EDGEC_REMOVED 3
+#define EDGEC_GROUP 4
+#define EDGEC_LINEAR_KERNEL edgec_linear_s8_w2_3of4
+#include "edgec_sparse_body.h"

@@ -1,0 +1,125 @@
+"""The table at the end of a recipe: parameters, bytes on disk and packed, perplexity, seconds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from toolchain.compress.checkpoint import write_json
+from toolchain.compress.masks import Mask, read_masks
+from toolchain.compress.perplexity import is_float
+from toolchain.compress.recipe import Recipe
+from toolchain.fit.design import Design, build_program, check_design
+from toolchain.fit.sizes import config_parameters, packed_size
+from toolchain.model.config import ModelConfig, read_config
+from toolchain.model.errors import EdgecError
+from toolchain.model.names import op_id_of
+from toolchain.model.nm_pattern import PATTERNS
+from toolchain.model.quant_settings import QuantConfig
+from toolchain.tables import size_text, stdout
+
+SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One checkpoint of a run. None means: not known for a checkpoint of this kind."""
+
+    stage: str
+    directory: str
+    parameters: int | None  # as stored, zeros included
+    parameters_kept: int | None  # without those that a mask removes
+    disk_bytes: int
+    packed_bytes: int | None  # as `edgec fit` counts with its default settings
+    perplexity: float | None
+    seconds: float | None
+    reused: bool
+
+
+def make_row(
+    stage: str,
+    directory: Path,
+    perplexity: float | None,
+    *,
+    seconds: float | None = None,
+    reused: bool = False,
+) -> Row:
+    """Measures one checkpoint directory."""
+    disk = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    total = kept = packed = None
+    if is_float(directory):
+        config, masks = read_config(directory), read_masks(directory)
+        total = config_parameters(config)
+        kept = total - sum(int((~mask.keep).sum()) for mask in masks.values())
+        packed = packed_bytes(config, masks)
+    name = directory.name or str(directory)
+    return Row(stage, name, total, kept, disk, packed, perplexity, seconds, reused)
+
+
+def packed_bytes(config: ModelConfig, masks: Mapping[str, Mask]) -> int | None:
+    """Weight bytes in the memories of a target; None for a model that cannot be packed.
+
+    A projection with an N:M pattern that the packer knows counts sparse where that pays.
+    """
+    known = {str(pattern): pattern for pattern in PATTERNS}
+    patterns = {
+        op_id_of(name): known[mask.pattern] for name, mask in masks.items() if mask.pattern in known
+    }
+    design = Design(config, QuantConfig(), config.max_position_embeddings, patterns=patterns)
+    try:
+        check_design(design)
+    except EdgecError:
+        return None
+    return packed_size(build_program(design))
+
+
+def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> None:
+    """summary.json and summary.csv in the output directory."""
+    write_json(out / SUMMARY_JSON, summary_values(recipe, seed, rows))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    (out / SUMMARY_CSV).write_text(text.getvalue(), encoding="utf-8")
+
+
+def summary_values(recipe: Recipe, seed: int, rows: Sequence[Row]) -> dict[str, Any]:
+    """The summary as JSON values; `model` is the directory of the last stage."""
+    return {
+        "recipe": recipe.name,
+        "seed": seed,
+        "stages": [
+            {"stage": stage.label, "options": asdict(stage.options)} for stage in recipe.stages
+        ],
+        "model": rows[-1].directory,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def print_summary(rows: Sequence[Row]) -> None:
+    """The table for a terminal."""
+    table = Table()
+    table.add_column("stage")
+    for title in ("parameters kept", "on disk", "packed (estimate)", "perplexity", "seconds"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        table.add_row(
+            row.directory,
+            _count(row.parameters_kept),
+            size_text(row.disk_bytes),
+            _count(row.packed_bytes),
+            "-" if row.perplexity is None else f"{row.perplexity:.2f}",
+            f"{seconds} (reused)".strip() if row.reused else seconds,
+        )
+    stdout().print(table)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"

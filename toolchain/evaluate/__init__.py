@@ -1,0 +1,1 @@
+"""Perplexity, tasks, ONNX and sensitivity of float models, quantized checkpoints and builds."""
