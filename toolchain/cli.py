@@ -33,6 +33,7 @@ LAZY_COMMANDS = {
     "recipes": ("toolchain.compress.command", "recipes"),
     "eval": ("toolchain.evaluate.command", "evaluate"),
     "export-onnx": ("toolchain.evaluate.command", "export_onnx"),
+    "sizes": ("toolchain.firmware.command", "sizes"),
     "sensitivity": ("toolchain.evaluate.command", "sensitivity"),
 }
 
@@ -266,23 +267,6 @@ def verify(build: Path, runners: str, steps: int | None, as_json: bool) -> None:
     from toolchain.commands import run_verify
 
     run_verify(build, tuple(runners.split(",")), steps, as_json)
-
-
-@main.command()
-@click.argument("build", type=click.Path(path_type=Path))
-@json_option
-def sizes(build: Path, as_json: bool) -> None:
-    """Build a bundle's programs for its chip, and compare them with the plan without running them.
-
-    Sections must lie at their planned addresses; code, constants and variables must fit the bytes
-    reserved for them, and so must the worst stacks (which gcc alone can tell).
-
-    \b
-    Example: edgec sizes build/demo
-    """
-    from toolchain.commands import run_sizes
-
-    run_sizes(build, as_json)
 
 
 @main.command()
