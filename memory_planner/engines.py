@@ -112,6 +112,9 @@ def assign_engines(
     }
     for op_id in candidates.keys() - wanted.keys():
         refused[op_id] = "slower than the cores"
+    if wanted and any(region.free < 0 for region in draft(program).regions):
+        refused |= dict.fromkeys(wanted, "the model does not fit")
+        wanted = {}
     layouts = _settle(program, target, wanted, refused, draft)
     decisions = tuple(
         _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))

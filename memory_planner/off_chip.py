@@ -1,13 +1,13 @@
 """Which weights go to off-chip memory, and the staging buffer through which they come back.
 
 Weights leave the chip one by one, those first of which a byte costs least when it has to be
-streamed (`leaving_order`), until the rest has room. Whether it has room is decided exactly for two
+streamed (`leaving_orders`), until the rest has room. Whether it has room is decided exactly for two
 regions of weights, so that a larger budget never sends more bytes outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
@@ -46,10 +46,24 @@ class Outside:
     cuts: tuple[str, ...]
 
 
-def leaving_order(program: Program, target: TargetSpec) -> list[str]:
+def leaving_orders(program: Program, target: TargetSpec) -> list[list[str]]:
+    """Orders in which weights may leave the chip, the usual one first.
+
+    The others are those of chips with less room: in them more weights are larger than every region.
+    Whatever is found on a smaller chip is found on a larger one too.
+    """
+    rooms = [target.region(name) for name in target.placement["weights"]]
+    most = max(room.size - room.reserved for room in rooms)
+    sizes = {s.size for s in program.tensors.values() if s.kind is Kind.WEIGHT and s.size <= most}
+    limits = [most, *(size - 1 for size in sorted(sizes, reverse=True))]
+    orders = [leaving_order(program, target, limit) for limit in limits]
+    return [order for index, order in enumerate(orders) if order not in orders[:index]]
+
+
+def leaving_order(program: Program, target: TargetSpec, most: int) -> list[str]:
     """Weights that may leave the chip, cheapest first.
 
-    Those that the user pinned there lead, then those that are larger than every region.
+    Those that the user pinned there lead, then those of more than `most` bytes.
     An embedding costs one record per token. Weights of blocks overlap with the block before, best
     when all blocks stream about as much: role by role, large ones first, and within a role from
     the last block, so that the first, whose stream nothing hides, has least. A head is read while
@@ -65,35 +79,65 @@ def leaving_order(program: Program, target: TargetSpec) -> list[str]:
     blocks.sort(key=lambda name: (-size[name], name.partition(".")[2], -layers[name]))
     heads = [name for name in free if name not in rows and name not in layers]
     pinned = [name for name in names if target.pinned(name) == target.off_chip.region]
-    rooms = [target.region(name) for name in target.placement["weights"]]
-    most = max(room.size - room.reserved for room in rooms)
     huge = [name for name in free if size[name] > most]
     return list(dict.fromkeys([*pinned, *huge, *rows, *blocks, *heads]))
 
 
 def place_outside(program: Program, target: TargetSpec) -> Outside:
     """The placement with the fewest bytes off chip; with all of them when nothing has room."""
-    order = leaving_order(program, target)
-    layers, read = _layers(program), weights_read(program, target)
-    variants = _state_variants(program, target)
-    arenas: dict[tuple[frozenset[str], int], Arenas] = {}
-    sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
-    least = sum(target.pinned(name) is not None for name in order)
-    assert target.off_chip is not None
-    for count in range(least, len(order) + 1):
-        names = frozenset(order[:count])
-        moved = frozenset(names - layers.keys())
-        inside = sum(size for name, size in sizes.items() if name not in names)
-        weights = OffChipWeights(program, target, names, read)
-        for index, states in enumerate(variants):
-            key = moved, index
-            if key not in arenas:
-                arenas[key] = plan_arenas(program, target, {}, states, moved)
-            found = _Attempt(weights, arenas[key], inside).find()
-            if found:
-                return found
-    last = _Attempt(weights, arenas[moved, 0], inside)
-    return last.place(target.off_chip.staging[0], list(weights.demands())[-1])
+    search = _Search(program, target)
+    best: tuple[int, Outside] | None = None
+    orders = leaving_orders(program, target)
+    for order in orders:
+        found = search.first(order, best[0] if best else None)
+        best = found or best
+        if best is None:  # not even with nearly everything outside
+            break
+    return best[1] if best else search.everything(orders[0])
+
+
+class _Search:
+    """Attempts with more and more weights outside; arenas are planned once."""
+
+    def __init__(self, program: Program, target: TargetSpec) -> None:
+        self.program, self.target = program, target
+        self.layers, self.read = _layers(program), weights_read(program, target)
+        self.variants = _state_variants(program, target)
+        self.sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
+        self.arenas: dict[tuple[frozenset[str], int], Arenas] = {}
+
+    def first(self, order: Sequence[str], limit: int | None) -> tuple[int, Outside] | None:
+        """The first placement in which all has room, with less than `limit` bytes outside."""
+        least = sum(self.target.pinned(name) is not None for name in order)
+        total = sum(self.sizes.values())
+        for count in range(least, len(order) + 1):
+            names = frozenset(order[:count])
+            outside = sum(self.sizes[name] for name in names)
+            if limit is not None and outside >= limit:
+                return None
+            weights = OffChipWeights(self.program, self.target, names, self.read)
+            for index in range(len(self.variants)):
+                found = _Attempt(weights, self._arenas(names, index), total - outside).find()
+                if found:
+                    return outside, found
+        return None
+
+    def everything(self, order: Sequence[str]) -> Outside:
+        """All of them outside, whether or not the rest has room."""
+        assert self.target.off_chip is not None
+        names = frozenset(order)
+        weights = OffChipWeights(self.program, self.target, names, self.read)
+        inside = sum(size for name, size in self.sizes.items() if name not in names)
+        last = _Attempt(weights, self._arenas(names, 0), inside)
+        return last.place(self.target.off_chip.staging[0], list(weights.demands())[-1])
+
+    def _arenas(self, names: frozenset[str], variant: int) -> Arenas:
+        moved = frozenset(names - self.layers.keys())
+        key = moved, variant
+        if key not in self.arenas:
+            states = self.variants[variant]
+            self.arenas[key] = plan_arenas(self.program, self.target, {}, states, moved)
+        return self.arenas[key]
 
 
 def _state_variants(program: Program, target: TargetSpec) -> list[dict[str, list[TensorSpec]]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memory_planner.explain import PlanDoesNotFitError
 from memory_planner.limits import MemoryLimits, limited_target
-from memory_planner.off_chip import leaving_order
+from memory_planner.off_chip import leaving_orders
 from memory_planner.plan import Plan, Stream, StreamPlan
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import OffChip, Pin
@@ -61,7 +61,7 @@ def test_an_embedding_of_its_own_leaves_first() -> None:
 
 
 def test_blocks_leave_role_by_role_and_the_head_last() -> None:
-    order = leaving_order(toy_program(tied=False), toy_target(far=1))
+    order = leaving_orders(toy_program(tied=False), toy_target(far=1))[0]
     assert order[0] == "embed.weight"
     assert order[-1] == "lm_head.weight"
     roles = [name.partition(".")[2] for name in order[1:-1]]
@@ -71,7 +71,7 @@ def test_blocks_leave_role_by_role_and_the_head_last() -> None:
 
 def test_blocks_share_the_stream() -> None:
     program = toy_program(DEEP)
-    plan = plan_memory(program, toy_target(mram=4096, tile_sram=4096, far=32768))
+    plan = plan_memory(program, toy_target(mram=5000, tile_sram=4096, far=32768))
     assert plan.streams is not None
     sizes = [stream.size for stream in plan.streams.streams]
     assert [stream.index for stream in plan.streams.streams] == [0, 1, 2, 3, 4][5 - len(sizes) :]
@@ -135,7 +135,7 @@ SHAPES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_larger_budget_never_sends_more_outside(data: st.DataObject) -> None:
     program = toy_program(
