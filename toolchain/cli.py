@@ -287,6 +287,23 @@ def verify(build: Path, runners: str, steps: int | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("build", type=click.Path(path_type=Path))
+@json_option
+def sizes(build: Path, as_json: bool) -> None:
+    """Build a bundle's programs for its chip, and compare them with the plan without running them.
+
+    Sections must lie at their planned addresses; code, constants and variables must fit the bytes
+    reserved for them, and so must the worst stacks (which gcc alone can tell).
+
+    \b
+    Example: edgec sizes build/demo
+    """
+    from toolchain.commands import run_sizes
+
+    run_sizes(build, as_json)
+
+
+@main.command()
 @click.argument("dump", type=click.Path(path_type=Path))
 @click.argument("golden", type=click.Path(path_type=Path))
 @click.option("--partial", is_flag=True, help="The dump holds only some of the golden tensors.")

@@ -166,6 +166,17 @@ def run_verify(build: Path, runners: tuple[str, ...], steps: int | None, as_json
         raise SystemExit(MismatchError.exit_code)
 
 
+def run_sizes(build: Path, as_json: bool) -> None:
+    """Build the chip's programs; DoesNotFitError when they are not as planned."""
+    from toolchain.firmware.check import check_sizes
+
+    report = check_sizes(build).to_dict()
+    if as_json:
+        print_json(report)
+    else:
+        tables.print_sizes(report)
+
+
 def run_compare(dump_file: Path, golden: Path, partial: bool, as_json: bool) -> None:
     """Print the first divergence; exit code 6 unless all that must be there is there and equal."""
     from sim.compare import compare_dump
