@@ -7,29 +7,48 @@
 
 void EDGEC_ENGINE_STAGE(const edgec_worker *worker, const edgec_engine_stage *stage, const void *x,
                         int8_t *input) {
-    const EDGEC_ACTIVATION *const vector = (const EDGEC_ACTIVATION *)x;
-    const edgec_slice share = edgec_slice_of(worker, stage->columns);
-    uint32_t k = share.first;
-    while (k < share.last) {
+    const uint32_t columns = stage->columns;
+    const uint32_t group_size = stage->group_size;
+    const uint32_t chunk = stage->chunk;
+    const uint32_t chunk_stride = stage->chunk_stride;
+    const edgec_slice share = edgec_slice_of(worker, columns);
+    const EDGEC_ACTIVATION *vector = (const EDGEC_ACTIVATION *)x + share.first;
+    uint32_t left = share.last - share.first;
+    const uint32_t group = group_size < columns ? share.first / group_size : 0U;
+    uint32_t column = share.first - group * group_size; /* in the group */
+    uint32_t position = column;                         /* in the chunk */
+    int8_t *part = input + group * stage->group_stride;
+    int8_t *to = part;
+    while (position >= chunk) {
+        position -= chunk;
+        to += chunk_stride;
+    }
+    while (left != 0U) {
         /* to the end of the chunk, of the group or of the share, whichever is first */
-        const uint32_t group = k / stage->group_size;
-        const uint32_t column = k % stage->group_size;
-        const uint32_t position = column % stage->chunk;
-        uint32_t n = stage->chunk - position;
-        n = n < stage->group_size - column ? n : stage->group_size - column;
-        n = n < share.last - k ? n : share.last - k;
-        int8_t *const to = input + group * stage->group_stride +
-                           column / stage->chunk * stage->chunk_stride + position;
-        for (uint32_t i = 0U; i < n; i++) {
-            const int32_t q = vector[k + i];
+        uint32_t n = chunk - position;
+        n = n < group_size - column ? n : group_size - column;
+        n = n < left ? n : left;
+        int8_t *upper = to + stage->origins[0] + position;
 #if EDGEC_HALVES == 2
-            const int32_t upper = (q + 128) >> 8;
-            to[stage->origins[0] + i] = (int8_t)upper;
-            to[stage->origins[1] + i] = (int8_t)(q - 256 * upper);
+        int8_t *lower = to + stage->origins[1] + position;
+#endif
+        for (const EDGEC_ACTIVATION *const end = vector + n; vector != end; vector++) {
+            const int32_t q = *vector;
+#if EDGEC_HALVES == 2
+            *upper++ = (int8_t)((q + 128) >> 8);
+            *lower++ = (int8_t)(q - 256 * ((q + 128) >> 8));
 #else
-            to[stage->origins[0] + i] = (int8_t)q;
+            *upper++ = (int8_t)q;
 #endif
         }
-        k += n;
+        left -= n;
+        column += n;
+        position = 0U;
+        to += chunk_stride;
+        if (column == group_size) {
+            column = 0U;
+            part += stage->group_stride;
+            to = part;
+        }
     }
 }

@@ -28,10 +28,16 @@ void edgec_engine_start(edgec_engine_job *job) {
     }
     while ((int32_t)*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_ACQUIRE) < 0) {
     }
-    volatile uint32_t *const registers = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
-    for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i++) {
-        registers[i] = job->registers[i];
+    volatile uint32_t *const to = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
+    const uint32_t *const from = job->registers;
+    to[0] = from[0] + job->words;
+    for (uint32_t i = 1U; i + 1U < EDGEC_ENGINE_REGISTERS; i += 2U) {
+        const uint32_t one = from[i]; /* both are loaded before the first is stored */
+        const uint32_t other = from[i + 1U];
+        to[i] = one;
+        to[i + 1U] = other;
     }
+    to[EDGEC_ENGINE_REGISTERS - 1U] = from[EDGEC_ENGINE_REGISTERS - 1U];
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }
