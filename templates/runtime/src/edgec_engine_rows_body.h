@@ -131,13 +131,12 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
     const uint32_t channels = piece->channels;
     const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
     uint32_t left = share.last - share.first;
-    uint32_t slot = 0U;
     uint32_t channel = share.first;
-    while (channel >= channels && left != 0U) {
-        channel -= channels;
-        slot++;
-    }
-    while (left != 0U) {
+    for (uint32_t slot = 0U; left != 0U; slot++) {
+        if (channel >= channels) {
+            channel -= channels;
+            continue;
+        }
         const uint32_t n = left < channels - channel ? left : channels - channel;
         const uint32_t first = slot * matrix->channels + piece->first_channel + channel;
         const uint32_t last = first + n < matrix->rows ? first + n : matrix->rows;
@@ -150,6 +149,5 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
         }
         left -= n;
         channel = 0U;
-        slot++;
     }
 }

@@ -19,11 +19,12 @@ void EDGEC_ENGINE_STAGE(const edgec_worker *worker, const edgec_engine_stage *st
     uint32_t position = column;                         /* in the chunk */
     int8_t *part = input + group * stage->group_stride;
     int8_t *to = part;
-    while (position >= chunk) {
-        position -= chunk;
-        to += chunk_stride;
-    }
     while (left != 0U) {
+        if (position >= chunk) {
+            position -= chunk;
+            to += chunk_stride;
+            continue;
+        }
         /* to the end of the chunk, of the group or of the share, whichever is first */
         uint32_t n = chunk - position;
         n = n < group_size - column ? n : group_size - column;
