@@ -128,26 +128,31 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
 
 void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *matrix,
                        const edgec_engine_piece *piece, const edgec_engine_operands *operands) {
+    const uint32_t slots = matrix->slots;
     const uint32_t channels = piece->channels;
-    const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
-    uint32_t left = share.last - share.first;
-    uint32_t channel = share.first;
-    for (uint32_t slot = 0U; left != 0U; slot++) {
-        if (channel >= channels) {
-            channel -= channels;
-            continue;
-        }
-        const uint32_t n = left < channels - channel ? left : channels - channel;
-        const uint32_t first = slot * matrix->channels + piece->first_channel + channel;
-        const uint32_t last = first + n < matrix->rows ? first + n : matrix->rows;
-        const uint32_t pixel =
-            slot / EDGEC_SLOT_PIXELS * matrix->pixel_row + slot % EDGEC_SLOT_PIXELS;
-        if (first < last) {
+    const uint8_t *const sums = operands->sums + piece->accumulators;
+    const edgec_slice share = edgec_slice_of(worker, slots * channels);
+    uint32_t row = piece->first_channel; /* of the slot's first channel */
+    uint32_t pixel = 0U;
+    uint32_t in_line = 0U; /* slots of this line of pixels so far */
+    uint32_t begin = 0U;   /* items of the slots so far */
+    for (uint32_t slot = 0U; slot < slots; slot++) {
+        const uint32_t from = share.first > begin ? share.first : begin;
+        const uint32_t end = share.last < begin + channels ? share.last : begin + channels;
+        const uint32_t first = row + (from - begin);
+        const uint32_t last =
+            row + (end - begin) < matrix->rows ? row + (end - begin) : matrix->rows;
+        if (from < end && first < last) {
             edgec_finish_rows(matrix, piece, operands, first, last,
-                              operands->sums + piece->accumulators + pixel * piece->pixel_stride +
-                                  4U * channel);
+                              sums + pixel * piece->pixel_stride + 4U * (from - begin));
         }
-        left -= n;
-        channel = 0U;
+        row += matrix->channels;
+        begin += channels;
+        pixel++;
+        in_line++;
+        if (in_line == EDGEC_SLOT_PIXELS) {
+            in_line = 0U;
+            pixel += matrix->pixel_row - EDGEC_SLOT_PIXELS;
+        }
     }
 }

@@ -30,14 +30,14 @@ void edgec_engine_start(edgec_engine_job *job) {
     }
     volatile uint32_t *const to = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
     const uint32_t *const from = job->registers;
-    to[0] = from[0] + job->words;
-    for (uint32_t i = 1U; i + 1U < EDGEC_ENGINE_REGISTERS; i += 2U) {
-        const uint32_t one = from[i]; /* both are loaded before the first is stored */
-        const uint32_t other = from[i + 1U];
-        to[i] = one;
-        to[i + 1U] = other;
+    for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i += 4U) { /* loads before stores */
+        const uint32_t words[4] = {from[i], from[i + 1U], from[i + 2U], from[i + 3U]};
+        to[i] = words[0];
+        to[i + 1U] = words[1];
+        to[i + 2U] = words[2];
+        to[i + 3U] = words[3];
     }
-    to[EDGEC_ENGINE_REGISTERS - 1U] = from[EDGEC_ENGINE_REGISTERS - 1U];
+    to[0] = from[0] + job->words;
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }
