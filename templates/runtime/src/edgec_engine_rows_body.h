@@ -77,6 +77,26 @@ static inline int32_t edgec_accumulator(const edgec_row_sums *sums, uint32_t shi
 #endif
 }
 
+/* Where a slot of the channels begins. */
+typedef struct edgec_slot {
+    uint32_t begin; /* items of the slots before it */
+    uint32_t row;   /* of its first channel */
+    uint32_t pixel;
+    uint32_t in_line; /* slots before it in its line of pixels */
+} edgec_slot;
+
+static inline void edgec_next_slot(edgec_slot *slot, const edgec_engine_matrix *matrix,
+                                   uint32_t channels) {
+    slot->begin += channels;
+    slot->row += matrix->channels;
+    slot->pixel++;
+    slot->in_line++;
+    if (slot->in_line == EDGEC_SLOT_PIXELS) {
+        slot->in_line = 0U;
+        slot->pixel += matrix->pixel_row - EDGEC_SLOT_PIXELS;
+    }
+}
+
 /* Rows first .. last - 1, whose sums of group 0 begin at `sums`. Everything that the loops need is
  * in locals: for all that the compiler knows, stores to y change the descriptors. */
 static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_engine_piece *piece,
@@ -106,8 +126,9 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
             edgec_add_sums(&total, edgec_sum_at(sums), edgec_sum_at(sums + below), 1U, shift);
         } else {
             const uint8_t *at = sums;
-            for (uint32_t group = lane; group < multipliers; group += EDGEC_TABLE_ROWS) {
-                m = scales[group];
+            const uint8_t *const behind = scales + multipliers;
+            for (const uint8_t *scale = scales + lane; scale < behind; scale += EDGEC_TABLE_ROWS) {
+                m = *scale;
                 edgec_add_sums(&total, edgec_sum_at(at), edgec_sum_at(at + below), m, shift);
                 at += group_stride;
             }
@@ -128,31 +149,23 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
 
 void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *matrix,
                        const edgec_engine_piece *piece, const edgec_engine_operands *operands) {
-    const uint32_t slots = matrix->slots;
     const uint32_t channels = piece->channels;
-    const uint8_t *const sums = operands->sums + piece->accumulators;
-    const edgec_slice share = edgec_slice_of(worker, slots * channels);
-    uint32_t row = piece->first_channel; /* of the slot's first channel */
-    uint32_t pixel = 0U;
-    uint32_t in_line = 0U; /* slots of this line of pixels so far */
-    uint32_t begin = 0U;   /* items of the slots so far */
-    for (uint32_t slot = 0U; slot < slots; slot++) {
-        const uint32_t from = share.first > begin ? share.first : begin;
-        const uint32_t end = share.last < begin + channels ? share.last : begin + channels;
-        const uint32_t first = row + (from - begin);
-        const uint32_t last =
-            row + (end - begin) < matrix->rows ? row + (end - begin) : matrix->rows;
-        if (from < end && first < last) {
+    const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
+    edgec_slot slot = {0U, piece->first_channel, 0U, 0U};
+    while (slot.begin + channels <= share.first && share.first < share.last) {
+        edgec_next_slot(&slot, matrix, channels);
+    }
+    while (slot.begin < share.last) {
+        const uint32_t from = share.first > slot.begin ? share.first - slot.begin : 0U;
+        const uint32_t left = share.last - slot.begin;
+        const uint32_t first = slot.row + from;
+        uint32_t last = slot.row + (left < channels ? left : channels);
+        last = last < matrix->rows ? last : matrix->rows;
+        if (first < last) {
             edgec_finish_rows(matrix, piece, operands, first, last,
-                              sums + pixel * piece->pixel_stride + 4U * (from - begin));
+                              operands->sums + piece->accumulators +
+                                  slot.pixel * piece->pixel_stride + 4U * from);
         }
-        row += matrix->channels;
-        begin += channels;
-        pixel++;
-        in_line++;
-        if (in_line == EDGEC_SLOT_PIXELS) {
-            in_line = 0U;
-            pixel += matrix->pixel_row - EDGEC_SLOT_PIXELS;
-        }
+        edgec_next_slot(&slot, matrix, channels);
     }
 }
