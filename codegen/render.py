@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from codegen.chip_link import chip_link_view, left_out, usable_ports
+from codegen.fast_tables import fast_tables
 from codegen.layout import crc_constant, model_view
 from codegen.prefix import apply_prefix, check_prefix
 from codegen.runtime import BUILT_PORTS, ENGINE_MODEL, PORTS, runtime_files
@@ -77,8 +78,10 @@ def render_code(
     """
     check_prefix(options.prefix)
     graph = graph_hash(program, plan)
+    model = model_view(program, plan, target, graph)
     values: dict[str, Any] = {
-        "model": model_view(program, plan, target, graph),
+        "model": model,
+        "fast": fast_tables(model, target),
         "prefix": options.prefix,
         "version": options.version,
         "target": plan.target,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from memory_planner.target import Costs, SparseCosts
 from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
+from toolchain.model.program import OpKind
 
 SPARSE_KERNELS = (
     "kept_crumb",
@@ -44,6 +45,7 @@ def read_costs(table: Table) -> Costs:
         group=cost(sparse, "group", "group"),
     )
     sparse.finish()
+    fixed = _fixed(table)
     costs = Costs(
         mac=macs,
         linear_row=cost(table, "linear_row", "row"),
@@ -64,6 +66,17 @@ def read_costs(table: Table) -> Costs:
         barrier=cost(table, "barrier", "barrier"),
         cold_code=table.number("cold_code", "cycles/op"),
         sparse=sparse_costs,
+        fixed=fixed,
     )
     table.finish()
     return costs
+
+
+def _fixed(table: Table) -> dict[str, float]:
+    """The optional `[costs.fixed]`: cycles of every op of a kind, whatever its size."""
+    if not table.has("fixed"):
+        return {}
+    fixed = table.table("fixed")
+    found = {k.value: fixed.number(k.value, "cycles/op") for k in OpKind if fixed.has(k.value)}
+    fixed.finish()
+    return found

@@ -55,18 +55,18 @@ def shared_cost(layouts: Sequence[EngineLayout], windows: int, target: TargetSpe
 
 def stage_cycles(columns: int, target: TargetSpec) -> float:
     """Cycles in which the cores stage a vector."""
-    assert target.engine is not None
-    return -(-columns // target.cores) * target.engine.stage_cycles
+    engine = target.engine
+    assert engine is not None
+    return engine.start_cycles + -(-columns // target.cores) * engine.stage_cycles
 
 
 def finish_cycles(layout: EngineLayout, rows: int, windows: int, target: TargetSpec) -> float:
-    """Cycles in which the cores finish `rows` rows: sums of all groups, tail, requantization."""
-    assert target.engine is not None
-    costs = target.costs
-    sums = layout.groups * windows * target.engine.sum_cycles
-    groups = layout.groups * costs.linear_group if layout.groups > 1 else 0.0
-    tail = windows * layout.tail * costs.mac["byte"]
-    return -(-rows // target.cores) * (costs.linear_row + sums + groups + tail)
+    """Cycles in which the cores finish the `rows` rows of a piece: sums, tail, requantization."""
+    engine = target.engine
+    assert engine is not None
+    sums = layout.groups * windows * engine.sum_cycles
+    tail = windows * layout.tail * target.costs.mac["byte"]
+    return engine.piece_cycles + -(-rows // target.cores) * (engine.row_cycles + sums + tail)
 
 
 def core_cycles(layout: WeightLayout, target: TargetSpec) -> float:

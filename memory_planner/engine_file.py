@@ -22,7 +22,10 @@ def read_engine(table: Table) -> EngineSpec:
         weight_base=table.integer("weight_base", "address"),
         issue_cycles=table.number("issue", "cycles/job"),
         stage_cycles=table.number("stage", "cycles/element"),
+        row_cycles=table.number("row", "cycles/row"),
         sum_cycles=table.number("sum", "cycles/accumulator"),
+        start_cycles=table.number("start", "cycles/linear"),
+        piece_cycles=table.number("piece", "cycles/piece"),
         cycles=readings[0],
         conservative=readings[1],
     )

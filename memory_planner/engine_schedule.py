@@ -99,7 +99,8 @@ class _Run:
         self._move(how, tables, begin)
         for piece in linear.pieces:
             self._piece(piece, op, layout, how, tables)
-        self._work("meet", self.target.costs.cold_code)
+        costs = self.target.costs
+        self._work("meet", costs.op_end("linear") - costs.barrier)
         span = Span(begin, self.now)
         jobs = tuple(self.jobs[first : self.done])
         return LinearTimes(op.id, span, tuple(self.phases), tuple(tables), jobs)

@@ -8,7 +8,7 @@ source and whether it was measured, documented or assumed. Files are read by tar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
@@ -141,11 +141,11 @@ class Costs:
     barrier: float  # all cores arriving together
     sparse: SparseCosts
     cold_code: float = 0.0  # instruction fetches of an op whose code is not in the cache
+    fixed: Mapping[str, float] = field(default_factory=dict)  # by kind of op: calls, descriptors
 
-    @property
-    def op_end(self) -> float:
-        """Cycles of an op that belong to no unit of work."""
-        return self.barrier + self.cold_code
+    def op_end(self, kind: str) -> float:
+        """Cycles of an op of this kind that belong to no unit of work."""
+        return self.barrier + self.cold_code + self.fixed.get(kind, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,10 @@ class EngineSpec:
     weight_base: int  # address from which register 0 counts
     issue_cycles: float  # of core 0, per job: it writes the registers
     stage_cycles: float  # of one core, per staged input
+    row_cycles: float  # of one core, per output: requantization
     sum_cycles: float  # of one core, per accumulator that it fetches
+    start_cycles: float  # per linear that stages: what comes before the first input
+    piece_cycles: float  # per piece: calls, descriptors and their instruction fetches
     cycles: EngineCycles  # of the engine, as the SoC's simulator counts them
     conservative: EngineCycles  # as the public sources of a sibling have it
 

@@ -85,9 +85,9 @@ def _pipelined(
     rest: float,
     moved: tuple[tuple[str, int], ...],
 ) -> OpCycles:
-    """An op of two slots with a barrier at the end of each tile and one at its own."""
+    """An op of two slots with a barrier at the end of each tile; `rest` is overhead at its end."""
     total = overlapped_cycles(dma, work) + rest
-    overhead = len(work) * costs.barrier + costs.op_end
+    overhead = len(work) * costs.barrier + rest
     return OpCycles(
         sum(work) + rest, sum(dma), total, moved, tuple(dma), tuple(work), overhead=overhead
     )
@@ -102,7 +102,7 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
     streams = context.plan.streams
     if streams and context.plan.placements[op.inputs[0]].region == streams.region:
         return _embed_off_chip(context, op, streams)
-    op_end = context.target.costs.op_end
+    op_end = context.target.costs.op_end(op.kind.value)
     cycles = _elementwise(context, op) + _stalls(context, op) + op_end
     return OpCycles(cycles, 0.0, cycles, overhead=op_end)
 
@@ -115,7 +115,7 @@ def _embed_off_chip(context: Context, op: Op, streams: StreamPlan) -> OpCycles:
     work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
     travel = (pieces_cycles(link, size, streams.max_transfer),)
     moved = ((link.name, size),)
-    found = _pipelined(target.costs, travel, (work,), target.costs.op_end, moved)
+    found = _pipelined(target.costs, travel, (work,), target.costs.op_end(op.kind.value), moved)
     return replace(found, off_chip=True)
 
 
@@ -174,7 +174,7 @@ def _linear(context: Context, op: Op) -> OpCycles:
     layout, how = program.layout_of(op), plan.linears[op.id]
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
-    moved, op_end = ((link.name, layout.size),), target.costs.op_end
+    moved, op_end = ((link.name, layout.size),), target.costs.op_end(op.kind.value)
     rest = _stalls(context, op) + op_end
     if not how.transfers:
         words = layout.size / 4 / target.cores
@@ -238,17 +238,18 @@ def _attention(context: Context, op: Op) -> OpCycles:
     link = target.link(region)
     moved = ((link.name, kv_bytes(context)),)
     costs = target.costs
-    rest = _stalls(context, op) + costs.op_end
+    op_end = costs.op_end(op.kind.value)
+    rest = _stalls(context, op) + op_end
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * _extra_load(context, region)
         runs = attention_runs(shape, link, target, length, length)
         compute = sum(run.work - costs.barrier for run in runs) + rest
-        return OpCycles(compute, 0.0, compute, moved, overhead=costs.op_end)
+        return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
     runs = attention_runs(shape, link, target, length, how.positions_per_chunk)
     dma = tuple(run.transfer for run in runs for _ in range(run.count))
     work = tuple(run.work for run in runs for _ in range(run.count))
     total = sequence_cycles(runs, how.slots, costs.barrier) + rest
-    overhead = len(work) * costs.barrier + costs.op_end
+    overhead = len(work) * costs.barrier + op_end
     compute, slots = sum(work) + rest, how.slots
     return OpCycles(compute, sum(dma), total, moved, dma, work, slots, overhead=overhead)
 

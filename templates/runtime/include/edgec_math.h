@@ -76,6 +76,14 @@ static inline int32_t edgec_requantize(int32_t acc, int32_t multiplier, int32_t 
     }
     const int64_t product = (int64_t)acc * multiplier;
     if (n >= 1) {
+        /* product >> (n - 1) in two words; of one word are all but results at the limits */
+        const uint32_t shift = (uint32_t)n - 1U;
+        const int32_t high = (int32_t)(product >> 32);
+        const uint32_t low = (uint32_t)(uint64_t)product;
+        const int32_t shifted = edgec_signed(((uint32_t)high << 1 << (31U - shift)) | low >> shift);
+        if (high >> shift == shifted >> 31) {
+            return (shifted >> 1) + (shifted & 1);
+        }
         return edgec_sat32(((product >> (n - 1)) + 1) >> 1);
     }
     return edgec_shift_left_sat(product, 0U - (uint32_t)n);

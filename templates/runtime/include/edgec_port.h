@@ -42,8 +42,9 @@ typedef struct edgec_engine_window {
 /* One job under way. Where the engine is real and everything lies at its planned address, only the
  * registers count. */
 typedef struct edgec_engine_job {
-    uint32_t registers[EDGEC_ENGINE_REGISTERS];
-    uint32_t weight_base; /* target address that register 0 counts from */
+    const uint32_t *registers; /* [EDGEC_ENGINE_REGISTERS] */
+    uint32_t words;            /* to be added to register 0 */
+    uint32_t weight_base;      /* target address that register 0 counts from */
     const edgec_engine_window *windows;
     uint32_t window_count;
 } edgec_engine_job;

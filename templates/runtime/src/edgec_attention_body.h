@@ -36,10 +36,30 @@ static inline void edgec_dot_two(const int8_t *k, uint32_t stride, uint32_t coun
     }
 }
 
+/* z[u] = q . k[u], four dimensions at a time: all rows and q are aligned. */
+static inline void edgec_dot_words(const void *k, uint32_t stride, uint32_t count, const void *q,
+                                   uint32_t words, int32_t *z) {
+    const edgec_word *const own = (const edgec_word *)q;
+    const edgec_word *row = (const edgec_word *)k;
+    for (int32_t *const end = z + count; z != end; z++) {
+        int32_t sum = 0;
+        for (uint32_t i = 0U; i < words; i++) {
+            sum = edgec_dot4_ss(sum, row[i], own[i]);
+        }
+        *z = sum;
+        row += stride / 4U;
+    }
+}
+
 /* z[u] = q . k[u] */
 static inline void edgec_dot_rows(const int8_t *k, uint32_t stride, uint32_t count, const int8_t *q,
                                   uint32_t head_dim, int32_t *z) {
     uint32_t done = 0U;
+    if (EDGEC_XPULP &&
+        (head_dim | stride | (uint32_t)(uintptr_t)k | (uint32_t)(uintptr_t)q) % 4U == 0U) {
+        edgec_dot_words(k, stride, count, q, head_dim / 4U, z);
+        return;
+    }
     if (head_dim >= 8U) {
         edgec_dot_eight(k, stride, count, q, z, 0);
         for (done = 8U; done + 8U <= head_dim; done += 8U) {

@@ -6,13 +6,11 @@ static uint32_t issue_jobs(const edgec_engine_chain *chain, const edgec_engine_p
                            uint32_t issued, uint32_t done, uint32_t limit) {
     while (issued < limit && issued < done + EDGEC_ENGINE_QUEUE) {
         edgec_engine_job *const job = &place->jobs[issued % EDGEC_ENGINE_QUEUE];
+        job->registers = chain->jobs[issued];
+        job->words = place->words;
+        job->weight_base = place->weight_base;
         job->windows = place->windows;
         job->window_count = place->window_count;
-        job->weight_base = place->weight_base;
-        for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i++) {
-            job->registers[i] = chain->jobs[issued][i];
-        }
-        job->registers[0] += place->words;
         edgec_engine_start(job);
         issued++;
     }

@@ -15,9 +15,19 @@ typedef struct edgec_row_sums {
     int64_t wide; /* the lower sum where 32 bits might not hold it */
 } edgec_row_sums;
 
+static inline uint32_t edgec_sum_at(const void *at) {
+    return *(const edgec_word *)at;
+}
+
 /* Adds m times a sum to those of a row, modulo 2^32 where that is enough. */
 static inline void edgec_add_sums(edgec_row_sums *sums, uint32_t upper, uint32_t lower, uint32_t m,
                                   uint32_t shift) {
+#if EDGEC_HALVES == 2
+    if (shift == 0U) { /* nothing is rounded: one product serves both */
+        sums->upper += ((upper << 8) + lower) * m;
+        return;
+    }
+#endif
     sums->upper += upper * m;
 #if EDGEC_HALVES == 2
     if (shift == 8U) {
@@ -53,11 +63,13 @@ static inline void edgec_add_tail(edgec_row_sums *sums, const uint8_t *weights, 
 
 static inline int32_t edgec_accumulator(const edgec_row_sums *sums, uint32_t shift) {
 #if EDGEC_HALVES == 2
+    if (shift == 0U) {
+        return edgec_signed(sums->upper);
+    }
     if (shift == 8U) {
         return edgec_signed(sums->upper + (uint32_t)edgec_rs64(sums->wide, shift));
     }
-    const int32_t lower = edgec_signed(sums->lower);
-    const int32_t rounded = shift == 0U ? lower : edgec_rs32(lower, shift);
+    const int32_t rounded = edgec_rs32(edgec_signed(sums->lower), shift);
     return edgec_signed((sums->upper << (8U - shift)) + (uint32_t)rounded);
 #else
     (void)shift;
@@ -65,59 +77,95 @@ static inline int32_t edgec_accumulator(const edgec_row_sums *sums, uint32_t shi
 #endif
 }
 
-/* Rows first .. last - 1, whose sums of group 0 begin at `sums`. */
+/* Where a slot of the channels begins. */
+typedef struct edgec_slot {
+    uint32_t begin; /* items of the slots before it */
+    uint32_t row;   /* of its first channel */
+    uint32_t pixel;
+    uint32_t in_line; /* slots before it in its line of pixels */
+} edgec_slot;
+
+static inline void edgec_next_slot(edgec_slot *slot, const edgec_engine_matrix *matrix,
+                                   uint32_t channels) {
+    slot->begin += channels;
+    slot->row += matrix->channels;
+    slot->pixel++;
+    slot->in_line++;
+    if (slot->in_line == EDGEC_SLOT_PIXELS) {
+        slot->in_line = 0U;
+        slot->pixel += matrix->pixel_row - EDGEC_SLOT_PIXELS;
+    }
+}
+
+/* Rows first .. last - 1, whose sums of group 0 begin at `sums`. Everything that the loops need is
+ * in locals: for all that the compiler knows, stores to y change the descriptors. */
 static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_engine_piece *piece,
                               const edgec_engine_operands *operands, uint32_t first, uint32_t last,
                               const uint8_t *sums) {
     const EDGEC_ACTIVATION *const x =
         (const EDGEC_ACTIVATION *)operands->x + (matrix->columns - matrix->tail);
-    const uint32_t multipliers = matrix->groups > 1U ? matrix->groups : 0U;
+    const uint32_t tail = matrix->tail;
+    const uint32_t multipliers = matrix->groups > 1U ? EDGEC_TABLE_ROWS * matrix->groups : 0U;
+    const uint32_t group_stride = piece->group_stride;
+    const uint32_t below = (EDGEC_HALVES - 1) * EDGEC_SLOT_PIXELS * piece->pixel_stride;
+    const uint32_t record_size = matrix->record_size;
+    const uint32_t shift = operands->shift;
     const int32_t a = operands->scale[0];
     const int32_t e = operands->scale[1];
-    for (uint32_t row = first; row < last; row++) {
-        const uint32_t index = row - operands->first_row;
-        const uint8_t *const record =
-            operands->table + index / EDGEC_TABLE_ROWS * matrix->record_size;
-        const uint32_t lane = index % EDGEC_TABLE_ROWS;
+    const uint32_t index = first - operands->first_row;
+    const uint8_t *record = operands->table + index / EDGEC_TABLE_ROWS * record_size;
+    uint32_t lane = index % EDGEC_TABLE_ROWS;
+    int32_t *y = operands->y + first;
+    for (const int32_t *const end = y + (last - first); y != end; y++) {
         const uint8_t *const scales = record + 4U * EDGEC_TABLE_ROWS;
-        edgec_row_sums total = {0U, 0U, 0};
-        uint32_t m = 1U;
-        for (uint32_t group = 0U; group < matrix->groups; group++) {
-            const void *const at = sums + group * piece->group_stride;
-            const void *const below = sums + group * piece->group_stride +
-                                      (EDGEC_HALVES - 1) * EDGEC_SLOT_PIXELS * piece->pixel_stride;
-            m = multipliers != 0U ? scales[EDGEC_TABLE_ROWS * group + lane] : 1U;
-            edgec_add_sums(&total, *(const edgec_word *)at, *(const edgec_word *)below, m,
-                           operands->shift);
-        }
-        if (matrix->tail != 0U) {
-            edgec_add_tail(&total, scales + EDGEC_TABLE_ROWS * multipliers, lane, matrix->tail, x,
-                           m, operands->shift);
-        }
         const void *const requant = record + 4U * lane;
         const uint32_t word = *(const edgec_word *)requant;
-        operands->y[row] =
-            edgec_requantize(edgec_accumulator(&total, operands->shift),
-                             edgec_word_multiplier(word) * a, edgec_word_exponent(word) - e);
+        edgec_row_sums total = {0U, 0U, 0};
+        uint32_t m = 1U;
+        if (multipliers == 0U) {
+            edgec_add_sums(&total, edgec_sum_at(sums), edgec_sum_at(sums + below), 1U, shift);
+        } else {
+            const uint8_t *at = sums;
+            const uint8_t *const behind = scales + multipliers;
+            for (const uint8_t *scale = scales + lane; scale < behind; scale += EDGEC_TABLE_ROWS) {
+                m = *scale;
+                edgec_add_sums(&total, edgec_sum_at(at), edgec_sum_at(at + below), m, shift);
+                at += group_stride;
+            }
+        }
+        if (tail != 0U) {
+            edgec_add_tail(&total, scales + multipliers, lane, tail, x, m, shift);
+        }
+        *y = edgec_requantize(edgec_accumulator(&total, shift), edgec_word_multiplier(word) * a,
+                              edgec_word_exponent(word) - e);
         sums += 4U;
+        lane++;
+        if (lane == EDGEC_TABLE_ROWS) {
+            lane = 0U;
+            record += record_size;
+        }
     }
 }
 
 void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *matrix,
                        const edgec_engine_piece *piece, const edgec_engine_operands *operands) {
-    const edgec_slice share = edgec_slice_of(worker, matrix->slots * piece->channels);
-    for (uint32_t item = share.first; item < share.last;) {
-        const uint32_t slot = item / piece->channels;
-        const uint32_t channel = item % piece->channels;
-        const uint32_t left = share.last - item;
-        const uint32_t n = left < piece->channels - channel ? left : piece->channels - channel;
-        const uint32_t first = slot * matrix->channels + piece->first_channel + channel;
-        const uint32_t last = first + n < matrix->rows ? first + n : matrix->rows;
-        const uint32_t pixel =
-            slot / EDGEC_SLOT_PIXELS * matrix->pixel_row + slot % EDGEC_SLOT_PIXELS;
-        edgec_finish_rows(matrix, piece, operands, first, last,
-                          operands->sums + piece->accumulators + pixel * piece->pixel_stride +
-                              4U * channel);
-        item += n;
+    const uint32_t channels = piece->channels;
+    const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
+    edgec_slot slot = {0U, piece->first_channel, 0U, 0U};
+    while (slot.begin + channels <= share.first && share.first < share.last) {
+        edgec_next_slot(&slot, matrix, channels);
+    }
+    while (slot.begin < share.last) {
+        const uint32_t from = share.first > slot.begin ? share.first - slot.begin : 0U;
+        const uint32_t left = share.last - slot.begin;
+        const uint32_t first = slot.row + from;
+        uint32_t last = slot.row + (left < channels ? left : channels);
+        last = last < matrix->rows ? last : matrix->rows;
+        if (first < last) {
+            edgec_finish_rows(matrix, piece, operands, first, last,
+                              operands->sums + piece->accumulators +
+                                  slot.pixel * piece->pixel_stride + 4U * from);
+        }
+        edgec_next_slot(&slot, matrix, channels);
     }
 }

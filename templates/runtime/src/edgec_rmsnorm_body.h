@@ -60,7 +60,9 @@ static inline edgec_rmsnorm_state edgec_rmsnorm_reduce(const edgec_worker *worke
         total += worker->partials[core].sum;
     }
     total = total != 0U ? total : 1U;
-    state.root_shift = (edgec_bit_length64(total) - 31) >> 1;
+    const uint32_t high = (uint32_t)(total >> 32);
+    const int32_t bits = high != 0U ? 32 + edgec_bits32(high) : edgec_bits32((uint32_t)total);
+    state.root_shift = (bits - 31) >> 1;
     state.root = edgec_isqrt32(state.root_shift >= 0
                                    ? (uint32_t)(total >> (uint32_t)(2 * state.root_shift))
                                    : (uint32_t)(total << (uint32_t)(-2 * state.root_shift)));

@@ -17,8 +17,8 @@ static inline edgec_quantizer edgec_rotate_quantize(const int32_t *x, const int1
         const int32_t b = edgec_normalize(x[i + half], by);
         const int32_t cosine = table[i];
         const int32_t sine = table[i + half];
-        scratch[i] = (a * cosine - b * sine + (1 << 13)) >> 14;
-        scratch[i + half] = (a * sine + b * cosine + (1 << 13)) >> 14;
+        scratch[i] = edgec_round_shift(a * cosine - b * sine, 14U);
+        scratch[i + half] = edgec_round_shift(a * sine + b * cosine, 14U);
     }
     edgec_quantizer quantizer = edgec_quantizer_s8(edgec_range_of(scratch, head_dim));
     edgec_quantize_s8(&quantizer, scratch, head_dim, q);

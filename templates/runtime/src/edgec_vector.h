@@ -5,6 +5,7 @@
 #include "edgec_math.h"
 #include "edgec_port.h"
 #include "edgec_types.h"
+#include "edgec_xpulp.h"
 
 /* Weight words are read from byte arrays (blobs and tiles). */
 #if defined(__GNUC__)
@@ -19,9 +20,10 @@ typedef struct edgec_slice {
     uint32_t last;
 } edgec_slice;
 
-/* The part of n items that belongs to the worker. */
+/* The part of n items that belongs to the worker. Usual teams need no division. */
 static inline edgec_slice edgec_slice_of(const edgec_worker *worker, uint32_t n) {
-    const uint32_t share = (n + worker->count - 1U) / worker->count;
+    const uint32_t count = worker->count;
+    const uint32_t share = count == 8U ? (n + 7U) / 8U : count == 1U ? n : (n + count - 1U) / count;
     const uint32_t first = worker->id * share;
     edgec_slice slice = {first < n ? first : n, first + share < n ? first + share : n};
     return slice;
@@ -34,12 +36,8 @@ typedef struct edgec_range {
 } edgec_range;
 
 static inline void edgec_range_add(edgec_range *range, int32_t value) {
-    if (value > range->max) {
-        range->max = value;
-    }
-    if (value < range->min) {
-        range->min = value;
-    }
+    range->max = edgec_max32(range->max, value);
+    range->min = edgec_min32(range->min, value);
 }
 
 static inline edgec_range edgec_range_of(const int32_t *x, uint32_t n) {
@@ -60,8 +58,8 @@ static inline edgec_range edgec_get_range(const edgec_worker *worker, uint32_t s
     edgec_range range = {0, 0};
     for (uint32_t core = 0; core < worker->count; core++) {
         const edgec_partial *partial = &worker->partials[core];
-        edgec_range_add(&range, partial->max[stage]);
-        edgec_range_add(&range, partial->min[stage]);
+        range.max = edgec_max32(range.max, partial->max[stage]);
+        range.min = edgec_min32(range.min, partial->min[stage]);
     }
     return range;
 }
@@ -70,7 +68,7 @@ static inline edgec_range edgec_get_range(const edgec_worker *worker, uint32_t s
 static inline int32_t edgec_range_shift(edgec_range range, int32_t bits) {
     const uint32_t above = (uint32_t)range.max;
     const uint32_t below = 0U - (uint32_t)range.min;
-    return edgec_bit_length(above > below ? above : below) - bits;
+    return edgec_bits32(edgec_maxu32(above, below)) - bits;
 }
 
 /* rs(x, shift) for either sign of the shift without a branch: a left shift becomes a product
@@ -133,7 +131,7 @@ static inline void edgec_quantize_s8(const edgec_quantizer *quantizer, const int
     const int32_t reciprocal = quantizer->reciprocal;
     for (uint32_t i = 0; i < n; i++) {
         const int32_t scaled = edgec_normalize(x[i], by) * reciprocal;
-        q[i] = (int8_t)((scaled + (1 << 22)) >> 23);
+        q[i] = (int8_t)edgec_round_shift(scaled, 23U); /* below 2^30 */
     }
 }
 

@@ -10,8 +10,8 @@ static void run(const edgec_engine_job *job) {
         windows[i].bytes = job->windows[i].bytes;
         windows[i].writable = job->windows[i].writable;
     }
-    if (edgec_neureka_model(job->registers, job->weight_base, windows, job->window_count) !=
-        EDGEC_NEUREKA_OK) {
+    if (edgec_neureka_model(job->registers, job->weight_base + job->words, windows,
+                            job->window_count) != EDGEC_NEUREKA_OK) {
         for (;;) { /* no plan that edgec accepts has such a job */
         }
     }

@@ -22,6 +22,17 @@ zero_next:
     addi t0, t0, 4
     j zero_next
 zero_done:
+    la t0, __tables_start
+    la t1, __tables_end
+    la t2, __tables_load
+copy_next:
+    bgeu t0, t1, copy_done
+    lw t3, 0(t2)
+    sw t3, 0(t0)
+    addi t0, t0, 4
+    addi t2, t2, 4
+    j copy_next
+copy_done:
     li a0, 0
     li a1, 0
     call main

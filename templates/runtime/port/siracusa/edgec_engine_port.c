@@ -28,10 +28,16 @@ void edgec_engine_start(edgec_engine_job *job) {
     }
     while ((int32_t)*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_ACQUIRE) < 0) {
     }
-    volatile uint32_t *const registers = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
-    for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i++) {
-        registers[i] = job->registers[i];
+    volatile uint32_t *const to = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
+    const uint32_t *const from = job->registers;
+    for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i += 4U) { /* loads before stores */
+        const uint32_t words[4] = {from[i], from[i + 1U], from[i + 2U], from[i + 3U]};
+        to[i] = words[0];
+        to[i + 1U] = words[1];
+        to[i + 2U] = words[2];
+        to[i + 3U] = words[3];
     }
+    to[0] = from[0] + job->words;
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }

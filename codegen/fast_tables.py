@@ -1,0 +1,53 @@
+"""Which tables of the generated code lie in the memory of the activations.
+
+A target may reserve bytes there for code. The tables that cost the cores most loads come first; a
+table has room as a whole, or stays with the other constants.
+"""
+
+from __future__ import annotations
+
+from codegen.views import ModelView
+from memory_planner.target import TargetSpec
+
+# Bytes on a core of 32 bits of one entry: types of runtime/include, model_tables.c.j2.
+ATTENTION_BYTES = 40
+MATRIX_BYTES = 36
+STAGE_BYTES = 28
+ENGINE_MATRIX_BYTES = 32
+CHAIN_BYTES = 20
+PIECE_BYTES = 32
+ENGINE_LINEAR_BYTES = 36
+JOB_BYTES = 96
+LINEAR_BYTES = 20
+LINEAR_BYTES_WITH_ENGINE = 28
+LOCATION_BYTES = 8
+
+
+def fast_tables(model: ModelView, target: TargetSpec) -> frozenset[str]:
+    """Names of the tables in the bytes that the activations' region reserves for code."""
+    room = target.region(target.placement["activations"][0]).reserved_for("code")
+    chosen = set()
+    for name, size in _sizes(model).items():
+        if size <= room:
+            chosen.add(name)
+            room -= size
+    return frozenset(chosen)
+
+
+def _sizes(model: ModelView) -> dict[str, int]:
+    """Bytes of every table, those that are read most often in front."""
+    sizes = {"ATTENTION": ATTENTION_BYTES, "MATRICES": MATRIX_BYTES * len(model.matrices)}
+    engine, block = model.engine, model.blocks[0]
+    if engine is not None:
+        sizes |= {
+            "STAGES": STAGE_BYTES * len(engine.stages),
+            "ENGINE_MATRICES": ENGINE_MATRIX_BYTES * len(engine.matrices),
+            "CHAINS": CHAIN_BYTES * len(engine.chains),
+            "PIECES": PIECE_BYTES * len(engine.pieces),
+            "ENGINE_LINEARS": ENGINE_LINEAR_BYTES * len(engine.linears),
+            "JOBS": JOB_BYTES * len(engine.jobs),
+        }
+    linear = LINEAR_BYTES if engine is None else LINEAR_BYTES_WITH_ENGINE
+    row = LOCATION_BYTES * len(block.gammas) + linear * len(block.linears)
+    sizes["BLOCKS"] = row * len(model.blocks)
+    return sizes
