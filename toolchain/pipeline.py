@@ -37,6 +37,7 @@ from toolchain.fit.misfit import explain_misfit
 from toolchain.fit.planning import Outcome
 from toolchain.fit.speed import speed_of
 from toolchain.model.checkpoint import load_model
+from toolchain.model.coded_settings import with_codes
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lower import lower_model
@@ -86,6 +87,7 @@ def compile_model(
     target = limited_target(load_target(target_name), options.limits)
     progress("reading the checkpoint")
     model = load_model(model_dir)
+    options = replace(options, quant=with_codes(model, options.quant))
     tokenizer = load_tokenizer(model_dir)
     trained = model.config.max_position_embeddings
     context = trained if options.context is None else options.context

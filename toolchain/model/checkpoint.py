@@ -1,9 +1,10 @@
-"""A Hugging Face checkpoint directory -> FloatModel: validated lazy references to float weights.
+"""A Hugging Face checkpoint directory -> FloatModel: validated lazy references to its weights.
 
-Reads model.safetensors, or the shards named by model.safetensors.index.json (a single file wins
-where both exist, as in transformers). Names, shapes, dtypes and file layout are all checked before
-any weight is read, and listed in one error. Weights stay on disk: `FloatModel.load` maps one
-tensor at a time. Nothing is ever unpickled.
+Weights are floats, or, for linears, integer codes of GPTQ (gptq_codes.py). Reads model.safetensors,
+or the shards named by model.safetensors.index.json (a single file wins where both exist, as in
+transformers). Names, shapes, dtypes and file layout are all checked before any weight is read, and
+listed in one error. Weights stay on disk: `FloatModel.load` maps one tensor at a time. Nothing is
+ever unpickled.
 
 Shard names must be plain file names. A symbolic link is followed, because the download cache of
 the Hugging Face hub is made of links.
@@ -13,18 +14,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.coded_tensors import check_codes, take_codes
 from toolchain.model.config import ModelConfig, read_config
-from toolchain.model.errors import CheckpointError, InternalError, Problem
+from toolchain.model.errors import CheckpointError, InternalError, Problem, UnsupportedModelError
+from toolchain.model.gptq_codes import CodeRef
+from toolchain.model.gptq_settings import read_settings
 from toolchain.model.json_fields import ProblemLog, read_json_object, show
 from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
-from toolchain.model.safetensors_file import TensorRef, read_header
+from toolchain.model.safetensors_file import FLOAT_SIZES, TensorRef, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -39,16 +43,23 @@ Stored = dict[str, TensorRef | None]  # None: the tensor is there but malformed,
 
 @dataclass(frozen=True, slots=True)
 class FloatModel:
-    """A trained model; `tensors` maps each Hugging Face name to its place on disk."""
+    """A trained model; `tensors` maps each Hugging Face name to its place on disk.
+
+    `codes`, by the same names, has the weights that are stored as integer codes; their parts are
+    in `tensors` under their own names.
+    """
 
     config: ModelConfig
     tensors: Mapping[str, TensorRef]
+    codes: Mapping[str, CodeRef] = field(default_factory=dict)
 
     def load(self, name: str) -> npt.NDArray[np.float32]:
         """A float32 copy, C-contiguous; matrices are (n_out, n_in). f16 and bf16 widen exactly.
 
-        Raises CheckpointError if a value is NaN or infinite.
+        Codes are dequantized exactly. Raises CheckpointError if a value is NaN or infinite.
         """
+        if name in self.codes:
+            return self.codes[name].read().dequantize()
         values = self.tensors[name].read()
         finite = np.isfinite(values)
         if not finite.all():
@@ -77,12 +88,30 @@ def load_model(model_dir: Path) -> FloatModel:
     if stored is None:
         log.raise_if_any(subject)
         raise InternalError("an unreadable weight file left no problem behind")
-    tensors = _select_expected(stored, config, log)
+    codes = take_codes(stored, config, read_settings(model_dir, log), log)
+    tensors = _select_expected(stored, config, codes, log)
+    log.raise_if_any(subject)
+    check_codes(codes, log)
     log.raise_if_any(subject)
     if config.tie_word_embeddings and hf_name_of(HEAD) in stored:
         _check_tied_head(stored, log)
         log.raise_if_any(subject)
-    return FloatModel(config, MappingProxyType(tensors))
+    for name, code in codes.items():
+        tensors |= {f"{name.removesuffix('.weight')}.{p}": ref for p, ref in code.parts.items()}
+    return FloatModel(config, MappingProxyType(tensors), MappingProxyType(codes))
+
+
+def load_float_model(model_dir: Path) -> FloatModel:
+    """The same for code that needs every weight as floats; refuses codes with what does read them.
+
+    Raises UnsupportedModelError, and what `load_model` raises.
+    """
+    model = load_model(model_dir)
+    if model.codes:
+        found = f"GPTQ codes of {len(model.codes)} linears"
+        problem = Problem(str(model_dir), found, "a checkpoint in f32, f16 or bf16")
+        raise UnsupportedModelError("the weights are quantized already", [problem])
+    return model
 
 
 def _read_directory(model_dir: Path, log: ProblemLog) -> Stored | None:
@@ -135,11 +164,15 @@ def _read_weight_map(path: Path, log: ProblemLog) -> dict[str, str | None]:
     return weight_map
 
 
-def _select_expected(stored: Stored, config: ModelConfig, log: ProblemLog) -> dict[str, TensorRef]:
+def _select_expected(
+    stored: Stored, config: ModelConfig, codes: Mapping[str, CodeRef], log: ProblemLog
+) -> dict[str, TensorRef]:
     """The expected tensors, in model order; missing, misshapen and unknown ones are noted."""
     shapes = expected_shapes(config)
     selected = {}
     for name, shape in shapes.items():
+        if name in codes:
+            continue
         ref = stored.get(name)
         if name not in stored:
             fix = "a tied model sets tie_word_embeddings" if name == hf_name_of(HEAD) else ""
@@ -147,6 +180,8 @@ def _select_expected(stored: Stored, config: ModelConfig, log: ProblemLog) -> di
         elif ref is not None and ref.shape != shape:
             allowed = f"shape {list(shape)} by config.json"
             log.add_broken(f"tensor {name}", f"shape {list(ref.shape)}", allowed)
+        elif ref is not None and ref.dtype == "I32":
+            log.add_unsupported(f"tensor {name}", 'dtype "I32"', f"one of {', '.join(FLOAT_SIZES)}")
         elif ref is not None:
             selected[name] = ref
     tied_head = {hf_name_of(HEAD)} if config.tie_word_embeddings else set()

@@ -2,29 +2,34 @@
 
 Projections get `bits` and `group_size`; embedding and head have settings of their own; overrides
 change single tensors by op id pattern. All settings are checked before any weight is read. The
-method is round-to-nearest with a clip search (group_scales.py).
+method is round-to-nearest with a clip search (group_scales.py). Matrices that the checkpoint stores
+as integer codes keep them (gptq_codes.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.checkpoint import FloatModel
+from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
-from toolchain.model.group_scales import quantize_matrix
+from toolchain.model.gptq_codes import CodeMatrix
+from toolchain.model.group_scales import quantize_matrix, split_groups
 from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids, op_id_of
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
+from toolchain.model.scale_multipliers import fit_scales
 from toolchain.model.sparsity import find_patterns
 
 __all__ = [
     "MAX_SNR_DB",
+    "Fidelity",
     "Override",
     "QuantConfig",
     "QuantModel",
@@ -34,6 +39,7 @@ __all__ = [
     "hf_name_of",
     "op_id_of",
     "quantize_model",
+    "quantize_tensor",
 ]
 
 MAX_SNR_DB = 200.0  # stands for an exact tensor, so that reports hold finite numbers only
@@ -69,6 +75,17 @@ class QuantModel:
     norms: Mapping[str, npt.NDArray[np.float64]]  # by op id, (hidden_size,)
     weight_snr_db: Mapping[str, float]  # by op id of each stored matrix, at most MAX_SNR_DB
     patterns: Mapping[str, Pattern]  # by op id of each matrix that is stored sparse
+    # By op id of each matrix whose integers come from the checkpoint: the largest relative change
+    # of a group's scale.
+    scale_changes: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well the integers stand for the weights of the checkpoint."""
+
+    snr_db: float  # at most MAX_SNR_DB
+    scale_change: float | None = None  # of a coded matrix: the largest, relative
 
 
 def quantize_model(
@@ -83,15 +100,19 @@ def quantize_model(
     ConfigError with all bad settings before any weight is read, CheckpointError for weights that
     are NaN or infinite, and what `find_patterns` raises.
     """
-    config = model.config
+    config, quant = model.config, with_codes(model, quant)
     if patterns is None:
         patterns = find_patterns(model, quant)
     tensors: dict[str, QuantTensor] = {}
     snr_db: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for op_id, setting in effective_settings(config, quant).items():
         if progress is not None:
             progress(op_id)
-        tensors[op_id], snr_db[op_id] = _quantize_tensor(model, op_id, setting)
+        tensors[op_id], fidelity = quantize_tensor(model, op_id, setting)
+        snr_db[op_id] = fidelity.snr_db
+        if fidelity.scale_change is not None:
+            changes[op_id] = fidelity.scale_change
     norms = {op_id: _read_norm(model, op_id) for op_id in norm_ids(config)}
     return QuantModel(
         config=config,
@@ -102,13 +123,17 @@ def quantize_model(
         norms=MappingProxyType(norms),
         weight_snr_db=MappingProxyType(snr_db),
         patterns=patterns,
+        scale_changes=MappingProxyType(changes),
     )
 
 
-def _quantize_tensor(
+def quantize_tensor(
     model: FloatModel, op_id: str, setting: TensorSetting
-) -> tuple[QuantTensor, float]:
-    """The tensor and its weight SNR in dB."""
+) -> tuple[QuantTensor, Fidelity]:
+    """One matrix as integers; those of a coded one are its codes, and `setting` must be theirs."""
+    code = model.codes.get(hf_name_of(op_id))
+    if code is not None:
+        return _take_codes(op_id, code.read(), setting)
     weights = model.load(hf_name_of(op_id))
     n_in = weights.shape[1]
     group_size = n_in if setting.group_size == -1 else min(setting.group_size, n_in)
@@ -118,7 +143,24 @@ def _quantize_tensor(
     tensor = QuantTensor(
         op_id, result.values, setting.bits, group_size, result.multipliers, result.scale
     )
-    return tensor, _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
+    power, error = float(result.power.sum()), float(result.squared_error.sum())
+    return tensor, Fidelity(_snr_db(power, error))
+
+
+def _take_codes(
+    op_id: str, matrix: CodeMatrix, setting: TensorSetting
+) -> tuple[QuantTensor, Fidelity]:
+    """The integers as they are; only the scales of groups are approximated."""
+    squares = split_groups(matrix.values.astype(np.float32), matrix.group_size) ** 2
+    scales = fit_scales(matrix.scales.astype(np.float64), squares.sum(axis=2))
+    values = matrix.values.astype(np.int8)
+    for array in (values, scales.multipliers, scales.scale):
+        array.setflags(write=False)
+    tensor = QuantTensor(
+        op_id, values, setting.bits, matrix.group_size, scales.multipliers, scales.scale
+    )
+    snr_db = _snr_db(scales.power, scales.squared_error)
+    return tensor, Fidelity(snr_db, scales.largest_change)
 
 
 def _snr_db(power: float, squared_error: float) -> float:

@@ -29,6 +29,16 @@ def build_reports(quant: QuantModel, outcome: Outcome, profile: Profile) -> dict
     }
 
 
+def _origin(quant: QuantModel, op_id: str) -> Json:
+    """Of a matrix whose integers are those of the checkpoint: what happened to its scales."""
+    if op_id not in quant.scale_changes:
+        return {}
+    return {
+        "integers": "checkpoint",
+        "scale_change_max": float(f"{quant.scale_changes[op_id]:.3g}"),
+    }
+
+
 def quantization_report(quant: QuantModel, program: Program) -> Json:
     """Per stored matrix: setting, packing, bytes, and the signal-to-noise ratio of its weights."""
     tensors = []
@@ -50,6 +60,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "bytes": spec.size + beside,
                 "scale_bytes": spec.scale_size + (table.scale_size if beside and table else 0),
                 "snr_db": round(quant.weight_snr_db[tensor.name], 2),
+                **_origin(quant, tensor.name),
             }
         )
     sites = {op.role: op.mode.value for op in program.ops if op.mode is not None}
