@@ -105,7 +105,7 @@ def write_gptq(
     settings: Mapping[str, Any] | None = None,
     **shape: Any,
 ) -> dict[str, Coded]:
-    """Writes a coded checkpoint; `change` may spoil its tensors. Returns what was coded by op id."""
+    """Writes a coded checkpoint; `change` may spoil its tensors. What was coded, by op id."""
     write_model(directory, **shape)
     model = load_model(directory)
     special = written.special or {}
