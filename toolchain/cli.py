@@ -164,7 +164,10 @@ def main() -> None:
 )
 @model_options
 @json_option
+@click.pass_context
 def compile(
+    ctx: click.Context,
+    /,
     model_dir: Path | None,
     output: Path,
     prefix: str,
@@ -184,7 +187,8 @@ def compile(
 
     if model_dir == Path(BUNDLED) and not model_dir.exists():
         model_dir = None
-    request = CompileRequest(model_dir, output, prefix, golden_steps, read_model_options(model))
+    options = read_model_options(model, ctx, model_dir)
+    request = CompileRequest(model_dir, output, prefix, golden_steps, options)
     run_compile(request, as_json)
 
 
@@ -216,10 +220,9 @@ def fit(
     from toolchain.fit.command import run_fit
     from toolchain.fit.parse import parse_fit_options
 
-    typed = click.core.ParameterSource.COMMANDLINE
-    given = [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
-    own = parse_fit_options({name: options.pop(name) for name in FIT_OPTIONS}, given)
-    shared, draw = read_model_options(options), None
+    own = parse_fit_options({name: options.pop(name) for name in FIT_OPTIONS}, given_names(ctx))
+    directory = None if model is None else Path(model)
+    shared, draw = read_model_options(options, ctx, directory), None
     if html is not None:
         from toolchain.commands import write_fit_page
 
@@ -315,11 +318,26 @@ def targets(as_json: bool) -> None:
     run_targets(as_json)
 
 
-def read_model_options(values: dict[str, Any]) -> ModelOptions:
-    """The shared options, parsed; raises ConfigError naming every bad one."""
+def given_names(ctx: click.Context) -> list[str]:
+    """Parameters that stand on the command line."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    return [name for name in ctx.params if ctx.get_parameter_source(name) is typed]
+
+
+def read_model_options(
+    values: dict[str, Any], ctx: click.Context, model_dir: Path | None
+) -> ModelOptions:
+    """The shared options, parsed, with the bits that a checkpoint directory brings along.
+
+    Raises ConfigError naming every bad one.
+    """
+    from dataclasses import replace
+
+    from toolchain.model.bits_file import apply_bits
     from toolchain.options import parse_model_options
 
-    return parse_model_options(**values)
+    options = parse_model_options(**values)
+    return replace(options, quant=apply_bits(model_dir, options.quant, given_names(ctx)))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,9 @@ def _repeatable_attention(device: str) -> AbstractContextManager[None]:
 def _linear(x: Tensor, suffix: str, weights: Block, tap: Tap | None) -> Tensor:
     if tap is not None:
         tap(suffix, x.reshape(-1, x.shape[-1]))
-    return functional.linear(x, weights[suffix])
+    weight = weights[suffix]
+    # A quantized projection may compute in its own way.
+    return weight(x) if callable(weight) else functional.linear(x, weight)
 
 
 def embed(source: Source, tokens: Tensor) -> Tensor:

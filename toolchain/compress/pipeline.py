@@ -30,6 +30,7 @@ from toolchain.compress.publish import (
     read_record,
     write_record,
 )
+from toolchain.compress.quantized import check_zeros, open_any
 from toolchain.compress.recipe import Recipe, Stage
 from toolchain.compress.registry import STAGES
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageOptions
@@ -63,7 +64,10 @@ def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
     Raises an EdgecError of the stage that fails; the stages before it stay.
     """
     runner = _Runner(
-        settings, choose_device(settings.device), TextCache(settings.allow_hub), report
+        settings,
+        choose_device(settings.device),
+        TextCache(settings.allow_hub, settings.model_dir),
+        report,
     )
     check_recipe(recipe, settings, runner.texts)
     with locked(settings.out):
@@ -71,10 +75,11 @@ def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
             discard(settings.out)
         check_places(settings.out, {s.directory[:2]: s.directory for s in recipe.stages})
         with deterministic(settings.threads):
-            rows, current = [runner.input_row()], settings.model_dir
+            rows, chain = [runner.input_row()], [settings.model_dir]
             for stage in recipe.stages:
-                row, current = runner.run_or_reuse(stage, current)
+                row, result = runner.run_or_reuse(stage, tuple(chain))
                 rows.append(row)
+                chain.append(result)
                 write_summary(settings.out, recipe, settings.seed, rows)
     return rows
 
@@ -85,7 +90,13 @@ def check_recipe(recipe: Recipe, settings: Settings, texts: TextCache) -> None:
     _check_place(source, settings.out)
     config = Source.open(source).config
     problems: list[Problem] = []
+    form = "float"
     for stage in recipe.stages:
+        kind = STAGES[stage.kind]
+        if form not in kind.takes:
+            allowed = f"a {' or '.join(kind.takes)} checkpoint"
+            problems.append(Problem(stage.label, f"a {form} checkpoint in front", allowed))
+        form = kind.gives
         found = list(stage.options.misfits(config))
         problems += [
             Problem(f"{stage.label}.{problem.where}", problem.found, problem.allowed, problem.fix)
@@ -148,8 +159,9 @@ class _Runner:
         write_json(notes, wanted | {"perplexity": value})
         return make_row("input", source, value)
 
-    def run_or_reuse(self, stage: Stage, source: Path) -> tuple[Row, Path]:
-        """The row of a stage and the directory of its result."""
+    def run_or_reuse(self, stage: Stage, chain: tuple[Path, ...]) -> tuple[Row, Path]:
+        """The row of a stage and the directory of its result; its input is the last of `chain`."""
+        source = chain[-1]
         self.report(stage.label, "reading the input", 0, 0)
         wanted = self.identity(stage, source)
         final = self.settings.out / stage.directory
@@ -157,14 +169,16 @@ class _Runner:
         if found is not None:
             check_reusable(final, found, wanted)
             return self.reused_row(stage, final, found), final
-        return self.run(stage, source, final, wanted), final
+        return self.run(stage, chain, final, wanted), final
 
-    def run(self, stage: Stage, source: Path, final: Path, wanted: Json) -> Row:
+    def run(self, stage: Stage, chain: tuple[Path, ...], final: Path, wanted: Json) -> Row:
         """Run a stage; its directory appears only when everything about it is known."""
+        source = chain[-1]
         started = perf_counter()
         torch.manual_seed(self.settings.seed)  # the same whether stages before it ran or not
         with partial_directory(final.parent, final.name) as scratch:
-            metrics = stage.loaded.run(source, scratch, stage.options, self.context(stage))
+            context = self.context(stage, chain[:-1])
+            metrics = stage.loaded.run(source, scratch, stage.options, context)
             _check_output(stage, source, scratch)
             value = self.perplexity(stage.label, scratch)
             seconds = round(perf_counter() - started, 3)
@@ -179,10 +193,11 @@ class _Runner:
             publish(scratch, final.parent, final.name)
         return make_row(stage.label, final, value, seconds=seconds)
 
-    def context(self, stage: Stage) -> RunContext:
+    def context(self, stage: Stage, earlier: tuple[Path, ...]) -> RunContext:
         """What the stage is lent."""
         settings, progress = self.settings, partial(self.report, stage.label)
-        return RunContext(self.device, settings.seed, self.texts, progress, settings.allow_hub)
+        hub = settings.allow_hub
+        return RunContext(self.device, settings.seed, self.texts, progress, hub, earlier)
 
     def reused_row(self, stage: Stage, final: Path, found: Mapping[str, Any]) -> Row:
         """The row of a finished stage; measured again only if another text is asked for."""
@@ -197,7 +212,8 @@ class _Runner:
         """What a finished stage must have been made from to be used again."""
         texts: Json = {}
         if isinstance(stage.options, CalibratedOptions) and stage.options.needs_text():
-            texts["calibration"] = digest(self.texts.text(stage.options.calibration))
+            for name, spec in stage.options.texts().items():
+                texts[name] = digest(self.texts.text(spec))
         return {
             "kind": stage.kind,
             "options": json_options(stage.options),
@@ -238,3 +254,5 @@ def _check_output(stage: Stage, source: Path, scratch: Path) -> None:
         check_survived(read_masks(source), masks)
     if is_float(scratch):
         check_masked(Source.open(scratch).model, masks)
+    elif masks:
+        check_zeros(open_any(scratch), masks)

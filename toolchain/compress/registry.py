@@ -17,19 +17,46 @@ INSTALL = "pip install 'edgec[compress]'"
 class StageKind:
     """Where a kind lives, what it does in a few words, the packages that it needs.
 
-    A kind that neither moves blocks nor changes shapes must keep every mask of its input.
+    A kind that neither moves blocks nor changes shapes must keep every mask of its input. `takes`
+    and `gives` are forms of a checkpoint: "float", "float with bits" (chosen per projection),
+    "quantized" or "adapter".
     """
 
     module: str
     summary: str
     needs: tuple[str, ...] = ("torch",)
     keeps_masks: bool = True
+    takes: tuple[str, ...] = ("float",)
+    gives: str = "float"
 
 
 STAGES: dict[str, StageKind] = {
+    "allocate-bits": StageKind(
+        "toolchain.compress.allocate_bits",
+        "bits per projection under a byte budget",
+        gives="float with bits",
+    ),
     "depth": StageKind("toolchain.compress.depth", "remove whole blocks", keeps_masks=False),
+    "eora": StageKind(
+        "toolchain.compress.eora",
+        "a low-rank adapter beside a quantized model",
+        keeps_masks=False,
+        takes=("quantized",),
+        gives="adapter",
+    ),
     "layer-order": StageKind(
         "toolchain.compress.layer_order", "run blocks in any order", keeps_masks=False
+    ),
+    "lora": StageKind(
+        "toolchain.compress.lora",
+        "train low-rank updates and merge them under the masks",
+        needs=("torch", "transformers", "peft"),
+    ),
+    "quantize": StageKind(
+        "toolchain.compress.quantize",
+        "RTN, GPTQ, AWQ, NF4 or LLM.int8",
+        takes=("float", "float with bits"),
+        gives="quantized",
     ),
     "structured": StageKind(
         "toolchain.compress.structured",

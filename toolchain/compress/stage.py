@@ -90,6 +90,10 @@ class CalibratedOptions(StageOptions):
         """Whether the other options leave the text a meaning."""
         return True
 
+    def texts(self) -> dict[str, str]:
+        """Texts by the option that names them."""
+        return {"calibration": self.calibration}
+
     def idle(self) -> Mapping[str, str]:
         """The text options of a method that looks at no text."""
         if self.needs_text():
@@ -107,6 +111,7 @@ class RunContext:
     texts: TextCache  # calibration token ids, cached over the stages
     progress: Progress
     allow_hub: bool = False
+    earlier: tuple[Path, ...] = ()  # checkpoints that led to the input, the model as given first
 
     def ticker(self, what: str, total: int) -> Callable[[], None]:
         """A function to call after each of `total` steps of equal size."""

@@ -11,17 +11,19 @@ from typing import Any
 
 from rich.table import Table
 
-from toolchain.compress.checkpoint import write_json
+from toolchain.compress.checkpoint import Source, write_json
 from toolchain.compress.masks import Mask, read_masks
 from toolchain.compress.perplexity import is_float
+from toolchain.compress.quantized import QuantizedSource, bits_of, module_of, open_any
 from toolchain.compress.recipe import Recipe
-from toolchain.fit.design import Design, build_program, check_design
+from toolchain.fit.design import Design, WhatIf, build_program, check_design
 from toolchain.fit.sizes import config_parameters, packed_size
+from toolchain.model.bits_file import apply_bits
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import EdgecError
-from toolchain.model.names import op_id_of
+from toolchain.model.names import hf_name_of, linear_ids, op_id_of
 from toolchain.model.nm_pattern import PATTERNS
-from toolchain.model.quant_settings import QuantConfig
+from toolchain.model.quant_settings import Override, QuantConfig
 from toolchain.tables import size_text, stdout
 
 SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
@@ -57,13 +59,59 @@ def make_row(
         config, masks = read_config(directory), read_masks(directory)
         total = config_parameters(config)
         kept = total - sum(int((~mask.keep).sum()) for mask in masks.values())
-        packed = packed_bytes(config, masks)
+        packed = packed_bytes(config, masks, _given_bits(directory))
+    else:
+        source = open_any(directory)
+        total = config_parameters(source.config)
+        kept = total - sum(int((~mask.keep).sum()) for mask in source.masks.values())
+        packed = _packed_quantized(source)
     name = directory.name or str(directory)
     return Row(stage, name, total, kept, disk, packed, perplexity, seconds, reused)
 
 
-def packed_bytes(config: ModelConfig, masks: Mapping[str, Mask]) -> int | None:
-    """Weight bytes in the memories of a target; None for a model that cannot be packed.
+def _given_bits(directory: Path) -> QuantConfig:
+    """What `edgec compile` takes by default for a float checkpoint."""
+    return apply_bits(directory, QuantConfig(), ())
+
+
+def _packed_quantized(source: Source) -> int | None:
+    """Bytes of integer codes as edgec packs them; None for formats that the SoC has not."""
+    assert isinstance(source, QuantizedSource)
+    settings = source.settings
+    if settings["quant_method"] != "gptq":
+        return None
+    bits = {
+        op_id: bits_of(settings, module_of(hf_name_of(op_id)))
+        for op_id in linear_ids(source.config)
+    }
+    overrides = tuple(Override(op_id, value) for op_id, value in bits.items())
+    quant = QuantConfig(group_size=int(settings["group_size"]), overrides=overrides)
+    rank = None if source.adapter is None else source.adapter.rank
+    return packed_bytes(source.config, source.masks, quant, rank)
+
+
+def packed_bytes(
+    config: ModelConfig,
+    masks: Mapping[str, Mask],
+    quant: QuantConfig,
+    eora_rank: int | None = None,
+) -> int | None:
+    """Weight bytes in the memories of a target; None for a model that cannot be packed."""
+    design = design_of(config, masks, quant, eora_rank)
+    try:
+        check_design(design)
+    except EdgecError:
+        return None
+    return packed_size(build_program(design))
+
+
+def design_of(
+    config: ModelConfig,
+    masks: Mapping[str, Mask],
+    quant: QuantConfig,
+    eora_rank: int | None = None,
+) -> Design:
+    """What `edgec fit` would plan for a checkpoint.
 
     A projection with an N:M pattern that the packer knows counts sparse where that pays.
     """
@@ -71,12 +119,9 @@ def packed_bytes(config: ModelConfig, masks: Mapping[str, Mask]) -> int | None:
     patterns = {
         op_id_of(name): known[mask.pattern] for name, mask in masks.items() if mask.pattern in known
     }
-    design = Design(config, QuantConfig(), config.max_position_embeddings, patterns=patterns)
-    try:
-        check_design(design)
-    except EdgecError:
-        return None
-    return packed_size(build_program(design))
+    what_if = WhatIf(eora_rank=eora_rank)
+    context = config.max_position_embeddings
+    return Design(config, quant, context, what_if=what_if, patterns=patterns)
 
 
 def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> None:

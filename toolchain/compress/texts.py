@@ -78,6 +78,7 @@ class TextCache:
     """Token ids of calibration texts; tokenizers do not change from stage to stage."""
 
     allow_hub: bool = False
+    home: Path | None = None  # the model as given
     _texts: dict[str, str] = field(default_factory=dict)
     _tokens: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 

@@ -1,0 +1,85 @@
+"""What projections take at every width, asked of edgec's packer, and what a budget leaves them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from memory_planner.footprint import blob_header_size
+from memory_planner.target import MemoryRegion, TargetSpec, align_up
+from toolchain.fit.design import Design, build_program
+from toolchain.model.errors import Problem
+from toolchain.model.names import linear_ids
+from toolchain.model.program import Kind
+from toolchain.options import SIZE_SHIFTS
+
+SIZE_FORM = "bytes, or a size like 512 KiB or 4 MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of one region for the projections, `fixed` bytes of other weights already taken off."""
+
+    region: str
+    capacity: int
+    fixed: int
+
+
+def parse_size(text: str | int) -> int | None:
+    """Bytes of "4 MiB", "4MiB" or a number; None for what is none."""
+    match = re.fullmatch(r"(\d{1,12}) *(B|KiB|MiB|GiB)?", str(text))
+    return int(match[1]) << SIZE_SHIFTS[match[2] or "B"] if match else None
+
+
+def budget_problem(target: TargetSpec, budget: Mapping[str, str | int]) -> Problem | None:
+    """What is wrong with a budget: it is of one region that holds weights, and no larger."""
+    regions = {name: target.region(name) for name in target.placement["weights"]}
+    if len(budget) != 1 or not set(budget) <= set(regions):
+        found = ", ".join(budget) or "nothing"
+        return Problem("budget", found, f"one of {', '.join(regions)}, which hold weights")
+    ((name, text),) = budget.items()
+    size = parse_size(text)
+    if size is None:
+        return Problem(f"budget.{name}", repr(text), SIZE_FORM)
+    if not 0 < size <= regions[name].size:
+        return Problem(f"budget.{name}", f"{size:,} bytes", f"1..{regions[name].size:,} bytes")
+    return None
+
+
+def room_of(design: Design, region: MemoryRegion, budget: int) -> Room:
+    """What a budget of bytes of a region leaves for the projections.
+
+    Taken off are the reserved bytes of the region, the header of its blob, and all weights that are
+    no projections, each padded to the alignment.
+    """
+    sizes = weight_sizes(design, region.align)
+    projections = set(linear_ids(design.shape))
+    header = align_up(blob_header_size(len(sizes)), region.align)
+    fixed = sum(size for op_id, size in sizes.items() if op_id not in projections)
+    return Room(region.name, budget - region.reserved - header - fixed, fixed)
+
+
+def weight_sizes(design: Design, align: int) -> dict[str, int]:
+    """Packed bytes of every stored matrix by op id, padded to `align`."""
+    program = build_program(design)
+    return {
+        spec.name.removesuffix(".weight"): align_up(spec.size, align)
+        for spec in program.tensors.values()
+        if spec.kind is Kind.WEIGHT
+    }
+
+
+def sizes_by_bits(design: Design, choices: Sequence[int], align: int) -> dict[str, dict[int, int]]:
+    """Op id of each projection to bits to bytes, without widths that a wider one makes useless.
+
+    A width stays only if every wider one takes more bytes.
+    """
+    found: dict[str, dict[int, int]] = {op_id: {} for op_id in linear_ids(design.shape)}
+    for bits in sorted(choices, reverse=True):
+        uniform = replace(design, quant=replace(design.quant, bits=bits, overrides=()))
+        sizes = weight_sizes(uniform, align)
+        for op_id, by_bits in found.items():
+            if all(sizes[op_id] < other for other in by_bits.values()):
+                by_bits[bits] = sizes[op_id]
+    return found
