@@ -222,7 +222,7 @@ def test_the_engine_leaves_what_must_be_sparse(directory: Path, tmp_path: Path) 
     assert {row["packing"] for row in weights if "." in row["name"][:-7]} == {"nm-sparse"}
     fit = json.loads((tmp_path / "b" / "report" / "fit.json").read_text())
     reasons = {entry["reason"] for entry in fit["linears"]}
-    assert "N:M storage is required" in reasons
+    assert "N:M storage is asked for" in reasons
 
 
 def test_a_required_pattern_that_does_not_pay(directory: Path, tmp_path: Path) -> None:

@@ -84,10 +84,13 @@ class Design:
 
     @property
     def wish(self) -> EngineWish:
-        """What it says about the engine: matrices that must be stored sparse are for the cores."""
-        reason = "N:M storage is required"
-        paying = _paying_patterns(self)
-        staying = {name: reason for name in paying if required_pattern(self.quant, name)}
+        """What it says about the engine: matrices that are to be sparse are for the cores."""
+        reason = "N:M storage is asked for"
+        staying = {
+            name: reason
+            for name in _paying_patterns(self)
+            if width_of(name, self.what_if) or required_pattern(self.quant, name)
+        }
         return EngineWish(self.engine, self.bits, staying)
 
     @property

@@ -37,14 +37,17 @@ def engine_entries(decisions: Sequence[Decision]) -> list[Json]:
 
 def engine_table(entries: Sequence[Json]) -> Table:
     """The entries as people see them."""
-    table = Table("linears", title="What multiplies (cycles of one linear, estimate)")
+    table = Table(
+        "linears",
+        title="What multiplies: arrangement on the engine, packing on the cores (cycles: estimate)",
+    )
     table.add_column("", justify="right")
     table.add_column("weights")
     for title in ("engine", "cores"):
         table.add_column(title, justify="right")
     table.add_column("why")
     for entry in entries:
-        how = entry["arrangement"] or f"cores, {entry['packing']}"
+        how = entry["arrangement"] or entry["packing"]
         engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
         cycles = (engine, f"{entry['core_cycles']:,}")
         count = str(entry["linears"])

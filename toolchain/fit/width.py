@@ -44,7 +44,7 @@ def width_report(design: Design, program: Program) -> list[Json]:
         entry["sparse_bytes"] += layout.size
         entry["index_bytes"] += layout.records * layout.packing.rows * layout.index_size
         entry["stored_bytes"] += stored
-        entry["saved_bytes"] = entry["dense_bytes"] - entry["stored_bytes"]
+        entry["saved_bytes"] += 0 if on_engine else layout.dense.size - stored
     return list(entries.values())
 
 
