@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from codegen.bundle_read import load_bundle
 from codegen.bundle_write import write_bundle
 from sim.session import read_constants
 from tests.model.gptq import Format, write_gptq
+from toolchain.cli import main
 from toolchain.model.names import hf_name_of
 from toolchain.model.packing import WeightInts
 from toolchain.model.quant_settings import QuantConfig
@@ -76,3 +78,17 @@ def test_equals_gptqmodel(tmp_path: Path, written: Format, monkeypatch: pytest.M
         theirs = dequantize_with_library(model, op_id)
         ours = model.load(hf_name_of(op_id)).astype(np.float16)
         np.testing.assert_array_equal(ours.view(np.uint16), theirs.view(np.uint16))
+
+
+def test_commands_take_the_settings_from_the_codes(tmp_path: Path) -> None:
+    write_gptq(tmp_path / "model", Format(bits=2, group_size=8))
+    run = CliRunner().invoke
+    wrong = run(main, ["fit", str(tmp_path / "model"), "--bits", "4", "--group-size", "16"])
+    assert wrong.exit_code == 2
+    assert "--bits: found 4, allowed 2" in wrong.output
+    assert "--group-size: found 16, allowed 8" in wrong.output
+    right = run(main, ["fit", str(tmp_path / "model"), "--json"])
+    (tmp_path / "model" / "model.safetensors").unlink()
+    nominal = run(main, ["fit", str(tmp_path / "model"), "--bits", "8", "--json"])
+    assert right.exit_code == nominal.exit_code == 0, right.output
+    assert json.loads(right.output)["bytes"] == json.loads(nominal.output)["bytes"]

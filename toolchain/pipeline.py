@@ -40,6 +40,7 @@ from toolchain.model.checkpoint import load_model
 from toolchain.model.coded_settings import with_codes
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
+from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode, Program
@@ -88,7 +89,7 @@ def compile_model(
     progress("reading the checkpoint")
     model = load_model(model_dir)
     options = replace(options, quant=with_codes(model, options.quant))
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = load_tokenizer(base_directory(model_dir))
     trained = model.config.max_position_embeddings
     context = trained if options.context is None else options.context
     config = LowerConfig(context, options.modes)

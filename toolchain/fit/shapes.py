@@ -15,6 +15,7 @@ from pathlib import Path
 from toolchain.fit.options import BUNDLED
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.lora import base_directory
 
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
@@ -56,7 +57,7 @@ def find_model(text: str | None) -> Subject:
         return load_shape(BUNDLED)
     path = Path(text)
     if path.exists():
-        return Subject(_name_of(path), str(path), read_config(path))
+        return Subject(_name_of(path), str(path), read_config(base_directory(path)))
     if text.lower() not in list_shapes():
         raise _unknown(text)
     return load_shape(text.lower())

@@ -27,7 +27,10 @@ from toolchain.model.errors import CheckpointError, InternalError, Problem, Unsu
 from toolchain.model.gptq_codes import CodeRef
 from toolchain.model.gptq_settings import read_settings
 from toolchain.model.json_fields import ProblemLog, read_json_object, show
-from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
+from toolchain.model.lora import Factors, base_directory, read_factors
+from toolchain.model.mask_file import Mask, read_masks
+from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of, linear_ids
+from toolchain.model.nm_pattern import pattern_mask
 from toolchain.model.safetensors_file import FLOAT_SIZES, TensorRef, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -46,21 +49,30 @@ class FloatModel:
     """A trained model; `tensors` maps each Hugging Face name to its place on disk.
 
     `codes`, by the same names, has the weights that are stored as integer codes; their parts are
-    in `tensors` under their own names.
+    in `tensors` under their own names. `factors` has the adapters that are merged into weights,
+    `masks` the weights that were removed for good.
     """
 
     config: ModelConfig
     tensors: Mapping[str, TensorRef]
     codes: Mapping[str, CodeRef] = field(default_factory=dict)
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+    masks: Mapping[str, Mask] = field(default_factory=dict)
 
     def load(self, name: str) -> npt.NDArray[np.float32]:
         """A float32 copy, C-contiguous; matrices are (n_out, n_in). f16 and bf16 widen exactly.
 
-        Codes are dequantized exactly. Raises CheckpointError if a value is NaN or infinite.
+        Codes are dequantized exactly, adapters merged: removed weights stay 0, which are those of
+        masks.safetensors or else of an N:M pattern. Raises CheckpointError if a value is NaN or
+        infinite.
         """
         if name in self.codes:
             return self.codes[name].read().dequantize()
         values = self.tensors[name].read()
+        if name in self.factors:
+            mask = self.masks.get(name)
+            keep = pattern_mask(values) if mask is None else mask.keep
+            values = self.factors[name].merged(values, keep)
         finite = np.isfinite(values)
         if not finite.all():
             bad = np.flatnonzero(~finite)
@@ -81,9 +93,10 @@ def load_model(model_dir: Path) -> FloatModel:
         found = "a file" if model_dir.exists() else "nothing"
         problem = Problem(str(model_dir), found, "a Hugging Face model directory")
         raise CheckpointError("there is no model", [problem])
+    adapter_dir, model_dir = model_dir, base_directory(model_dir)
     config = read_config(model_dir)
     log = ProblemLog()
-    subject = f"the checkpoint {model_dir}"
+    subject = f"the checkpoint {adapter_dir}"
     stored = _read_directory(model_dir, log)
     if stored is None:
         log.raise_if_any(subject)
@@ -92,13 +105,17 @@ def load_model(model_dir: Path) -> FloatModel:
     tensors = _select_expected(stored, config, codes, log)
     log.raise_if_any(subject)
     check_codes(codes, log)
+    factors = _read_factors(adapter_dir, config, codes, log)
     log.raise_if_any(subject)
     if config.tie_word_embeddings and hf_name_of(HEAD) in stored:
         _check_tied_head(stored, log)
         log.raise_if_any(subject)
     for name, code in codes.items():
         tensors |= {f"{name.removesuffix('.weight')}.{p}": ref for p, ref in code.parts.items()}
-    return FloatModel(config, MappingProxyType(tensors), MappingProxyType(codes))
+    masks = read_masks(model_dir) if factors else {}
+    return FloatModel(
+        config, MappingProxyType(tensors), MappingProxyType(codes), factors, MappingProxyType(masks)
+    )
 
 
 def load_float_model(model_dir: Path) -> FloatModel:
@@ -107,11 +124,32 @@ def load_float_model(model_dir: Path) -> FloatModel:
     Raises UnsupportedModelError, and what `load_model` raises.
     """
     model = load_model(model_dir)
+    allowed = "a checkpoint in f32, f16 or bf16"
     if model.codes:
         found = f"GPTQ codes of {len(model.codes)} linears"
-        problem = Problem(str(model_dir), found, "a checkpoint in f32, f16 or bf16")
+        problem = Problem(str(model_dir), found, allowed)
         raise UnsupportedModelError("the weights are quantized already", [problem])
+    if model.factors:
+        problem = Problem(str(model_dir), f"an adapter of {len(model.factors)} linears", allowed)
+        fix = "merge it first (merge_and_unload of PEFT)"
+        raise UnsupportedModelError("the weights have an adapter", [problem], fix)
     return model
+
+
+def _read_factors(
+    directory: Path, config: ModelConfig, codes: Mapping[str, CodeRef], log: ProblemLog
+) -> Mapping[str, Factors]:
+    """The adapters to merge; one on integer codes is noted, because no code can take it up."""
+    linears = [*linear_ids(config), *([] if config.tie_word_embeddings else [HEAD])]
+    shapes = expected_shapes(config)
+    factors = read_factors(directory, {n: shapes[n] for n in map(hf_name_of, linears)}, log)
+    coded = [name.removesuffix(".weight") for name in factors if name in codes]
+    if coded:
+        found = f"an adapter on integer codes, those of {', '.join(coded)}"
+        allowed = "adapters of float weights"
+        fix = "compile the base without the adapter, or merge it in float and quantize then"
+        log.add_unsupported(str(directory), found, allowed, fix)
+    return factors
 
 
 def _read_directory(model_dir: Path, log: ProblemLog) -> Stored | None:
