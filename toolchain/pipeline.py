@@ -44,7 +44,7 @@ from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode, Program
-from toolchain.model.quantize import QuantConfig, quantize_model
+from toolchain.model.quantize import QuantConfig, adapter_ranks_of, quantize_model
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
@@ -105,8 +105,9 @@ def compile_model(
         options.modes,
         patterns=patterns,
         engine=options.engine,
+        adapters=adapter_ranks_of(model),
     )
-    outline = outline_program(model.config, options.quant, config, patterns)
+    outline = outline_program(model.config, options.quant, config, patterns, design.adapters)
     engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)

@@ -61,6 +61,8 @@ def weight_bits(quant: QuantModel) -> dict[str, int]:
     """Bits of every stored matrix, by tensor name."""
     matrices = {"embed": quant.embed, **quant.linears}
     matrices["lm_head"] = quant.head  # a tied one may be stored for the engine too
+    for pair in quant.adapters.values():
+        matrices |= {tensor.name: tensor for tensor in pair}
     return {f"{name}.weight": tensor.bits for name, tensor in matrices.items()}
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.model.gptq import write_gptq
 from tests.model.tiny import encode_tensor, pack_safetensors, write_json, write_model
 from toolchain.model.checkpoint import load_float_model, load_model
 from toolchain.model.errors import CheckpointError, EdgecError, UnsupportedModelError
@@ -140,11 +139,4 @@ def test_refused_tensors(tmp_path: Path) -> None:
         load_model(tmp_path)
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(CheckpointError, match="a pickle"):
-        load_model(tmp_path)
-
-
-def test_integer_codes_take_no_adapter(tmp_path: Path) -> None:
-    write_gptq(tmp_path)
-    write_adapter(tmp_path, factors_of())
-    with pytest.raises(UnsupportedModelError, match="adapter on integer codes"):
         load_model(tmp_path)

@@ -26,6 +26,7 @@ from toolchain.evaluate.network import dense, network_of_float
 from toolchain.evaluate.scoring import F32, Ints
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.coded_settings import with_codes
+from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.group_scales import quantize_matrix
 from toolchain.model.names import EMBED, HEAD
 from toolchain.model.outline import weight_layouts
@@ -94,8 +95,11 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Measure every stored matrix of `model` around the settings of `quant`.
 
-    Raises ConfigError for settings that cannot be used.
+    Raises ConfigError for settings that cannot be used, and for adapters beside integer codes.
     """
+    if model.adapters:
+        problem = Problem("the checkpoint", "adapters beside integer codes", "no adapters")
+        raise ConfigError("sensitivity changes one matrix at a time", [problem])
     quant = with_codes(model, quant)
     settings = effective_settings(model.config, quant)
     layouts = weight_layouts(model.config, quant, find_patterns(model, quant))

@@ -62,12 +62,13 @@ class FloatModel:
     def load(self, name: str) -> npt.NDArray[np.float32]:
         """A float32 copy, C-contiguous; matrices are (n_out, n_in). f16 and bf16 widen exactly.
 
-        Codes are dequantized exactly, adapters merged: removed weights stay 0, which are those of
-        masks.safetensors or else of an N:M pattern. Raises CheckpointError if a value is NaN or
-        infinite.
+        Codes are dequantized exactly, with the product of an adapter added. Adapters of floats are
+        merged, and removed weights stay 0: those of masks.safetensors, or else of an N:M pattern.
+        Raises CheckpointError if a value is NaN or infinite.
         """
         if name in self.codes:
-            return self.codes[name].read().dequantize()
+            values = self.codes[name].read().dequantize()
+            return self.factors[name].merged(values, None) if name in self.factors else values
         values = self.tensors[name].read()
         if name in self.factors:
             mask = self.masks.get(name)
@@ -81,6 +82,15 @@ class FloatModel:
             problem = Problem(f"tensor {name}", found, "finite values")
             raise CheckpointError("the weights are broken", [problem])
         return values
+
+    def stored(self, name: str) -> npt.NDArray[np.float32]:
+        """`load` without the adapter of integer codes: what their storage depends on."""
+        return self.codes[name].read().dequantize() if name in self.codes else self.load(name)
+
+    @property
+    def adapters(self) -> Mapping[str, Factors]:
+        """Adapters beside integer codes: linears of their own in the program."""
+        return {name: each for name, each in self.factors.items() if name in self.codes}
 
 
 def load_model(model_dir: Path) -> FloatModel:
@@ -139,16 +149,14 @@ def load_float_model(model_dir: Path) -> FloatModel:
 def _read_factors(
     directory: Path, config: ModelConfig, codes: Mapping[str, CodeRef], log: ProblemLog
 ) -> Mapping[str, Factors]:
-    """The adapters to merge; one on integer codes is noted, because no code can take it up."""
+    """The adapters to merge, and those beside integer codes."""
     linears = [*linear_ids(config), *([] if config.tie_word_embeddings else [HEAD])]
     shapes = expected_shapes(config)
     factors = read_factors(directory, {n: shapes[n] for n in map(hf_name_of, linears)}, log)
-    coded = [name.removesuffix(".weight") for name in factors if name in codes]
-    if coded:
-        found = f"an adapter on integer codes, those of {', '.join(coded)}"
-        allowed = "adapters of float weights"
-        fix = "compile the base without the adapter, or merge it in float and quantize then"
-        log.add_unsupported(str(directory), found, allowed, fix)
+    head = hf_name_of(HEAD)
+    if head in factors and head in codes:
+        allowed = "adapters of float weights, or beside the codes of blocks"
+        log.add_unsupported(f"{directory}: {head}", "an adapter on integer codes", allowed)
     return factors
 
 

@@ -16,12 +16,22 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.adapters import ADAPTER_BITS, ADAPTER_MARK
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
+from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.gptq_codes import CodeMatrix
 from toolchain.model.group_scales import quantize_matrix, split_groups
-from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids, op_id_of
+from toolchain.model.names import (
+    EMBED,
+    HEAD,
+    expected_shapes,
+    hf_name_of,
+    linear_ids,
+    norm_ids,
+    op_id_of,
+)
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
 from toolchain.model.scale_multipliers import fit_scales
@@ -78,6 +88,16 @@ class QuantModel:
     # By op id of each matrix whose integers come from the checkpoint: the largest relative change
     # of a group's scale.
     scale_changes: Mapping[str, float] = field(default_factory=dict)
+    # A and B by op id of the projections whose roles have adapters, beside integer codes.
+    adapters: Mapping[str, tuple[QuantTensor, QuantTensor]] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of the adapters by role; those of equal roles are equal."""
+        return {
+            op_id.partition(".")[2]: down.values.shape[0]
+            for op_id, (down, _) in self.adapters.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +144,76 @@ def quantize_model(
         weight_snr_db=MappingProxyType(snr_db),
         patterns=patterns,
         scale_changes=MappingProxyType(changes),
+        adapters=MappingProxyType(_quantize_adapters(model, snr_db)),
+    )
+
+
+def adapter_ranks_of(model: FloatModel) -> dict[str, int]:
+    """Rank by role, the largest of its blocks, in the order of the roles."""
+    found: dict[str, int] = {}
+    for op_id in linear_ids(model.config):
+        factors = model.adapters.get(hf_name_of(op_id))
+        role = op_id.partition(".")[2]
+        if factors is not None:
+            found[role] = max(found.get(role, 0), factors.rank)
+    return found
+
+
+def _quantize_adapters(
+    model: FloatModel, snr_db: dict[str, float]
+) -> dict[str, tuple[QuantTensor, QuantTensor]]:
+    """A and B in 8 bits of every projection of an adapted role, by op id; adds to `snr_db`.
+
+    Blocks share code, so a smaller rank, or none, becomes that of the role with zeros.
+    """
+    ranks, found = adapter_ranks_of(model), {}
+    shapes = expected_shapes(model.config)
+    for op_id in linear_ids(model.config):
+        rank = ranks.get(op_id.partition(".")[2])
+        if rank is not None:
+            name = hf_name_of(op_id)
+            rows, columns = shapes[name]
+            pair = _balanced(model, name, (rank, rows, columns))
+            down, up = (
+                _factor(f"{op_id}{ADAPTER_MARK}{part}", values, snr_db)
+                for part, values in zip("ab", pair, strict=True)
+            )
+            found[op_id] = down, up
+    return found
+
+
+def _balanced(
+    model: FloatModel, name: str, size: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A and scale * B with zeros up to the rank, rows of A near the size of the matrix' rows.
+
+    A power of two moves from one factor to the other for each of the ranks, which changes no
+    product; then A x has the size of the projection's output, whose fixed point suits it.
+    """
+    rank, rows, columns = size
+    down, up = np.zeros((rank, columns)), np.zeros((rows, rank))
+    factors = model.adapters.get(name)
+    if factors is not None:
+        down[: factors.rank] = factors.down.read()
+        up[:, : factors.rank] = factors.up.read().astype(np.float64) * factors.scale
+        wanted = math.sqrt(float(np.mean(model.stored(name).astype(np.float64) ** 2)))
+        own = np.sqrt((down**2).mean(axis=1))
+        ratio = np.where(own > 0, wanted / np.where(own > 0, own, 1.0), 1.0)
+        power = np.ldexp(1.0, np.frexp(np.where(ratio > 0, ratio, 1.0))[1])
+        down, up = down * power[:, None], up / power
+    return down.astype(np.float32), up.astype(np.float32)
+
+
+def _factor(name: str, weights: npt.NDArray[np.float32], snr_db: dict[str, float]) -> QuantTensor:
+    if not np.isfinite(weights).all():
+        problem = Problem(name, "NaN or infinite values", "finite values")
+        raise CheckpointError("an adapter is broken", [problem])
+    result = quantize_matrix(weights, ADAPTER_BITS, weights.shape[1])
+    snr_db[name] = _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
+    for array in (result.values, result.multipliers, result.scale):
+        array.setflags(write=False)
+    return QuantTensor(
+        name, result.values, ADAPTER_BITS, weights.shape[1], result.multipliers, result.scale
     )
 
 

@@ -42,7 +42,9 @@ def _origin(quant: QuantModel, op_id: str) -> Json:
 def quantization_report(quant: QuantModel, program: Program) -> Json:
     """Per stored matrix: setting, packing, bytes, and the signal-to-noise ratio of its weights."""
     tensors = []
-    for name, tensor in {"embed": quant.embed, **quant.linears, "lm_head": quant.head}.items():
+    adapters = {each.name: each for pair in quant.adapters.values() for each in pair}
+    matrices = {"embed": quant.embed, **quant.linears, **adapters, "lm_head": quant.head}
+    for name, tensor in matrices.items():
         spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
         if spec is None or not isinstance(
             spec.layout, WeightLayout | EngineLayout
