@@ -240,3 +240,11 @@ def test_options_against_the_codes(tmp_path: Path) -> None:
         with_codes(model, QuantConfig(overrides=(Override("l00*", 4),)))
     with pytest.raises(UnsupportedModelError, match="quantized already"):
         load_float_model(tmp_path)
+
+
+def test_gguf(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.touch()
+    for path in (tmp_path, file):
+        with pytest.raises(UnsupportedModelError, match=r"gguf .*--bits 4"):
+            load_model(path)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from toolchain.model.coded_tensors import check_codes, take_codes
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import CheckpointError, InternalError, Problem, UnsupportedModelError
+from toolchain.model.foreign_formats import refusal
 from toolchain.model.gptq_codes import CodeRef
 from toolchain.model.gptq_settings import read_settings
 from toolchain.model.json_fields import ProblemLog, read_json_object, show
@@ -100,10 +101,17 @@ def load_model(model_dir: Path) -> FloatModel:
     none, of the weight files.
     """
     if not model_dir.is_dir():
+        if model_dir.suffix == ".gguf":
+            raise UnsupportedModelError(
+                "the model is not supported", [refusal(str(model_dir), "gguf")]
+            )
         found = "a file" if model_dir.exists() else "nothing"
         problem = Problem(str(model_dir), found, "a Hugging Face model directory")
         raise CheckpointError("there is no model", [problem])
     adapter_dir, model_dir = model_dir, base_directory(model_dir)
+    packed = sorted(model_dir.glob("*.gguf"))
+    if packed and not (model_dir / "config.json").is_file():
+        raise UnsupportedModelError("the model is not supported", [refusal(packed[0].name, "gguf")])
     config = read_config(model_dir)
     log = ProblemLog()
     subject = f"the checkpoint {adapter_dir}"
