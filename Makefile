@@ -29,7 +29,7 @@ $(VENV)/base.stamp: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[dev,rv32]'
+	$(PIP) install --editable '.[dev,rv32,compress,onnx,eval]'
 	@touch $(VENV)/base.stamp $@
 
 demo: $(VENV)/base.stamp
@@ -37,8 +37,9 @@ demo: $(VENV)/base.stamp
 	$(BIN)/edgec verify $(DEMO) --runner host
 	$(BIN)/edgec simulate $(DEMO) --prompt "$(PROMPT)" --temperature 0.7 --seed 1
 
+# A process per processor, each with one thread: more would only wait for each other.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ from toolchain.model.program import Program
 
 GOLDEN = "golden/golden.json"
 GOLDEN_DATA = "golden/golden.bin"
-NEEDED = (PLAN, TARGET, TOKENIZER, GOLDEN, GOLDEN_DATA, "golden/selftest.bin")
+NEEDED = (PLAN, TARGET, TOKENIZER, GOLDEN, GOLDEN_DATA, "golden/selftest.bin", "golden/checks.bin")
 
 Json = dict[str, Any]
 

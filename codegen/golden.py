@@ -22,6 +22,7 @@ from toolchain.model.program import OpKind, Program
 
 KEPT_SIZE = 2048  # bytes of the largest tensor whose value is kept
 SELFTEST_MAGIC = b"EDGECST1"
+CHECKS_MAGIC = b"EDGECGV1"
 
 
 class TraceRecord(Protocol):
@@ -147,11 +148,25 @@ def selftest_bytes(golden: Golden) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
+def check_bytes(golden: Golden) -> bytes:
+    """golden/checks.bin; its layout is the comment of the generated test/<prefix>_golden.c."""
+    names = b"".join(op.id.encode() + b"\0" for op in golden.ops)
+    names += bytes(-len(names) % 4)
+    outputs = sum(len(op.outputs) for op in golden.ops)
+    head = [len(golden.tokens), len(golden.ops), outputs, len(names)]
+    crcs = [record.crc32 for record in golden.records]
+    if len(crcs) != len(golden.tokens) * outputs:
+        raise InternalError(f"{len(crcs)} records for {len(golden.tokens)} steps of {outputs}")
+    body = CHECKS_MAGIC + np.array([*head, *crcs], "<u4").tobytes() + names
+    return body + crc32(body).to_bytes(4, "little")
+
+
 def golden_files(golden: Golden) -> dict[str, bytes]:
-    """Bundle path -> bytes of the three golden files."""
+    """Bundle path -> bytes of the golden files."""
     value, blob = golden_to_json(golden)
     return {
         "golden/golden.json": pretty(value),
         "golden/golden.bin": blob,
         "golden/selftest.bin": selftest_bytes(golden),
+        "golden/checks.bin": check_bytes(golden),
     }

@@ -11,9 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from codegen.chip_link import chip_link_view, left_out, usable_ports
 from codegen.layout import crc_constant, model_view
 from codegen.prefix import apply_prefix, check_prefix
-from codegen.runtime import ENGINE_MODEL, PORTS, runtime_files
+from codegen.runtime import BUILT_PORTS, ENGINE_MODEL, PORTS, runtime_files
 from codegen.serialize import graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
@@ -34,7 +35,13 @@ CODE_TEMPLATES = {
     "selftest.c.j2": "test/edgec_selftest.c",
     "selftest_data.S.j2": "test/edgec_selftest_data.S",
     "trace.h.j2": "test/edgec_trace.h",
+    "golden_data.S.j2": "test/edgec_golden_data.S",
+    "programs.h.j2": "test/edgec_programs.h",
+    "programs.c.j2": "test/edgec_programs.c",
+    "golden.c.j2": "test/edgec_golden.c",
     "main.c.j2": "test/main.c",
+    "check.c.j2": "test/check.c",
+    "profile.c.j2": "test/profile.c",
 }
 BUILD_TEMPLATES = {
     "Makefile.j2": "Makefile",
@@ -42,7 +49,11 @@ BUILD_TEMPLATES = {
     "files.txt.j2": "files.txt",
     "README.md.j2": "README.md",
 }
+CHIP_TEMPLATES = {"link_siracusa.ld.j2": "runtime/port/siracusa/link.ld"}
 OPTIONAL = ("arenas.S", "src/edgec_linked.c", "weights.S")
+# main functions of the test programs, and what only some of them need
+MAINS = {"runner": "test/main.c", "checker": "test/check.c", "profiler": "test/profile.c"}
+GOLDEN = ("test/edgec_golden.c", "test/edgec_golden_data.S")
 SELFTEST = ("test/edgec_selftest.c", "test/edgec_selftest_data.S")
 
 
@@ -74,13 +85,19 @@ def render_code(
         "target_crc": crc_constant(plan.target),
         "cores": plan.cores,
         "golden_steps": options.golden_steps,
+        "ops": len(program.ops),
         "prompt_start": _ids("Every text begins with", options.prompt_start),
         "stop_tokens": _ids("Generation ends at", options.stop_tokens),
         "graph_hash": graph.hex(),
     }
     files = {path: _render(name, values) for name, path in CODE_TEMPLATES.items()}
-    files.update(runtime_files(text for path, text in files.items() if path.endswith(".c")))
-    lists = _file_lists(files)
+    ports = usable_ports(plan, target)
+    generated = [text for path, text in files.items() if path.endswith(".c")]
+    files.update(runtime_files(generated, ports))
+    if ports:
+        values["link"] = chip_link_view(plan, target)
+        files.update({path: _render(n, values) for n, path in CHIP_TEMPLATES.items()})
+    lists = _file_lists(files, ports) | {"left_out": left_out(plan, target)}
     files.update({path: _render(n, values | lists) for n, path in BUILD_TEMPLATES.items()})
     return {
         _path(path, options.prefix): apply_prefix(text, options.prefix)
@@ -99,17 +116,33 @@ def _path(path: str, prefix: str) -> str:
     return f"{folder}/{apply_prefix(name, prefix)}" if folder else path
 
 
-def _file_lists(files: dict[str, str]) -> dict[str, Any]:
+def _file_lists(files: dict[str, str], chip_ports: tuple[str, ...]) -> dict[str, Any]:
     sources = sorted(path for path in files if path.endswith((".c", ".S")))
+    ports = {
+        port: [
+            path
+            for path in sources
+            if path.startswith(f"runtime/port/{port}/")
+            or (port in PORTS and path.startswith(ENGINE_MODEL))
+        ]
+        for port in (*PORTS, *chip_ports)
+    }
     outside = ("test/", "runtime/port/", ENGINE_MODEL)
     return {
         "library": [path for path in sources if not path.startswith(outside)],
-        "runner": [path for path in sources if path.startswith("test/")],
-        "ports": {
-            port: [
-                path for path in sources if path.startswith((f"runtime/port/{port}/", ENGINE_MODEL))
-            ]
-            for port in PORTS
+        "tests": [
+            path
+            for path in sources
+            if path.startswith("test/") and path not in (*MAINS.values(), *GOLDEN)
+        ],
+        "mains": MAINS,
+        "golden": GOLDEN,
+        "ports": {port: files for port, files in ports.items() if port in (*PORTS, *BUILT_PORTS)},
+        "all_ports": ports,
+        "linkers": {
+            port: f"runtime/port/{port}/link.ld"
+            for port in ports
+            if f"runtime/port/{port}/link.ld" in files
         },
         "optional": list(OPTIONAL),
         "selftest": list(SELFTEST),

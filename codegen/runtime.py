@@ -7,14 +7,17 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-PORTS = ("host", "rv32")
+PORTS = ("host", "rv32")  # of every bundle
+BUILT_PORTS = ("siracusa",)  # of a chip, and built by the bundle's own Makefile
 ENGINE_KERNEL = "edgec_engine_linear_run.c"
 ENGINE_PORT = "edgec_engine_port.c"  # of the ports that have a model instead of the engine
 ENGINE_MODEL = "runtime/src/edgec_neureka_"  # what these files begin with
 
 
-def runtime_files(generated: Iterable[str]) -> dict[str, str]:
+def runtime_files(generated: Iterable[str], chip_ports: Iterable[str] = ()) -> dict[str, str]:
     """Bundle path -> text of headers, ports, and the kernels that `generated` C texts call.
+
+    `chip_ports` go with the ports that every bundle has.
 
     Texts still have the edgec_ prefix. A source belongs to the bundle when a text in it names the
     function that the source is called after, or includes it.
@@ -23,7 +26,7 @@ def runtime_files(generated: Iterable[str]) -> dict[str, str]:
     sources = _read_directory(root / "src")
     ports = {
         f"runtime/port/{port}/{name}": text
-        for port in PORTS
+        for port in (*PORTS, *chip_ports)
         for name, text in _read_directory(root / "port" / port).items()
     }
     chosen = {name: sources[name] for name in _closure(generated, sources)}

@@ -127,7 +127,7 @@ def _candidates(
 ) -> tuple[dict[str, _Candidate], dict[str, str]]:
     """Linears that the engine can compute, by op id, and why the others are not."""
     found: dict[str, _Candidate] = {}
-    refused = {op.id: "adapters stay with the cores" for op in program.ops if is_adapter_op(op)}
+    refused = {op.id: "an adapter" for op in program.ops if is_adapter_op(op)}
     if choice is EngineChoice.CORES:
         reason = "pinned to the cores"
         return {}, {op.id: reason for op in program.ops if op.kind is OpKind.LINEAR}

@@ -53,7 +53,8 @@ class Reservation:
 
     category: str  # stacks, code or reserved: the report's row
     reason: str
-    size: int
+    size: int  # of all `count` together
+    count: int = 1  # equal parts, one per core
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,10 @@ class MemoryRegion:
     def reserved(self) -> int:
         """Reserved bytes, padded to the alignment."""
         return align_up(sum(part.size for part in self.reservations), self.align)
+
+    def reserved_for(self, category: str) -> int:
+        """Bytes of the reservations of one category."""
+        return sum(part.size for part in self.reservations if part.category == category)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,7 @@ class TargetSpec:
     constants: Mapping[str, Constant]
     off_chip: OffChip | None = None
     engine: EngineSpec | None = None
+    ports: tuple[str, ...] = ()  # of the runtime, beside host and rv32: those of this chip
     pins: tuple[Pin, ...] = ()  # of the user: the last one that matches a name counts
     energy: Energy | None = None  # None: nobody has published figures
     conservative: Timing | None = None  # None: no source differs

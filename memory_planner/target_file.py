@@ -17,6 +17,7 @@ from pathlib import Path
 from memory_planner.cost_table import read_costs
 from memory_planner.energy_table import check_energy, read_energy
 from memory_planner.engine_file import check_engine, read_engine
+from memory_planner.ports import check_ports
 from memory_planner.region_cost import by_cost
 from memory_planner.target import (
     CORES,
@@ -104,6 +105,7 @@ def _target(table: Table, constants: dict[str, Constant]) -> TargetSpec:
         off_chip=_off_chip(table.table("off_chip")) if table.has("off_chip") else None,
         energy=read_energy(table.table("energy")) if table.has("energy") else None,
         engine=read_engine(table.table("engine")) if table.has("engine") else None,
+        ports=table.names("ports") if table.has("ports") else (),
     )
     placement.finish()
     table.finish()
@@ -141,7 +143,7 @@ def _reservation(table: Table) -> Reservation:
     size = table.integer("size", "bytes")
     count = table.integer("count", "cores", low=1) if table.has("count") else 1
     table.finish()
-    return Reservation(category, reason, size * count)
+    return Reservation(category, reason, size * count, count)
 
 
 def _link(table: Table) -> Link:
@@ -222,7 +224,8 @@ def _check_names(spec: TargetSpec) -> list[Problem]:
         if name not in reachable:
             found, allowed = f"no link from {name} to {destination}", "one for weights and state"
             problems.append(Problem("links", found, allowed))
-    return problems + _check_off_chip(spec) + check_engine(spec) + check_energy(spec)
+    others = (_check_off_chip, check_engine, check_energy, check_ports)
+    return problems + [problem for check in others for problem in check(spec)]
 
 
 def _check_off_chip(spec: TargetSpec) -> list[Problem]:

@@ -4,9 +4,10 @@ A record is a header of five little-endian 32-bit words and its payload, without
 
     magic "EDRC" | step | op index | output index | payload size in bytes | payload
 
-Ops are numbered in schedule order and outputs as the op lists them, as in golden.json. The op
-index 0xFFFFFFFF marks the end of a step; its payload is status (u32), next token (i32) and the
-instructions that the step took (u64, 0 where the port cannot count them).
+A line feed may follow the last record. Ops are numbered in schedule order and outputs as the op
+lists them, as in golden.json. The op index 0xFFFFFFFF marks the end of a step; its payload is
+status (u32), next token (i32) and the ticks of the port's clock (u64) that the step took:
+instructions on rv32, cycles on Siracusa, nanoseconds on a PC.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class StepResult:
     step: int
     status: int  # 0: ok, else a status code of the generated header
     next: int  # token id that the step proposes
-    instructions: int  # 0 where the port does not count
+    ticks: int  # of the port's clock: instructions on rv32, nanoseconds on a PC
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def _records(data: bytes, where: str) -> Iterator[DumpRecord]:
     position = 0
     while position < len(data):
         head = data[position : position + HEADER.size]
+        if head == b"\n":  # a console that writes whole lines ends the last one
+            return
         if len(head) < HEADER.size or head[:4] != MAGIC:
             raise _damaged(where, position, repr(head[:4]), f"a record that begins with {MAGIC!r}")
         _, step, op, output, size = HEADER.unpack(head)

@@ -161,7 +161,7 @@ def test_a_buffer_that_nobody_writes_is_told_as_such(copy: Path) -> None:
 
 
 def test_a_crash_is_a_mismatch_with_the_exit_code(copy: Path) -> None:
-    edit(copy / "test" / "main.c", "    if (status != TINY_OK) {", "    if (cores != 0U) {")
+    edit(copy / "test" / "main.c", "    if (status != TINY_OK) {", "    if (argc != 0) {")
     seal(copy)
     with pytest.raises(
         MismatchError, match="the traced program on host with 1 core failed: exit code 1"

@@ -76,14 +76,20 @@ def find_rv32_compiler() -> Compiler:
     zig = _zig()
     if zig:
         return Compiler("zig cc", (*zig, *ZIG_RV32, *ZIG_PLAIN))
-    for name in RV32_GCCS:
-        if shutil.which(name):
-            return Compiler(name, (name, *GCC_RV32))
+    gcc = find_rv32_gcc()
+    if gcc:
+        return gcc
     raise ToolError(
         "no C compiler for RV32",
         [Problem("zig", "not found", "ziglang"), Problem("gcc", "not found", RV32_GCCS[0])],
         fix="pip install 'edgec[rv32]', or install gcc-riscv64-unknown-elf",
     )
+
+
+def find_rv32_gcc() -> Compiler | None:
+    """A bare-metal RISC-V gcc, which accounts for stacks; None where there is none."""
+    names = (name for name in RV32_GCCS if shutil.which(name))
+    return next((Compiler(name, (name, *GCC_RV32)) for name in names), None)
 
 
 def _zig() -> tuple[str, ...] | None:
@@ -158,6 +164,7 @@ class Build:
     flags: tuple[str, ...] = ()
     optimize: str = "-O2"
     steps: int | None = None
+    cores: int | None = None  # team of programs that are started without arguments
 
 
 def run_make(build: Build) -> None:
@@ -174,6 +181,7 @@ def run_make(build: Build) -> None:
         "CPPFLAGS": "",
         "LDFLAGS": "",
         "STEPS": "" if build.steps is None else str(build.steps),
+        "CORES": "" if build.cores is None else str(build.cores),
     }
     command = [make, "--silent", "-C", str(tree), f"-j{os.cpu_count() or 1}", *build.targets]
     command += [f"{name}={value.replace('$', '$$')}" for name, value in variables.items()]

@@ -33,6 +33,7 @@ LAZY_COMMANDS = {
     "recipes": ("toolchain.compress.command", "recipes"),
     "eval": ("toolchain.evaluate.command", "evaluate"),
     "export-onnx": ("toolchain.evaluate.command", "export_onnx"),
+    "sizes": ("toolchain.firmware.command", "sizes"),
     "sensitivity": ("toolchain.evaluate.command", "sensitivity"),
 }
 

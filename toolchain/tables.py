@@ -66,6 +66,21 @@ def print_text(text: str) -> None:
     stdout().print(text, end="", markup=False, soft_wrap=True)
 
 
+def print_sizes(report: Json) -> None:
+    """Code and stacks of each program against their reservations."""
+    console = stdout()
+    table = Table("program", "what", title=f"PORT={report['port']}, built by {report['compiler']}")
+    table.add_column("bytes", justify="right")
+    table.add_column("reserved", justify="right")
+    for use in (*report["memories"], *report["stacks"]):
+        size, reserved = size_text(use["used"]), size_text(use["reserved"])
+        table.add_row(use["program"], use["what"], size, reserved)
+    console.print(table)
+    console.print("Every blob and arena lies at its planned address.")
+    if not report["stacks"]:
+        console.print("Stacks are not proven: that needs gcc.")
+
+
 def print_simulation(report: Json) -> None:
     """The latency estimate in one line, below the prompt and its continuation."""
     console = stdout()

@@ -233,8 +233,9 @@ def _finish(task: _Task, run: _Run, traced: ProgramRun, comparison: Comparison) 
         raise MismatchError(_ending(f"the traced program on {run.name}", traced), [problem])
     task.progress(f"self-test on {run.name}")
     steps = _run_untraced(task, run, "the self-test", [0] * len(task.bundle.golden.tokens))
-    counts = tuple(step.instructions for step in steps)
-    return replace(report, instructions=counts if counts and all(counts) else None)
+    counts = tuple(step.ticks for step in steps)
+    counted = run.report.runner == "rv32" and counts and all(counts)
+    return replace(report, instructions=counts if counted else None)
 
 
 def _run_untraced(

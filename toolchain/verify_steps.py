@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codegen.bundle import LoadedBundle
-from codegen.golden import build_golden, expected_records, selftest_bytes
+from codegen.golden import build_golden, check_bytes, expected_records, selftest_bytes
 from codegen.serialize import graph_hash
 from sim.compare import Comparison, compare_records
 from sim.dump import END_OF_STEP, HEADER, MAGIC, Dump, read_dump
@@ -25,6 +25,7 @@ from toolchain.model.program import OpKind, Program
 # are of this order, and the same kernels run.
 IN_PLACE_CHUNK = 64
 SELFTEST = "golden/selftest.bin"
+CHECKS = "golden/checks.bin"
 COMPILE_AGAIN = "compile the model again with this edgec"
 SPREAD = 2654435769  # 2^32 / golden ratio: its multiples spread evenly
 
@@ -160,15 +161,18 @@ def check_golden(bundle: LoadedBundle, trace: Iterable[Record]) -> None:
 
 
 def check_selftest(bundle: LoadedBundle) -> None:
-    """Raise MismatchError unless the self-test's data are those of golden.json.
+    """Raise MismatchError unless the data of self-test and checker are those of golden.json.
 
     The programs take their tokens from there, so this comes before any of them runs.
     """
-    if selftest_bytes(bundle.golden) != stored_selftest(bundle):
-        problem = Problem(SELFTEST, "other tokens or logits", "those of golden.json")
-        raise MismatchError(
-            "the golden files disagree with each other", [problem], fix=COMPILE_AGAIN
-        )
+    expected = {SELFTEST: selftest_bytes(bundle.golden), CHECKS: check_bytes(bundle.golden)}
+    problems = [
+        Problem(path, "other tokens or outputs", "those of golden.json")
+        for path, data in expected.items()
+        if (bundle.directory / path).read_bytes() != data
+    ]
+    if problems:
+        raise MismatchError("the golden files disagree with each other", problems, COMPILE_AGAIN)
 
 
 def stored_selftest(bundle: LoadedBundle) -> bytes:

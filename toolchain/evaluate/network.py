@@ -161,7 +161,8 @@ def _output_unit(program: Program, op: Op, shift: int) -> float:
 
 
 def _tensor(program: Program, op: Op, weights: WeightInts, bits: int, scale: F64) -> QuantTensor:
-    group_size = (program.engine_layout_of(op) or program.layout_of(op)).group_size
+    layout = program.engine_layout_of(op) or program.layout_of(op)
+    group_size = layout.group_size
     return QuantTensor(op.id, weights.values, bits, group_size, weights.multipliers, scale)
 
 

@@ -47,7 +47,7 @@ def engine_table(entries: Sequence[Json]) -> Table:
         table.add_column(title, justify="right")
     table.add_column("why")
     for entry in entries:
-        how = entry["arrangement"] or entry["packing"]
+        how = entry["arrangement"] or entry["packing"].removeprefix("nm-sparse ")
         engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
         cycles = (engine, f"{entry['core_cycles']:,}")
         count = str(entry["linears"])

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from toolchain.model.errors import CheckpointError, Problem
 
@@ -30,6 +29,8 @@ def read_masks(directory: Path) -> dict[str, Mask]:
     path = directory / MASKS_FILE
     if not path.exists():
         return {}
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - most models have no masks
+
     try:
         with safe_open(path, framework="np") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["masks"])

@@ -1,4 +1,4 @@
-/* What the bundle's test programs ask of the host and rv32 ports, beyond edgec_port.h.
+/* What the bundle's test programs ask of a port, beyond edgec_port.h.
  * Firmware has its own start-up, console and team, and does not need this file. */
 #ifndef EDGEC_RUNNER_H
 #define EDGEC_RUNNER_H
@@ -20,8 +20,11 @@ edgec_status edgec_run_team(uint32_t cores, edgec_partial *partials, edgec_core_
 /* Writes size raw bytes to the standard output. */
 void edgec_write(const void *data, uint32_t size);
 
-/* Instructions retired so far; 0 on a port that cannot count them. */
-uint64_t edgec_instructions(void);
+/* Ticks of a counter that only grows; core 0 alone reads it. */
+uint64_t edgec_clock(void);
+
+/* What a tick is: "instructions", "cycles" or "ns". */
+extern const char edgec_clock_unit[];
 
 #ifdef __cplusplus
 }

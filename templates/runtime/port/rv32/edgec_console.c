@@ -9,6 +9,8 @@
 
 _Noreturn void edgec_exit(int code);
 
+const char edgec_clock_unit[] = "instructions";
+
 #ifdef EDGEC_RV32_LINUX
 
 static uint32_t system_call(uint32_t number, uint32_t first, uint32_t second, uint32_t third) {
@@ -27,7 +29,7 @@ _Noreturn void edgec_exit(int code) {
 }
 
 /* A process on an emulator sees no meaningful counter. */
-uint64_t edgec_instructions(void) {
+uint64_t edgec_clock(void) {
     return 0U;
 }
 
@@ -60,7 +62,7 @@ _Noreturn void edgec_exit(int code) {
     }
 }
 
-uint64_t edgec_instructions(void) {
+uint64_t edgec_clock(void) {
     uint32_t low = 0U;
     uint32_t high = 0U;
     uint32_t again = 1U;

@@ -1,0 +1,101 @@
+/* Port for the bare chip: the SoC controller calls, the cluster's workers are the team. */
+#include "edgec_port.h"
+#include "edgec_runner.h"
+#include "edgec_siracusa.h"
+
+void edgec_cluster_core(uint32_t id);
+extern const uint8_t edgec_cluster_entry[];
+
+/* What the controller leaves for the cores, in L2. */
+static struct {
+    edgec_core_entry entry;
+    void *argument;
+    edgec_partial *partials;
+    uint32_t cores;
+} work;
+static volatile uint32_t finished;
+
+static volatile uint32_t *at(uint32_t address) {
+    return (volatile uint32_t *)(uintptr_t)address;
+}
+
+void edgec_barrier(const edgec_worker *worker) {
+    (void)worker;
+    __asm__ volatile("" ::: "memory");
+    (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
+    __asm__ volatile("" ::: "memory");
+}
+
+static int in_l1(uint32_t address) {
+    return address - SIRACUSA_L1_BASE < SIRACUSA_L1_SIZE;
+}
+
+void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint32_t size) {
+    const uint32_t to = (uint32_t)(uintptr_t)destination;
+    const uint32_t from = (uint32_t)(uintptr_t)source;
+    const uint32_t inward = in_l1(to) ? SIRACUSA_DMA_TO_L1 : 0U;
+    dma->destination = destination;
+    dma->source = source;
+    dma->size = size;
+    dma->id = *at(SIRACUSA_DMA);
+    *at(SIRACUSA_DMA) = size | inward | SIRACUSA_DMA_LINEAR | SIRACUSA_DMA_EVENT;
+    *at(SIRACUSA_DMA) = inward != 0U ? to : from;
+    *at(SIRACUSA_DMA) = inward != 0U ? from : to;
+}
+
+void edgec_dma_wait(edgec_dma *dma) {
+    while ((*at(SIRACUSA_DMA + SIRACUSA_DMA_STATUS) >> dma->id & 1U) != 0U) {
+    }
+    *at(SIRACUSA_DMA + SIRACUSA_DMA_STATUS) = 1U << dma->id;
+    __asm__ volatile("" ::: "memory");
+}
+
+/* Runs on every cluster core, with the stack of its own that the start-up code gave it. */
+void edgec_cluster_core(uint32_t id) {
+    if (id < work.cores) {
+        const edgec_worker worker = {id, work.cores, NULL, work.partials};
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_CLEAR) = UINT32_MAX;
+        if (id == 0U) {
+            const uint32_t team = (1U << work.cores) - 1U;
+            *at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_TRIGGERS) = team;
+            *at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_TARGETS) = team;
+            finished = 1U; /* the barrier is set up */
+        } else {
+            while (finished == 0U) {
+            }
+        }
+        edgec_barrier(&worker);
+        work.entry(&worker, work.argument);
+        edgec_barrier(&worker);
+        if (id == 0U) {
+            finished = 2U;
+        }
+    }
+    *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 0U;
+    for (;;) {
+        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
+    }
+}
+
+/* Once: the cores sleep for good when they have returned. */
+edgec_status edgec_run_team(uint32_t cores, edgec_partial *partials, edgec_core_entry entry,
+                            void *argument) {
+    if (cores == 0U || cores > SIRACUSA_WORKERS || finished != 0U) {
+        return EDGEC_BAD_ARGUMENT;
+    }
+    work.entry = entry;
+    work.argument = argument;
+    work.partials = partials;
+    work.cores = cores;
+    __asm__ volatile("fence" ::: "memory");
+    *at(SIRACUSA_ICACHE_ENABLE) = UINT32_MAX;
+    for (uint32_t id = 0U; id < SIRACUSA_CORES; id++) {
+        *at(SIRACUSA_CLUSTER_CONTROL + SIRACUSA_BOOT_ADDRESS + 4U * id) =
+            (uint32_t)(uintptr_t)edgec_cluster_entry;
+    }
+    *at(SIRACUSA_CLUSTER_CONTROL + SIRACUSA_FETCH_ENABLE) = (1U << SIRACUSA_CORES) - 1U;
+    while (finished != 2U) {
+    }
+    return EDGEC_OK;
+}

@@ -1,0 +1,114 @@
+/* soc ELF: boots the controller at the program's entry and runs until it asks for its end; exit
+ * code: its own. Cores take turns, one instruction each. */
+#include "../../../templates/runtime/port/siracusa/edgec_siracusa.h"
+#include "soc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { NEVER_WRITTEN = 0x5A };
+
+soc chip;
+
+static core_memory memories[] = {
+    {SIRACUSA_L1_BASE, SIRACUSA_L1_SIZE, NULL},
+    {0x10400000U, 4U << 20, NULL}, /* MRAM */
+    {0x10800000U, 4U << 20, NULL}, /* tile SRAM */
+    {0x1C000000U, 2U << 20, NULL}, /* L2 */
+};
+
+static uint32_t device_load(core *c, uint32_t address) {
+    if (c->hart < SOC_CORES && address - SIRACUSA_EVENT_UNIT < 0x400U) {
+        return event_load(c, address - SIRACUSA_EVENT_UNIT);
+    }
+    if (c->hart < SOC_CORES && address - SIRACUSA_DMA < 0x400U) {
+        return dma_load(c, address - SIRACUSA_DMA);
+    }
+    if (address - SIRACUSA_ENGINE < 0x400U) {
+        return engine_load(c, address - SIRACUSA_ENGINE);
+    }
+    core_fault(c, "load from where nothing is", address);
+}
+
+static void control(core *c, uint32_t offset, uint32_t value) {
+    if (offset == SIRACUSA_FETCH_ENABLE) {
+        chip.fetch = value;
+        for (uint32_t id = 0U; id < SOC_CORES; id++) {
+            chip.cores[id].pc = chip.boot[id];
+        }
+    } else if (offset >= SIRACUSA_BOOT_ADDRESS && offset < SIRACUSA_BOOT_ADDRESS + 4U * SOC_CORES &&
+               value % 256U == 0U) {
+        chip.boot[(offset - SIRACUSA_BOOT_ADDRESS) / 4U] = value;
+    } else if (offset != SIRACUSA_ENGINE_CONTROL) {
+        core_fault(c, "store to the cluster's control", offset);
+    }
+}
+
+static void device_store(core *c, uint32_t address, uint32_t value) {
+    if (c->hart < SOC_CORES && address - SIRACUSA_EVENT_UNIT < 0x400U) {
+        event_store(c, address - SIRACUSA_EVENT_UNIT, value);
+    } else if (c->hart < SOC_CORES && address - SIRACUSA_DMA < 0x400U) {
+        dma_store(c, address - SIRACUSA_DMA, value);
+    } else if (address - SIRACUSA_CLUSTER_CONTROL < 0x400U) {
+        control(c, address - SIRACUSA_CLUSTER_CONTROL, value);
+    } else if (address - SIRACUSA_ENGINE < 0x400U) {
+        engine_store(c, address - SIRACUSA_ENGINE, value);
+    } else if (address - SIRACUSA_STDOUT < 0x1000U) {
+        (void)putchar((int)(value & 255U));
+    } else if (address == SIRACUSA_EXIT && value >> 31 != 0U) {
+        chip.code = (int)(value & 0x7FFFFFFFU);
+    } else if (address != SIRACUSA_ICACHE_ENABLE) {
+        core_fault(c, "store to where nothing is", address);
+    }
+}
+
+static bool prepare(void) {
+    for (uint32_t i = 0U; i < sizeof memories / sizeof memories[0]; i++) {
+        memories[i].bytes = malloc(memories[i].size);
+        if (memories[i].bytes == NULL) {
+            return false;
+        }
+        for (uint32_t k = 0U; k < memories[i].size; k++) {
+            memories[i].bytes[k] = NEVER_WRITTEN;
+        }
+    }
+    for (uint32_t id = 0U; id <= SOC_CORES; id++) {
+        core *const c = &chip.cores[id];
+        c->memories = memories;
+        c->memory_count = sizeof memories / sizeof memories[0];
+        c->device_load = device_load;
+        c->device_store = device_store;
+        c->hart = id < SOC_CORES ? id : SIRACUSA_CONTROLLER_CLUSTER << 5;
+    }
+    return true;
+}
+
+static void run(core *c) {
+    /* A core that waits for an event repeats its load: it costs nothing when there is none. */
+    c->waiting = false;
+    core_step(c);
+}
+
+int main(int argc, char **argv) {
+    uint8_t *const elf = argc == 2 ? elf_read(argv[1]) : NULL;
+    if (elf == NULL || !prepare()) {
+        (void)fprintf(stderr, "usage: soc ELF\n");
+        return 97;
+    }
+    elf_load(&chip.cores[SOC_CORES], elf);
+    free(elf);
+    chip.accelerator.acquired = 2U;
+    chip.code = -1;
+    while (chip.code < 0) {
+        for (uint32_t id = 0U; id < SOC_CORES; id++) {
+            if ((chip.fetch >> id & 1U) != 0U) {
+                run(&chip.cores[id]);
+            }
+        }
+        run(&chip.cores[SOC_CORES]);
+    }
+    for (uint32_t i = 0U; i < sizeof memories / sizeof memories[0]; i++) {
+        free(memories[i].bytes);
+    }
+    return chip.code;
+}

@@ -1,0 +1,1 @@
+"""Checks of a linked program against the plan: addresses, code and data, stacks."""
