@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import prod
 
 from codegen.c_names import describe, dimensions, identifier, mode_suffix
 from codegen.views import OpView, OutputView
@@ -47,8 +48,14 @@ class OpViews:
             tiles=self._extra(TILE_PREFIX + op.role, "NULL"),
             outputs=tuple(self._output(i, name) for i, name in enumerate(op.outputs)),
             eps=op.attrs.get("eps", 0),
+            elements=self._elements(op),
             stream=self._stream(op),
         )
+
+    def _elements(self, op: Op) -> str:
+        if op.kind is OpKind.RESIDUAL_ADD and op.inputs[0] == "resid":
+            return "HIDDEN"
+        return f"{prod(self._program.tensors[op.inputs[0]].shape)}U"
 
     def _stream(self, op: Op) -> str:
         """The stream that an op waits for; a head that comes in several does so by itself."""

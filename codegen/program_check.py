@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
+from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks, with_adapters
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
@@ -18,6 +19,7 @@ from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.sparse_packing import SparseLayout
 
 WEIGHT = ".weight"
+ADAPTER_PARTS = (f"{ADAPTER_MARK}a", f"{ADAPTER_MARK}b")
 Matrix = WeightLayout | EngineLayout
 SITE_OF_ROLE = {
     "attn.norm": "attn_in",
@@ -45,7 +47,9 @@ def check_program(program: Program) -> list[Problem]:
         for name, tensor in program.tensors.items()
         if isinstance(tensor.layout, WeightLayout | EngineLayout)
     }
-    problems = _check_attrs(norm, attention) + _check_layouts(program.shape, layouts)
+    problems = _check_attrs(norm, attention) + _check_layouts(
+        program.shape, layouts, adapter_ranks(program)
+    )
     if problems:
         return problems
     return _check_structure(program, widths, layouts, (norm, attention))
@@ -77,7 +81,9 @@ def _check_attrs(norm: Op, attention: Op) -> list[Problem]:
     return problems
 
 
-def _check_layouts(shape: ProgramShape, layouts: dict[str, Matrix]) -> list[Problem]:
+def _check_layouts(
+    shape: ProgramShape, layouts: dict[str, Matrix], ranks: dict[str, int]
+) -> list[Problem]:
     """Each matrix of the program, once, with rows and columns of its role."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     block = {
@@ -95,6 +101,11 @@ def _check_layouts(shape: ProgramShape, layouts: dict[str, Matrix]) -> list[Prob
         for role, size in block.items()
     }
     expected |= dict.fromkeys(("embed", "lm_head"), (shape.vocab, shape.hidden))
+    for name in [name for name in layouts if name.endswith(ADAPTER_PARTS)]:
+        base, _, part = name.rpartition(ADAPTER_MARK)
+        rows, columns = expected.get(base, (0, 0))
+        rank = ranks.get(base.partition(".")[2], 0)
+        expected[name] = (rank, columns) if part == "a" else (rows, rank)
     missing = expected.keys() - layouts.keys() - {"lm_head"}
     problems = [Problem(name + WEIGHT, "nothing", "a matrix") for name in sorted(missing)]
     for name, layout in layouts.items():
@@ -127,9 +138,11 @@ def _check_structure(
     config = LowerConfig(shape.context, widths, program.residual_bits)
     tied = "lm_head" not in layouts
     ops = build_schedule(shape, config, norm.attrs["eps"], attention.attrs, tied)
-    tensors = build_tensors(shape, config, layouts)
+    dense = {name: layout for name, layout in layouts.items() if ADAPTER_MARK not in name}
+    tensors = build_tensors(shape, config, dense)
     engine = {name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)}
-    laid_out = with_engine(Program(shape, program.residual_bits, tensors, ops, {}), engine)
+    built = Program(shape, program.residual_bits, tensors, ops, {})
+    laid_out = with_engine(with_adapters(built, adapter_ranks(program)), engine)
     ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [
         Problem(f"program: {name}", str(program.tensors.get(name)), str(tensors.get(name)))

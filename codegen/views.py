@@ -130,6 +130,7 @@ class OpView:
     tiles: str  # C expression, NULL when it reads in place
     outputs: tuple[OutputView, ...]
     eps: int = 0
+    elements: str = ""  # of the first operand, a C expression
     stream: str = ""  # C expression of the stream that it waits for, empty when for none
 
 

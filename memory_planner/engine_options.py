@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from memory_planner.engine_chains import can_run
 from memory_planner.engine_cost import EngineCost, engine_cost, shared_cost
 from memory_planner.target import TargetSpec
+from toolchain.model.adapters import is_adapter_op
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import Packing, WeightLayout
 from toolchain.model.program import Op, OpKind, Program
@@ -28,7 +29,7 @@ def linears_by_vector(program: Program) -> list[list[Op]]:
     groups: list[list[Op]] = []
     before: Op | None = None
     for op in program.ops:
-        if op.kind is OpKind.LINEAR:
+        if op.kind is OpKind.LINEAR and not is_adapter_op(op):
             follows = before is not None and before.kind is OpKind.LINEAR
             if follows and before and before.inputs[:2] == op.inputs[:2]:
                 groups[-1].append(op)

@@ -22,6 +22,7 @@ from memory_planner.engine_options import (
 )
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
+from toolchain.model.adapters import is_adapter_op
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import is_tied, with_engine
 from toolchain.model.errors import ConfigError, Problem
@@ -129,7 +130,7 @@ def _candidates(
 ) -> tuple[dict[str, _Candidate], dict[str, str]]:
     """Linears that the engine can compute, by op id, and why the others are not."""
     found: dict[str, _Candidate] = {}
-    refused: dict[str, str] = {}
+    refused = {op.id: "an adapter" for op in program.ops if is_adapter_op(op)}
     if choice is EngineChoice.CORES:
         reason = "pinned to the cores"
         return {}, {op.id: reason for op in program.ops if op.kind is OpKind.LINEAR}

@@ -163,6 +163,7 @@ def _elementwise(context: Context, op: Op) -> float:
         OpKind.RESIDUAL_ADD: costs.residual_add * share,
         OpKind.SWIGLU: reduction_cycles(costs, costs.swiglu, elements, cores),
         OpKind.ARGMAX: reduction_cycles(costs, costs.argmax, elements, cores),
+        OpKind.QUANTIZE: reduction_cycles(costs, costs.quantize, elements, cores),
     }
     return by_kind[op.kind]
 

@@ -135,6 +135,10 @@ def _swiglu(step: _Step) -> None:
     step.output(*ops.swiglu(step.input(0), step.input(1), table, step.mode))
 
 
+def _quantize(step: _Step) -> None:
+    step.output(*ops.quantize_vector(step.input(0), step.mode))
+
+
 def _argmax(step: _Step) -> None:
     step.output(ops.argmax(step.input(0))[:, np.newaxis])
 
@@ -150,4 +154,5 @@ _HANDLERS: dict[OpKind, Callable[[_Step], None]] = {
     OpKind.RESIDUAL_ADD: _residual,
     OpKind.SWIGLU: _swiglu,
     OpKind.ARGMAX: _argmax,
+    OpKind.QUANTIZE: _quantize,
 }

@@ -277,6 +277,12 @@ def attention_merge(acc: Ints, stats: Ints, mode: ActMode) -> tuple[Ints, Ints]:
     return q, _scale(a, e + top[:, 0] + 8)
 
 
+def quantize_vector(x: Ints, mode: ActMode) -> tuple[Ints, Ints]:
+    """A vector (T, n) for the next linear: (q, scale (T, 2))."""
+    q, a, e = quantize(x, mode)
+    return q, _scale(a, e)
+
+
 def residual_add(r: Ints, y: Ints) -> Ints:
     """saturate(r + y)."""
     return saturate32(r + y)

@@ -330,15 +330,20 @@ def read_model_options(
 ) -> ModelOptions:
     """The shared options, parsed, with the bits that a checkpoint directory brings along.
 
-    Raises ConfigError naming every bad one.
+    Those are chosen by allocate-bits or fixed by integer codes. Raises ConfigError naming every bad
+    option, and what reading a checkpoint of codes raises.
     """
     from dataclasses import replace
 
     from toolchain.model.bits_file import apply_bits
+    from toolchain.model.coded_settings import apply_codes
+    from toolchain.model.lora import base_directory
     from toolchain.options import parse_model_options
 
-    options = parse_model_options(**values)
-    return replace(options, quant=apply_bits(model_dir, options.quant, given_names(ctx)))
+    options, given = parse_model_options(**values), given_names(ctx)
+    model_dir = None if model_dir is None else base_directory(model_dir)
+    quant = apply_bits(model_dir, options.quant, given)
+    return replace(options, quant=apply_codes(model_dir, quant, given))
 
 
 if __name__ == "__main__":

@@ -37,12 +37,14 @@ from toolchain.fit.misfit import explain_misfit
 from toolchain.fit.planning import Outcome
 from toolchain.fit.speed import speed_of
 from toolchain.model.checkpoint import load_model
+from toolchain.model.coded_settings import with_codes
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
+from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode, Program
-from toolchain.model.quantize import QuantConfig, quantize_model
+from toolchain.model.quantize import QuantConfig, adapter_ranks_of, quantize_model
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
@@ -86,7 +88,8 @@ def compile_model(
     target = limited_target(load_target(target_name), options.limits)
     progress("reading the checkpoint")
     model = load_model(model_dir)
-    tokenizer = load_tokenizer(model_dir)
+    options = replace(options, quant=with_codes(model, options.quant))
+    tokenizer = load_tokenizer(base_directory(model_dir))
     trained = model.config.max_position_embeddings
     context = trained if options.context is None else options.context
     config = LowerConfig(context, options.modes)
@@ -102,8 +105,9 @@ def compile_model(
         options.modes,
         patterns=patterns,
         engine=options.engine,
+        adapters=adapter_ranks_of(model),
     )
-    outline = outline_program(model.config, options.quant, config, patterns)
+    outline = outline_program(model.config, options.quant, config, patterns, design.adapters)
     engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)

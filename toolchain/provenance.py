@@ -10,17 +10,26 @@ from typing import Any
 from codegen.bundle import TARGET, TOKENIZER
 from codegen.json_text import pretty
 from toolchain.model.checkpoint import INDEX_FILE, FloatModel
+from toolchain.model.gptq_settings import SETTINGS_FILE
+from toolchain.model.lora import CONFIG_FILE, base_directory, is_adapter
+from toolchain.model.mask_file import MASKS_FILE
 from toolchain.model.outline import SITES, LowerConfig
 from toolchain.model.quantize import QuantModel
 from toolchain.model.tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILE, Tokenizer
 
-READ = ("config.json", INDEX_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG)
+READ = ("config.json", SETTINGS_FILE, INDEX_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG)
 
 
 def checkpoint_hash(model_dir: Path, model: FloatModel) -> str:
     """SHA-256 over names and contents of the files that a compile reads, in order of name."""
     files = {ref.file for ref in model.tensors.values()}
-    files |= {model_dir / name for name in READ if (model_dir / name).is_file()}
+    files |= {factors.down.file for factors in model.factors.values()}
+    base = base_directory(model_dir)
+    files |= {base / name for name in READ if (base / name).is_file()}
+    if is_adapter(model_dir):
+        files.add(model_dir / CONFIG_FILE)
+    if model.masks:
+        files.add(base / MASKS_FILE)
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
         with path.open("rb") as file:
@@ -52,6 +61,8 @@ def weight_bits(quant: QuantModel) -> dict[str, int]:
     """Bits of every stored matrix, by tensor name."""
     matrices = {"embed": quant.embed, **quant.linears}
     matrices["lm_head"] = quant.head  # a tied one may be stored for the engine too
+    for pair in quant.adapters.values():
+        matrices |= {tensor.name: tensor for tensor in pair}
     return {f"{name}.weight": tensor.bits for name, tensor in matrices.items()}
 
 
@@ -59,4 +70,4 @@ def extra_files(model_dir: Path, reports: Mapping[str, Any], target_text: str) -
     """Tokenizer, target description and reports, by bundle path."""
     files = {f"report/{name}": pretty(report) for name, report in reports.items()}
     files[TARGET] = target_text.encode()
-    return {TOKENIZER: (model_dir / TOKENIZER_FILE).read_bytes(), **files}
+    return {TOKENIZER: (base_directory(model_dir) / TOKENIZER_FILE).read_bytes(), **files}

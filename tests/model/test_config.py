@@ -129,7 +129,7 @@ def test_rope_parameters_hold_theta(tmp_path: Path) -> None:
         ({"sliding_window": 1024}, "sliding_window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type"),
@@ -157,13 +157,6 @@ def test_refused_architecture_names_the_reason(tmp_path: Path) -> None:
         config_of(tmp_path, architectures=["Qwen2ForCausalLM"])
     with pytest.raises(UnsupportedModelError, match=r"Qwen3ForCausalLM.*q_norm"):
         config_of(tmp_path, architectures=["Qwen3ForCausalLM"])
-
-
-def test_quantize_config_file_is_refused(tmp_path: Path) -> None:
-    write_model(tmp_path)
-    (tmp_path / "quantize_config.json").write_text("{}")
-    with pytest.raises(UnsupportedModelError, match="quantized checkpoints are not read yet"):
-        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("value", [0, -4, True, "64", 64.0, None, [64], {}])

@@ -18,7 +18,7 @@ import torch
 
 from toolchain.compress.masks import MASKS_FILE, Mask, read_masks, write_masks
 from toolchain.compress.tensor_files import save_tensors
-from toolchain.model.checkpoint import INDEX_FILE, SINGLE_FILE, FloatModel, load_model
+from toolchain.model.checkpoint import INDEX_FILE, SINGLE_FILE, FloatModel, load_float_model
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.json_fields import read_json_object
@@ -59,8 +59,8 @@ class Source:
 
     @staticmethod
     def open(directory: Path) -> Source:
-        """Raises CheckpointError or UnsupportedModelError as `load_model` does."""
-        return Source(directory, load_model(directory), read_masks(directory))
+        """Raises CheckpointError or UnsupportedModelError as `load_float_model` does."""
+        return Source(directory, load_float_model(directory), read_masks(directory))
 
     @property
     def config(self) -> ModelConfig:

@@ -12,29 +12,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 
 from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.checkpoint import FloatModel
-from toolchain.model.errors import CheckpointError, CompressionError, Problem
+from toolchain.model.errors import CompressionError, Problem
+from toolchain.model.mask_file import MASKS_FILE, Bools, Mask, read_masks
 
-MASKS_FILE = "masks.safetensors"
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Mask:
-    """`keep` (n_out, n_in), bool; `pattern` like "2:4" (removed of every) or None."""
-
-    keep: Bools
-    pattern: str | None = None
+__all__ = ["MASKS_FILE", "Mask", "check_masked", "fits_pattern", "read_masks", "write_masks"]
 
 
 def write_masks(path: Path, masks: Mapping[str, Mask]) -> None:
@@ -49,27 +37,6 @@ def write_masks(path: Path, masks: Mapping[str, Mask]) -> None:
     }
     # One key: the order of several would follow a random hash.
     save_tensors(tensors, path, {"masks": json.dumps(facts)})
-
-
-def read_masks(directory: Path) -> dict[str, Mask]:
-    """The masks of a checkpoint by weight name, none if it is dense; CheckpointError if broken."""
-    path = directory / MASKS_FILE
-    if not path.exists():
-        return {}
-    try:
-        with safe_open(path, framework="np") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()["masks"])
-            return {
-                name: Mask(_unpack(file.get_tensor(name), fact["inputs"]), fact["pattern"])
-                for name, fact in facts.items()
-            }
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        problem = Problem(str(path), f"an unreadable file ({error})", "masks that edgec wrote")
-        raise CheckpointError("the masks are broken", [problem]) from error
-
-
-def _unpack(packed: npt.NDArray[np.uint8], inputs: int) -> Bools:
-    return np.unpackbits(packed, axis=1, count=inputs, bitorder="little").astype(bool)
 
 
 def check_masked(model: FloatModel, masks: Mapping[str, Mask]) -> None:

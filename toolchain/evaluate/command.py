@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import json_option, print_json
+from toolchain.cli import json_option, print_json, read_model_options
 
 if TYPE_CHECKING:
     from toolchain.options import ModelOptions
@@ -194,7 +194,10 @@ def export_onnx(
 @quant_options
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per matrix.")
 @json_option
+@click.pass_context
 def sensitivity(
+    ctx: click.Context,
+    /,
     model: Path | None,
     text: Path | None,
     limit: int,
@@ -217,7 +220,7 @@ def sensitivity(
     from toolchain.evaluate.sensitivity_run import run_sensitivity
 
     check_text(text, {})
-    options = read_quantization(quant)
+    options = read_quantization(ctx, model, quant)
     with progress_bar() as bar:
         task = bar.add_task("reading the model", total=None)
         report = run_sensitivity(
@@ -241,14 +244,14 @@ def given_quantization(
     given = any(ctx.get_parameter_source(name) is typed for name in QUANT_NAMES)
     if model is not None and (model / MANIFEST).is_file() and not given:
         return None
-    return read_quantization(values)
+    return read_quantization(ctx, model, values)
 
 
-def read_quantization(values: dict[str, Any]) -> ModelOptions:
-    """The settings, parsed; the target that goes with them is not used."""
-    from toolchain.options import parse_model_options
-
-    return parse_model_options(target="", **values)
+def read_quantization(
+    ctx: click.Context, model: Path | None, values: dict[str, Any]
+) -> ModelOptions:
+    """The settings, parsed, as `edgec compile` has them; the target is not used."""
+    return read_model_options({"target": "", **values}, ctx, model)
 
 
 def check_text(text: Path | None, needing: dict[str, object]) -> None:

@@ -27,6 +27,7 @@ from toolchain.evaluate.scoring import Ints, Scorer
 from toolchain.evaluate.session_model import SessionModel, model_of_build
 from toolchain.model.checkpoint import load_model
 from toolchain.model.errors import ConfigError, EnvironmentFailureError, Problem
+from toolchain.model.lora import base_directory
 from toolchain.model.quantize import quantize_model
 from toolchain.model.tokenizer import Tokenizer, load_tokenizer, read_tokenizer
 from toolchain.options import ModelOptions, bundled_model
@@ -63,7 +64,7 @@ def open_quantized(path: Path | None, options: ModelOptions | None) -> Exported:
     if options is None:
         raise ConfigError("a checkpoint needs settings of the quantization")
     quant = quantize_model(load_model(directory), options.quant)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(base_directory(directory))
     context = options.context or quant.config.max_position_embeddings
     integers = model_of_quant(quant, tokenizer, context, options.modes)
     return Exported(network_of_quant(quant, context), integers, tokenizer)

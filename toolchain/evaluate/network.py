@@ -16,6 +16,7 @@ import numpy as np
 from codegen.bundle import LoadedBundle
 from sim.session import read_constants
 from toolchain.evaluate.scoring import F32, F64
+from toolchain.model.adapters import ADAPTER_MARK
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import InternalError
@@ -65,7 +66,19 @@ def network_of_float(model: FloatModel, context: int | None = None) -> Network:
 def network_of_quant(model: QuantModel, context: int | None = None) -> Network:
     """The weights that the integers of a quantized model stand for."""
     matrices: dict[str, Matrix] = {EMBED: model.embed, **model.linears, HEAD: model.head}
-    return _assemble(model.config, matrices, model.norms, context)
+    matrices |= {tensor.name: tensor for pair in model.adapters.values() for tensor in pair}
+    return _assemble(model.config, _with_products(matrices), model.norms, context)
+
+
+def _with_products(matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """Projections with adapters as the float matrix W + B A that they compute; others as given."""
+    found = {name: matrix for name, matrix in matrices.items() if ADAPTER_MARK not in name}
+    for name in matrices:
+        base, mark, part = name.rpartition(ADAPTER_MARK)
+        if mark and part == "a":
+            product = dense(matrices[f"{base}{mark}b"]) @ dense(matrices[name])
+            found[base] = dense(matrices[base]) + product
+    return found
 
 
 def _assemble(
@@ -113,6 +126,7 @@ def network_of_build(bundle: LoadedBundle) -> Network:
         elif op.kind is OpKind.RMSNORM:
             norms[op.id] = _plain(constants[op.inputs[1]]).astype(np.float64) * GAMMA_UNIT
             eps = op.attrs["eps"] / (program.shape.hidden * 2.0 ** (2 * program.residual_bits))
+    matrices = _with_products(matrices)
     table = _plain(constants["rope.table"]).astype(np.float64) / 16384.0
     cos, sin = np.split(table, 2, axis=1)
     return Network(
@@ -130,15 +144,18 @@ def real_of_words(words: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> F
 
 def _output_unit(program: Program, op: Op, shift: int) -> float:
     """What a requantization constant of `op` holds besides the scale of its row."""
-    role = op.role.rsplit(".", 1)[-1]
-    site = SITE_OF[role]
-    if site == "o_in":
+    base, _, part = op.role.partition(ADAPTER_MARK)
+    site = SITE_OF[base.rsplit(".", 1)[-1]]
+    if part == "b":
+        c_in = 2.0**-ACTIVATION_BITS / 127.0
+    elif site == "o_in":
         c_in = 2.0**-ACTIVATION_BITS / 127.0 / 127.0
     elif site == "down_in":
         c_in = 2.0 ** (-2 * ACTIVATION_BITS) / 127.0
     else:
         c_in = sqrt(program.shape.hidden) * GAMMA_UNIT / 127.0
-    out_bits = program.residual_bits if site in ("o_in", "down_in") else ACTIVATION_BITS
+    residual = site in ("o_in", "down_in") and part != "a"
+    out_bits = program.residual_bits if residual else ACTIVATION_BITS
     unit = c_in * 2.0**out_bits
     return unit * 127.0 * 2.0**shift if op.mode is ActMode.A16 else unit
 

@@ -25,6 +25,8 @@ from toolchain.evaluate.float_run import FloatSession
 from toolchain.evaluate.network import dense, network_of_float
 from toolchain.evaluate.scoring import F32, Ints
 from toolchain.model.checkpoint import FloatModel
+from toolchain.model.coded_settings import with_codes
+from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.group_scales import quantize_matrix
 from toolchain.model.names import EMBED, HEAD
 from toolchain.model.outline import weight_layouts
@@ -36,7 +38,7 @@ from toolchain.model.quant_settings import (
     TensorSetting,
     effective_settings,
 )
-from toolchain.model.quantize import MAX_SNR_DB, QuantTensor
+from toolchain.model.quantize import MAX_SNR_DB, QuantTensor, quantize_tensor
 from toolchain.model.sparsity import find_patterns
 
 Progress = Callable[[str], None]
@@ -93,8 +95,12 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Measure every stored matrix of `model` around the settings of `quant`.
 
-    Raises ConfigError for settings that cannot be used.
+    Raises ConfigError for settings that cannot be used, and for adapters beside integer codes.
     """
+    if model.adapters:
+        problem = Problem("the checkpoint", "adapters beside integer codes", "no adapters")
+        raise ConfigError("sensitivity changes one matrix at a time", [problem])
+    quant = with_codes(model, quant)
     settings = effective_settings(model.config, quant)
     layouts = weight_layouts(model.config, quant, find_patterns(model, quant))
     bench = _Bench(model, windows)
@@ -105,7 +111,10 @@ def measure_sensitivity(
         inputs = bench.inputs(op_id)
         effects = {}
         for bits in _widths(setting.bits):
-            weights = _quantized(bench.weights[op_id], replace(setting, bits=bits))
+            if bits == setting.bits:  # a coded matrix as it is
+                weights = dense(quantize_tensor(model, op_id, setting)[0])
+            else:
+                weights = _quantized(bench.weights[op_id], replace(setting, bits=bits))
             effects[bits] = bench.effect(op_id, weights, bits, layouts[op_id], inputs)
             if bits == setting.bits:
                 quantized[op_id] = weights

@@ -13,6 +13,7 @@ from toolchain.evaluate.perplexity import cut_windows, measure_perplexity, windo
 from toolchain.evaluate.sensitivity import measure_sensitivity
 from toolchain.evaluate.sensitivity_report import to_report
 from toolchain.model.checkpoint import load_model
+from toolchain.model.lora import base_directory
 from toolchain.model.quantize import quantize_model
 from toolchain.model.tokenizer import load_tokenizer
 from toolchain.options import BUNDLED_NAME, ModelOptions, bundled_model
@@ -34,7 +35,7 @@ def run_sensitivity(
     """
     directory = model_dir or bundled_model()
     model = load_model(directory)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(base_directory(directory))
     context = options.context or model.config.max_position_embeddings
     window = window_size(cut[0], context)
     start = next(iter(tokenizer.encode("")), None)

@@ -65,7 +65,15 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
     """The checked design that the options ask for."""
     config = subject.config
     context = config.max_position_embeddings if options.context is None else options.context
-    design = Design(config, options.quant, context, options.modes, what_if, engine=options.engine)
+    design = Design(
+        config,
+        options.quant,
+        context,
+        options.modes,
+        what_if,
+        engine=options.engine,
+        adapters=subject.adapters,
+    )
     check_design(design)
     return design
 

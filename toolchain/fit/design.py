@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from memory_planner.engines import EngineChoice, EngineWish
-from toolchain.fit.adapters import with_adapters
+from toolchain.model.adapters import with_adapters
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.matrix_storage import sparse_layout
@@ -55,8 +55,6 @@ class WhatIf:
     def estimates(self) -> list[str]:
         """Why the figures are not those of a compile; empty when they are."""
         reasons = []
-        if self.eora_rank:
-            reasons.append("EoRA adapters are not compiled")
         if self.kv_bits != RUNTIME_KV_BITS:
             reasons.append(f"the runtime's cache has {RUNTIME_KV_BITS} bits; cycles assume them")
         if self.layer_order is not None:
@@ -75,6 +73,13 @@ class Design:
     what_if: WhatIf = WhatIf()
     patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
     engine: EngineChoice = EngineChoice.AUTO
+    adapters: Mapping[str, int] = field(default_factory=dict)  # ranks found in weights, by role
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """Rank of the adapters beside the projections of the blocks, by role."""
+        rank = self.what_if.eora_rank
+        return dict.fromkeys(LINEAR_SUFFIXES, rank) if rank else self.adapters
 
     @property
     def bits(self) -> dict[str, int]:
@@ -131,8 +136,7 @@ def build_program(design: Design) -> Program:
         program = assemble_program(shape, layouts, lower, constants={})
     else:
         program = _in_order(shape, layouts, lower, order)
-    if design.what_if.eora_rank:
-        program = with_adapters(program, design.what_if.eora_rank)
+    program = with_adapters(program, design.ranks)
     return _with_kv_bits(program, design.what_if.kv_bits)
 
 

@@ -7,14 +7,18 @@ Built-in shapes are `builtin/*.json` in the layout of a Hugging Face config.json
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from toolchain.fit.options import BUNDLED
+from toolchain.model.checkpoint import load_model
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.lora import base_directory, is_adapter
+from toolchain.model.quantize import adapter_ranks_of
 
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
@@ -26,6 +30,7 @@ class Subject:
     name: str
     source: str
     config: ModelConfig
+    adapters: Mapping[str, int] = field(default_factory=dict)  # ranks by role, found beside codes
 
 
 def list_shapes() -> tuple[str, ...]:
@@ -56,7 +61,9 @@ def find_model(text: str | None) -> Subject:
         return load_shape(BUNDLED)
     path = Path(text)
     if path.exists():
-        return Subject(_name_of(path), str(path), read_config(path))
+        base = base_directory(path)
+        ranks = adapter_ranks_of(load_model(path)) if is_adapter(path) else {}
+        return Subject(_name_of(path), str(path), read_config(base), ranks)
     if text.lower() not in list_shapes():
         raise _unknown(text)
     return load_shape(text.lower())

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from toolchain.fit.adapters import ADAPTER_MARK
 from toolchain.fit.design import Design
+from toolchain.model.adapters import ADAPTER_MARK
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.names import HEAD, expected_shapes

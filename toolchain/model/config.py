@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from toolchain.model.gptq_settings import CONFIG_KEY, parse_settings, read_settings
 from toolchain.model.json_fields import FieldReader, ProblemLog, read_json_object, show
 
 MAX_HIDDEN = 1 << 16
@@ -89,10 +90,12 @@ def read_config(model_dir_or_json: Path) -> ModelConfig:
     path = model_dir_or_json
     log = ProblemLog()
     if path.is_dir():
-        if (path / "quantize_config.json").exists():
-            _refuse_quantized(log, "quantize_config.json", "a file")
+        read_settings(path, log)
         path = path / "config.json"
-    config = parse_config(read_json_object(path), log)
+        values = read_json_object(path) | {CONFIG_KEY: None}
+    else:
+        values = read_json_object(path)
+    config = parse_config(values, log)
     log.raise_if_any(f"the model configuration {path}")
     return config
 
@@ -160,13 +163,8 @@ def _refuse_variants(fields: FieldReader, log: ProblemLog, architecture: str) ->
     if layer_types is not None and not _all_full_attention(layer_types):
         fields.unsupported("layer_types", layer_types, 'null, or "full_attention" in every layer')
     _refuse_partial_rotary(fields)
-    if fields.is_set("quantization_config"):
-        _refuse_quantized(log, "quantization_config", show(fields.raw("quantization_config")))
-
-
-def _refuse_quantized(log: ProblemLog, where: str, found: str) -> None:
-    allowed = "a checkpoint in f32, f16 or bf16"
-    log.add_unsupported(where, found, allowed, "quantized checkpoints are not read yet")
+    if fields.is_set(CONFIG_KEY):
+        parse_settings(fields.raw(CONFIG_KEY), CONFIG_KEY, log)
 
 
 def _refuse_partial_rotary(fields: FieldReader) -> None:

@@ -14,6 +14,7 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
 from toolchain.model.matrix_storage import sparse_layout
@@ -163,8 +164,30 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
         rows, columns = model.embed.values.shape
         packing = packing_for_bits(model.embed.bits)
         layouts["embed"] = WeightLayout(packing, rows, columns, columns, requant=False)
+    adapters = _adapters(model, config, c_in)
     constants = _constants(model, config, norms, linears, tied)
-    return assemble_program(model.config, layouts, config, constants)
+    shifts = [linear.shift for linear in [*linears.values(), *adapters.values()]]
+    constants["linear.shift"] = np.array(shifts, np.uint8)
+    constants |= {f"{name}.weight": linear.weights for name, linear in adapters.items()}
+    program = assemble_program(model.config, layouts, config, constants)
+    return with_adapters(program, model.ranks)
+
+
+def _adapters(
+    model: QuantModel, config: LowerConfig, c_in: Mapping[str, float]
+) -> dict[str, LoweredLinear]:
+    """A and B of every adapted projection, by op id, in the order of the ops."""
+    found = {}
+    low = 2.0**-ACTIVATION_BITS / 127.0
+    for name in model.linears:
+        if name not in model.adapters:
+            continue
+        role = name.rsplit(".", 1)[-1]
+        out_bits = config.residual_bits if role in ("o_proj", "down_proj") else ACTIVATION_BITS
+        mode, (down, up) = config.mode(SITE_OF[role]), model.adapters[name]
+        found[down.name] = lower_linear(down, mode, c_in[name], ACTIVATION_BITS)
+        found[up.name] = lower_linear(up, mode, low, out_bits)
+    return found
 
 
 def _constants(
@@ -180,7 +203,6 @@ def _constants(
     constants: dict[str, WeightInts | npt.NDArray[np.generic]] = {
         "embed.weight": linears["lm_head"].weights if tied else plain,
         "embed.requant": words,
-        "linear.shift": np.array([linear.shift for linear in linears.values()], np.uint8),
         "rope.table": rope_table(model.config, config.context),
         "lut.exp2": exp2_table(),
         "lut.sigmoid": sigmoid_table(),

@@ -108,3 +108,11 @@ def first_violation(
         return None
     row, group = map(int, lacking[0])
     return row, group, int(zeros[row, group])
+
+
+def pattern_mask(weights: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_] | None:
+    """Where `weights` (n_out, n_in) are not 0, if one of PATTERNS holds in them; else None."""
+    if any(p.groups_of(weights.shape[1]) and not first_violation(weights, p) for p in PATTERNS):
+        kept: npt.NDArray[np.bool_] = weights != 0
+        return kept
+    return None

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem, QuantizationError
 from toolchain.model.matrix_storage import sparse_layout
@@ -27,6 +28,7 @@ from toolchain.model.schedule import build_schedule, build_tensors
 ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
 MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
+NO_ADAPTERS: Mapping[str, int] = MappingProxyType({})
 SITES = ("attn_in", "o_in", "mlp_in", "down_in", "head_in")
 
 
@@ -147,8 +149,12 @@ def outline_program(
     quant: QuantConfig,
     lower: LowerConfig,
     patterns: Mapping[str, Pattern] = NO_PATTERNS,
+    ranks: Mapping[str, int] = NO_ADAPTERS,
 ) -> Program:
-    """The program of a model that has no weights yet; `constants` is empty."""
+    """The program of a model that has no weights yet; `constants` is empty.
+
+    `ranks`: of the adapters beside integer codes, by role.
+    """
     check_lower_config(config, lower)
     layouts = weight_layouts(config, quant, patterns)
-    return assemble_program(config, layouts, lower, constants={})
+    return with_adapters(assemble_program(config, layouts, lower, constants={}), ranks)

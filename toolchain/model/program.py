@@ -73,6 +73,7 @@ class OpKind(StrEnum):
     RESIDUAL_ADD = "residual_add"
     SWIGLU = "swiglu"
     ARGMAX = "argmax"
+    QUANTIZE = "quantize_vector"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,29 +2,44 @@
 
 Projections get `bits` and `group_size`; embedding and head have settings of their own; overrides
 change single tensors by op id pattern. All settings are checked before any weight is read. The
-method is round-to-nearest with a clip search (group_scales.py).
+method is round-to-nearest with a clip search (group_scales.py). Matrices that the checkpoint stores
+as integer codes keep them (gptq_codes.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
+from toolchain.model.adapters import ADAPTER_BITS, ADAPTER_MARK
 from toolchain.model.checkpoint import FloatModel
+from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
-from toolchain.model.group_scales import quantize_matrix
-from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids, op_id_of
+from toolchain.model.errors import CheckpointError, Problem
+from toolchain.model.gptq_codes import CodeMatrix
+from toolchain.model.group_scales import quantize_matrix, split_groups
+from toolchain.model.names import (
+    EMBED,
+    HEAD,
+    expected_shapes,
+    hf_name_of,
+    linear_ids,
+    norm_ids,
+    op_id_of,
+)
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
+from toolchain.model.scale_multipliers import fit_scales
 from toolchain.model.sparsity import find_patterns
 
 __all__ = [
     "MAX_SNR_DB",
+    "Fidelity",
     "Override",
     "QuantConfig",
     "QuantModel",
@@ -34,6 +49,7 @@ __all__ = [
     "hf_name_of",
     "op_id_of",
     "quantize_model",
+    "quantize_tensor",
 ]
 
 MAX_SNR_DB = 200.0  # stands for an exact tensor, so that reports hold finite numbers only
@@ -69,6 +85,27 @@ class QuantModel:
     norms: Mapping[str, npt.NDArray[np.float64]]  # by op id, (hidden_size,)
     weight_snr_db: Mapping[str, float]  # by op id of each stored matrix, at most MAX_SNR_DB
     patterns: Mapping[str, Pattern]  # by op id of each matrix that is stored sparse
+    # By op id of each matrix whose integers come from the checkpoint: the largest relative change
+    # of a group's scale.
+    scale_changes: Mapping[str, float] = field(default_factory=dict)
+    # A and B by op id of the projections whose roles have adapters, beside integer codes.
+    adapters: Mapping[str, tuple[QuantTensor, QuantTensor]] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of the adapters by role; those of equal roles are equal."""
+        return {
+            op_id.partition(".")[2]: down.values.shape[0]
+            for op_id, (down, _) in self.adapters.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How well the integers stand for the weights of the checkpoint."""
+
+    snr_db: float  # at most MAX_SNR_DB
+    scale_change: float | None = None  # of a coded matrix: the largest, relative
 
 
 def quantize_model(
@@ -83,15 +120,19 @@ def quantize_model(
     ConfigError with all bad settings before any weight is read, CheckpointError for weights that
     are NaN or infinite, and what `find_patterns` raises.
     """
-    config = model.config
+    config, quant = model.config, with_codes(model, quant)
     if patterns is None:
         patterns = find_patterns(model, quant)
     tensors: dict[str, QuantTensor] = {}
     snr_db: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for op_id, setting in effective_settings(config, quant).items():
         if progress is not None:
             progress(op_id)
-        tensors[op_id], snr_db[op_id] = _quantize_tensor(model, op_id, setting)
+        tensors[op_id], fidelity = quantize_tensor(model, op_id, setting)
+        snr_db[op_id] = fidelity.snr_db
+        if fidelity.scale_change is not None:
+            changes[op_id] = fidelity.scale_change
     norms = {op_id: _read_norm(model, op_id) for op_id in norm_ids(config)}
     return QuantModel(
         config=config,
@@ -102,13 +143,87 @@ def quantize_model(
         norms=MappingProxyType(norms),
         weight_snr_db=MappingProxyType(snr_db),
         patterns=patterns,
+        scale_changes=MappingProxyType(changes),
+        adapters=MappingProxyType(_quantize_adapters(model, snr_db)),
     )
 
 
-def _quantize_tensor(
+def adapter_ranks_of(model: FloatModel) -> dict[str, int]:
+    """Rank by role, the largest of its blocks, in the order of the roles."""
+    found: dict[str, int] = {}
+    for op_id in linear_ids(model.config):
+        factors = model.adapters.get(hf_name_of(op_id))
+        role = op_id.partition(".")[2]
+        if factors is not None:
+            found[role] = max(found.get(role, 0), factors.rank)
+    return found
+
+
+def _quantize_adapters(
+    model: FloatModel, snr_db: dict[str, float]
+) -> dict[str, tuple[QuantTensor, QuantTensor]]:
+    """A and B in 8 bits of every projection of an adapted role, by op id; adds to `snr_db`.
+
+    Blocks share code, so a smaller rank, or none, becomes that of the role with zeros.
+    """
+    ranks, found = adapter_ranks_of(model), {}
+    shapes = expected_shapes(model.config)
+    for op_id in linear_ids(model.config):
+        rank = ranks.get(op_id.partition(".")[2])
+        if rank is not None:
+            name = hf_name_of(op_id)
+            rows, columns = shapes[name]
+            pair = _balanced(model, name, (rank, rows, columns))
+            down, up = (
+                _factor(f"{op_id}{ADAPTER_MARK}{part}", values, snr_db)
+                for part, values in zip("ab", pair, strict=True)
+            )
+            found[op_id] = down, up
+    return found
+
+
+def _balanced(
+    model: FloatModel, name: str, size: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A and scale * B with zeros up to the rank, rows of A near the size of the matrix' rows.
+
+    A power of two moves from one factor to the other for each of the ranks, which changes no
+    product; then A x has the size of the projection's output, whose fixed point suits it.
+    """
+    rank, rows, columns = size
+    down, up = np.zeros((rank, columns)), np.zeros((rows, rank))
+    factors = model.adapters.get(name)
+    if factors is not None:
+        down[: factors.rank] = factors.down.read()
+        up[:, : factors.rank] = factors.up.read().astype(np.float64) * factors.scale
+        wanted = math.sqrt(float(np.mean(model.stored(name).astype(np.float64) ** 2)))
+        own = np.sqrt((down**2).mean(axis=1))
+        ratio = np.where(own > 0, wanted / np.where(own > 0, own, 1.0), 1.0)
+        power = np.ldexp(1.0, np.frexp(np.where(ratio > 0, ratio, 1.0))[1])
+        down, up = down * power[:, None], up / power
+    return down.astype(np.float32), up.astype(np.float32)
+
+
+def _factor(name: str, weights: npt.NDArray[np.float32], snr_db: dict[str, float]) -> QuantTensor:
+    if not np.isfinite(weights).all():
+        problem = Problem(name, "NaN or infinite values", "finite values")
+        raise CheckpointError("an adapter is broken", [problem])
+    result = quantize_matrix(weights, ADAPTER_BITS, weights.shape[1])
+    snr_db[name] = _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
+    for array in (result.values, result.multipliers, result.scale):
+        array.setflags(write=False)
+    return QuantTensor(
+        name, result.values, ADAPTER_BITS, weights.shape[1], result.multipliers, result.scale
+    )
+
+
+def quantize_tensor(
     model: FloatModel, op_id: str, setting: TensorSetting
-) -> tuple[QuantTensor, float]:
-    """The tensor and its weight SNR in dB."""
+) -> tuple[QuantTensor, Fidelity]:
+    """One matrix as integers; those of a coded one are its codes, and `setting` must be theirs."""
+    code = model.codes.get(hf_name_of(op_id))
+    if code is not None:
+        return _take_codes(op_id, code.read(), setting)
     weights = model.load(hf_name_of(op_id))
     n_in = weights.shape[1]
     group_size = n_in if setting.group_size == -1 else min(setting.group_size, n_in)
@@ -118,7 +233,24 @@ def _quantize_tensor(
     tensor = QuantTensor(
         op_id, result.values, setting.bits, group_size, result.multipliers, result.scale
     )
-    return tensor, _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
+    power, error = float(result.power.sum()), float(result.squared_error.sum())
+    return tensor, Fidelity(_snr_db(power, error))
+
+
+def _take_codes(
+    op_id: str, matrix: CodeMatrix, setting: TensorSetting
+) -> tuple[QuantTensor, Fidelity]:
+    """The integers as they are; only the scales of groups are approximated."""
+    squares = split_groups(matrix.values.astype(np.float32), matrix.group_size) ** 2
+    scales = fit_scales(matrix.scales.astype(np.float64), squares.sum(axis=2))
+    values = matrix.values.astype(np.int8)
+    for array in (values, scales.multipliers, scales.scale):
+        array.setflags(write=False)
+    tensor = QuantTensor(
+        op_id, values, setting.bits, matrix.group_size, scales.multipliers, scales.scale
+    )
+    snr_db = _snr_db(scales.power, scales.squared_error)
+    return tensor, Fidelity(snr_db, scales.largest_change)
 
 
 def _snr_db(power: float, squared_error: float) -> float:

@@ -23,6 +23,7 @@ from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.json_fields import ProblemLog, parse_json_object, show
 
 FLOAT_SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per element
+SIZES = FLOAT_SIZES | {"I32": 4}  # integers: the packed codes of quantized matrices
 MAX_HEADER_SIZE = 16 << 20  # bytes; 512 layers need about 1 MiB
 _PREFIX_SIZE = 8
 
@@ -32,7 +33,7 @@ class TensorRef:
     """Where one tensor lies: `size` bytes at `offset` from the start of `file`."""
 
     file: Path
-    dtype: str  # a key of FLOAT_SIZES
+    dtype: str  # a key of SIZES
     shape: tuple[int, ...]
     offset: int
     size: int
@@ -48,7 +49,7 @@ class TensorRef:
             raise CheckpointError("a weight file changed while it was read", [problem]) from error
 
     def read(self) -> npt.NDArray[np.float32]:
-        """The values as a float32 copy, C-contiguous; f16 and bf16 widen exactly."""
+        """Floats as a float32 copy, C-contiguous; f16 and bf16 widen exactly."""
         raw = self.raw()
         if self.dtype == "BF16":
             # bfloat16 is the upper half of a float32.
@@ -113,10 +114,10 @@ def _parse_entry(
     if begin > end:
         log.add_broken(where, f"data_offsets {show(span)}", "begin not after end")
         return None
-    if dtype not in FLOAT_SIZES:
+    if dtype not in SIZES:
         log.add_unsupported(where, f"dtype {show(dtype)}", f"one of {', '.join(FLOAT_SIZES)}")
-    elif end - begin != math.prod(shape) * FLOAT_SIZES[dtype]:
-        needed = f"{math.prod(shape) * FLOAT_SIZES[dtype]} bytes for {dtype} {show(shape)}"
+    elif end - begin != math.prod(shape) * SIZES[dtype]:
+        needed = f"{math.prod(shape) * SIZES[dtype]} bytes for {dtype} {show(shape)}"
         log.add_broken(where, f"{end - begin} bytes", needed)
     return TensorRef(path, dtype, tuple(shape), data_start + begin, end - begin)
 

@@ -44,7 +44,7 @@ def find_patterns(model: FloatModel, quant: QuantConfig) -> Mapping[str, Pattern
     for op_id, rule in rules.items():
         if not rule.patterns:
             continue
-        weights = model.load(hf_name_of(op_id))
+        weights = model.stored(hf_name_of(op_id))
         if rule.required:
             problems += _violations(op_id, weights, rule.patterns)
         holding = (pattern for pattern in rule.patterns if _holds(weights, pattern))

@@ -29,10 +29,22 @@ def build_reports(quant: QuantModel, outcome: Outcome, profile: Profile) -> dict
     }
 
 
+def _origin(quant: QuantModel, op_id: str) -> Json:
+    """Of a matrix whose integers are those of the checkpoint: what happened to its scales."""
+    if op_id not in quant.scale_changes:
+        return {}
+    return {
+        "integers": "checkpoint",
+        "scale_change_max": float(f"{quant.scale_changes[op_id]:.3g}"),
+    }
+
+
 def quantization_report(quant: QuantModel, program: Program) -> Json:
     """Per stored matrix: setting, packing, bytes, and the signal-to-noise ratio of its weights."""
     tensors = []
-    for name, tensor in {"embed": quant.embed, **quant.linears, "lm_head": quant.head}.items():
+    adapters = {each.name: each for pair in quant.adapters.values() for each in pair}
+    matrices = {"embed": quant.embed, **quant.linears, **adapters, "lm_head": quant.head}
+    for name, tensor in matrices.items():
         spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
         if spec is None or not isinstance(
             spec.layout, WeightLayout | EngineLayout
@@ -50,6 +62,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "bytes": spec.size + beside,
                 "scale_bytes": spec.scale_size + (table.scale_size if beside and table else 0),
                 "snr_db": round(quant.weight_snr_db[tensor.name], 2),
+                **_origin(quant, tensor.name),
             }
         )
     sites = {op.role: op.mode.value for op in program.ops if op.mode is not None}

@@ -127,6 +127,12 @@ void edgec_attention_merge_s16(const edgec_worker *worker, const int32_t *acc, c
 /* r[n] = saturate(r + y). */
 void edgec_residual_add(const edgec_worker *worker, const int32_t *y, uint32_t n, int32_t *r);
 
+/* Quantizes x[n] as one vector. */
+void edgec_quantize_vector_s8(const edgec_worker *worker, const int32_t *x, uint32_t n, int8_t *q,
+                              int32_t *scale);
+void edgec_quantize_vector_s16(const edgec_worker *worker, const int32_t *x, uint32_t n, int16_t *q,
+                               int32_t *scale);
+
 /* silu(gate) * up, quantized. sigmoid: 257 entries of round(2^15 / (1 + exp(-i/16))).
  * scratch: int32 [n]. */
 void edgec_swiglu_s8(const edgec_worker *worker, const int32_t *gate, const int32_t *up,

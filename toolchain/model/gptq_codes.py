@@ -1,0 +1,190 @@
+"""Integer codes of GPTQ checkpoints: qweight, qzeros, scales and g_idx of one matrix.
+
+A weight is scale * (code - zero). The codes of an output are a stream of bits along the inputs that
+begins at bit 0 of word 0, and so are the zero points of a group along the outputs; `gptq` stores
+zero - 1, `gptq_v2` zero itself. Codes and zero points are taken over as they are: what is compiled
+are the integers code - zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from toolchain.model.errors import CheckpointError, Problem
+from toolchain.model.gptq_settings import V1
+from toolchain.model.safetensors_file import TensorRef
+
+PARTS = ("qweight", "qzeros", "scales")
+OPTIONAL_PARTS = ("g_idx", "bias")
+WORD_BITS = 32
+FEWEST_BITS, MOST_BITS = 2, 8  # of code - zero, as the kernels store it
+_CHUNK_FIELDS = 1 << 22
+
+I32 = npt.NDArray[np.int32]
+Codes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodeMatrix:
+    """One quantized matrix: weight = values * scales of its group."""
+
+    values: npt.NDArray[np.int16]  # code - zero, (n_out, n_in), -255..255
+    scales: npt.NDArray[np.float32]  # as stored, (n_out, n_groups), >= 0
+    group_size: int
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """(n_out, n_in); exact, since a float16 times 9 bits fits a float32."""
+        scales = np.repeat(self.scales, self.group_size, axis=1)[:, : self.values.shape[1]]
+        return self.values.astype(np.float32) * scales
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRef:
+    """Where the parts of a matrix lie, checked against its shape by `check_shapes`."""
+
+    module: str  # name without ".weight"
+    shape: tuple[int, int]  # (n_out, n_in)
+    bits: int
+    group_size: int  # 1..n_in
+    version: str
+    parts: dict[str, TensorRef]
+
+    @property
+    def groups(self) -> int:
+        """Scales per output."""
+        return -(-self.shape[1] // self.group_size)
+
+    def read(self) -> CodeMatrix:
+        """The integers and scales; raises CheckpointError for scales that are no scales."""
+        scales = np.ascontiguousarray(self.parts["scales"].read().T)
+        bad = ~np.isfinite(scales) | (scales < 0)
+        if bad.any():
+            found = f"{int(bad.sum())} negative, NaN or infinite values"
+            problem = Problem(f"tensor {self.module}.scales", found, "finite values of at least 0")
+            raise CheckpointError("the scales of a quantized matrix are broken", [problem])
+        codes = unpack_fields(self.words("qweight").T, self.bits, self.shape[1])
+        zeros = np.repeat(self.zeros(), self.group_size, axis=1)[:, : self.shape[1]]
+        values = codes.astype(np.int16) - zeros
+        # A scale of 0 makes the weights 0, whatever the codes are.
+        dead = np.repeat(scales == 0, self.group_size, axis=1)[:, : self.shape[1]]
+        values[dead] = 0
+        return CodeMatrix(values, scales, self.group_size)
+
+    def zeros(self) -> npt.NDArray[np.int16]:
+        """Zero points, (n_out, n_groups)."""
+        stored = unpack_fields(self.words("qzeros"), self.bits, self.shape[0]).T.astype(np.int16)
+        return stored + (1 if self.version == V1 else 0)
+
+    def words(self, part: str) -> I32:
+        """A stored array of words."""
+        ref = self.parts[part]
+        return ref.raw().view(np.ndarray).view("<i4").reshape(ref.shape)
+
+    def is_symmetric(self) -> bool:
+        """Whether every zero point is in the middle of the codes."""
+        return bool((self.zeros() == 1 << (self.bits - 1)).all())
+
+    def stored_bits(self) -> int | None:
+        """Bits of the narrowest signed integer that holds every code - zero; None beyond 8.
+
+        With zero points in the middle, the bits of the codes.
+        """
+        if self.is_symmetric():
+            return self.bits
+        values = self.read().values
+        low, high = int(values.min()), int(values.max())
+        widths = range(FEWEST_BITS, MOST_BITS + 1)
+        fits = (b for b in widths if -(1 << (b - 1)) <= low and high < 1 << (b - 1))
+        return next(fits, None)
+
+
+def check_shapes(ref: CodeRef) -> Iterator[Problem]:
+    """What contradicts the shape of the matrix, its bits and its groups."""
+    rows, columns = ref.shape
+    words = {_words(columns, ref.bits), _words(-(-columns // WORD_BITS) * WORD_BITS, ref.bits)}
+    zeros = {_words(rows, ref.bits), _words(-(-rows // WORD_BITS) * WORD_BITS, ref.bits)}
+    wanted: dict[str, tuple[str | None, set[tuple[int, ...]]]] = {
+        "qweight": ("I32", {(n, rows) for n in words}),
+        "qzeros": ("I32", {(ref.groups, n) for n in zeros}),
+        "scales": (None, {(ref.groups, rows)}),
+        "g_idx": ("I32", {(columns,)}),
+        "bias": (None, {(rows,)}),
+    }
+    for part, (dtype, shapes) in wanted.items():
+        found = ref.parts.get(part)
+        if found is None:
+            if part in PARTS:
+                yield Problem(f"tensor {ref.module}.{part}", "nothing", _shown(shapes))
+            continue
+        right = found.dtype == dtype if dtype else found.dtype != "I32"
+        if found.shape not in shapes or not right:
+            settings = f"{ref.bits} bits in groups of {ref.group_size}"
+            allowed = f"{dtype or 'floats of'} {_shown(shapes)} for {settings}"
+            where = f"tensor {ref.module}.{part}"
+            yield Problem(where, f"{found.dtype} {list(found.shape)}", allowed)
+
+
+def check_contents(ref: CodeRef) -> Iterator[Problem]:
+    """What is well-formed but has no exact integer program, or no meaning that writers agree on."""
+    columns = ref.shape[1]
+    if "g_idx" in ref.parts and ref.groups > 1:
+        order = ref.words("g_idx")
+        in_order = np.arange(columns) // ref.group_size
+        if not np.array_equal(order, in_order):
+            moved = int(np.count_nonzero(order != in_order))
+            yield Problem(
+                f"{ref.module}.g_idx",
+                f"{moved} of {columns} inputs outside the group of their place (desc_act)",
+                "groups of consecutive inputs",
+                "quantize with desc_act=False (static groups), or with group size -1, whose order "
+                "does not matter",
+            )
+    if "bias" in ref.parts and ref.parts["bias"].read().any():
+        yield Problem(f"{ref.module}.bias", "values other than 0", "no bias")
+    if ref.version == V1:
+        stored = unpack_fields(ref.words("qzeros"), ref.bits, ref.shape[0])
+        if (stored == (1 << ref.bits) - 1).any():
+            yield Problem(
+                f"{ref.module}.qzeros",
+                f"stored zero points of {(1 << ref.bits) - 1} in format gptq, which stand for "
+                f"0 or {1 << ref.bits} depending on the writer",
+                "a smaller value, or format gptq_v2",
+                "save the checkpoint in format gptq_v2",
+            )
+            return
+    if ref.stored_bits() is None:
+        yield Problem(
+            ref.module,
+            f"zero points off the middle: code - zero exceeds {MOST_BITS} bits",
+            "-128..127",
+            "quantize with sym=True, or with 4 bits",
+        )
+
+
+def unpack_fields(words: I32, bits: int, count: int) -> Codes:
+    """The first `count` fields of every row of a stream of words: uint8 (rows, count)."""
+    raw = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        fields = (raw[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+        return np.ascontiguousarray(fields.reshape(len(raw), -1)[:, :count])
+    rows = max(1, _CHUNK_FIELDS // max(count, 1))
+    pieces = [_spread(raw[at : at + rows], bits, count) for at in range(0, len(raw), rows)]
+    return np.concatenate(pieces)
+
+
+def _spread(raw: Codes, bits: int, count: int) -> Codes:
+    stream = np.unpackbits(raw, axis=1, count=count * bits, bitorder="little")
+    return np.packbits(stream.reshape(len(raw), count, bits), axis=2, bitorder="little")[:, :, 0]
+
+
+def _words(fields: int, bits: int) -> int:
+    return -(-fields * bits // WORD_BITS)
+
+
+def _shown(shapes: set[tuple[int, ...]]) -> str:
+    return " or ".join(str(list(shape)) for shape in sorted(shapes))
