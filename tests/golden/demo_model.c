@@ -153,6 +153,7 @@ static const demo_attention_params ATTENTION = {
 /* One call of demo_step on one core: the core, the position, and typed pointers to all constants
  * and buffers. Buffers share memory where the plan has proven that they are never needed together. */
 typedef struct step {
+    demo_context own; /* a copy: the caller's may lie where cores read slowly */
     const demo_context *context;
     demo_worker worker;
     uint32_t position;
@@ -219,7 +220,9 @@ static demo_worker worker_of(const demo_context *context, const demo_core *core)
     return worker;
 }
 
-static void begin_step(step *s, const demo_context *context, const demo_worker *worker) {
+static void begin_step(step *s, const demo_context *callers, const demo_worker *worker) {
+    const demo_context *const context = &s->own;
+    s->own = *callers;
     s->context = context;
     s->worker = *worker;
     s->position = context->position;

@@ -30,7 +30,7 @@ def test_siracusa_memory_map() -> None:
         "l1": (0x1000_0000, 256 << 10, 8),
         "hyperram": (0x8000_0000, 64 << 20, 32),
     }
-    assert target.region("l1").reserved == 8 + 9 * 2048
+    assert target.region("l1").reserved == 8 + 9 * 2048 + 8192
     assert target.region("mram").reserved == 32
     assert target.cores == 8
     assert target.link("tile_sram").max_transfer < 128 << 10
@@ -200,7 +200,7 @@ def test_two_readings_of_a_file() -> None:
     assert [set(each) for each in rates] == [{0.5556}, {0.2778}]
     assert slower.regions == target.regions
     assert target.constants["costs.contention"].read(Reading.CONSERVATIVE) == 1.2
-    assert target.constants["costs.rmsnorm"].read(Reading.CONSERVATIVE) == 28.6
+    assert target.constants["costs.rmsnorm"].read(Reading.CONSERVATIVE) == 47.5
 
 
 def test_a_narrowed_target_keeps_its_readings() -> None:

@@ -1,24 +1,24 @@
-"""Every figure that was measured on the SoC's simulator against the formulas: within a tenth.
+"""Figures that were measured on the SoC's simulator against the formulas.
 
-DMA transfers and kernels in plain C; programming and polling are part of a transfer, requantization
-is not part of the matrix-vector product.
+DMA transfers and a matrix-vector product in plain C within a tenth; programming and polling are
+part of a transfer, requantization is not part of the product. Whole tokens of the port.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from memory_planner.planner import plan_memory
-from memory_planner.target import TargetSpec
+from codegen.bundle_read import load_bundle
+from codegen.bundle_write import write_bundle
+from memory_planner.engines import EngineChoice
 from memory_planner.target_file import load_target
 from memory_planner.tile_time import record_cycles, transfer_cycles
-from sim.cycle_model import reduction_cycles
 from sim.latency import estimate
-from tests.memory_planner.toy import toy_program
 from toolchain.model.packing import Packing, WeightLayout
-from toolchain.model.program import ProgramShape
+from toolchain.options import bundled_model
+from toolchain.pipeline import CompileOptions, compile_model
 
 SIRACUSA = load_target("siracusa")
 COSTS = SIRACUSA.costs
@@ -33,23 +33,10 @@ TRANSFERS = [
     ("tile_sram", 32768, 4147),
 ]
 LOADS = [("l1", 5.8), ("mram", 9.5), ("tile_sram", 9.5), ("l2", 19.5)]
-REDUCTIONS = [
-    ("quantize", COSTS.quantize, 1, 9250),
-    ("quantize", COSTS.quantize, 8, 1246),
-    ("rmsnorm", COSTS.rmsnorm, 1, 14650),
-    ("rmsnorm", COSTS.rmsnorm, 8, 1920),
-]
 
 
 def within_a_tenth(value: float) -> object:
     return pytest.approx(value, rel=0.1)
-
-
-def in_fast_memory(cores: int) -> TargetSpec:
-    """Siracusa with all data where the kernels were measured."""
-    load = SIRACUSA.region("l1").load_cycles
-    regions = tuple(replace(region, load_cycles=load) for region in SIRACUSA.regions)
-    return replace(SIRACUSA, regions=regions, cores=cores)
 
 
 @pytest.mark.parametrize(("source", "size", "cycles"), TRANSFERS)
@@ -70,45 +57,38 @@ def test_matrix_vector_product(cores: int, cycles: int) -> None:
     assert records * record_cycles(SIRACUSA, layout) == within_a_tenth(cycles)
 
 
-@pytest.mark.parametrize(("kernel", "cost", "cores", "cycles"), REDUCTIONS)
-def test_vector_of_512_with_a_reduction(kernel: str, cost: float, cores: int, cycles: int) -> None:
-    assert reduction_cycles(COSTS, cost, 512, cores) == within_a_tenth(cycles), kernel
+# Vector kernels in plain C, in isolation, 512 elements on one core, took 9250 cycles
+# (quantization), 14650 (RMSNorm), 5170 (residual), 5400 (softmax of 128). The constants of the target describe the
+# port's kernels inside a token, cold code included: they are held against whole tokens.
+# Bundled model, position 1, on the GVSoC siracusa model: cycles by kind of op, all layers.
+BUNDLED = {
+    "linear": 356_917,
+    "rmsnorm": 25_588,
+    "rope": 10_488,
+    "kv_append": 17_510,
+    "attention": 18_160,
+    "attention_merge": 9_771,
+    "residual_add": 4_024,
+    "swiglu": 26_084,
+}
 
 
-@pytest.mark.parametrize(("cores", "cycles"), [(1, 5170), (8, 640)])
-def test_residual_add_of_512(cores: int, cycles: int) -> None:
-    assert COSTS.residual_add * 512 / cores == within_a_tenth(cycles)
-
-
-def test_softmax_of_128() -> None:
-    """On one core; a row on each core, per row; one row over all cores with two reductions."""
-    row = 128 * COSTS.attention_score
-    assert row == within_a_tenth(5400)
-    assert row / 8 == within_a_tenth(659)
-    split = row / 8 + 2 * COSTS.reduction + COSTS.barrier
-    assert split == within_a_tenth(979)
+def test_token_of_the_bundled_model(tmp_path: Path) -> None:
+    """Within a tenth in total and a fifth by kind of op, linears on the engine."""
+    options = CompileOptions(engine=EngineChoice.NEUREKA)
+    compiled = compile_model(bundled_model(), "siracusa", options, lambda _: None)
+    write_bundle(compiled.bundle, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    ops = estimate(bundle.program, bundle.plan, bundle.target, 1).ops
+    for kind, measured in BUNDLED.items():
+        modelled = sum(op.total_cycles for op in ops if op.kind == kind)
+        assert modelled == pytest.approx(measured, rel=0.2), kind
+    total = sum(op.total_cycles for op in ops if op.kind in BUNDLED)
+    assert total == within_a_tenth(sum(BUNDLED.values()))
 
 
 def test_barrier_is_within_the_measured_range() -> None:
     assert 10 <= COSTS.barrier <= 28
-
-
-@pytest.mark.parametrize("cores", [1, 8])
-@pytest.mark.parametrize(
-    ("kind", "role", "cycles"),
-    [
-        ("rmsnorm", "attn.norm", {1: 14650, 8: 1920}),
-        ("residual_add", "attn.residual", {1: 5170, 8: 640}),
-    ],
-)
-def test_ops_of_a_program(kind: str, role: str, cycles: dict[int, int], cores: int) -> None:
-    """The same kernels through the whole estimate; the barrier comes after the kernel."""
-    target = in_fast_memory(cores)
-    program = toy_program(ProgramShape(512, 512, 1, 8, 8, 64, 64, 16))
-    report = estimate(program, plan_memory(program, target), target, 10)
-    op = next(each for each in report.ops if each.id == f"l00.{role}")
-    assert op.kind == kind
-    assert op.total_cycles - COSTS.op_end == within_a_tenth(cycles[cores])
 
 
 def test_conservative_reading_is_the_slower_one() -> None:
