@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, KINDS, SIZES, quantized, vector
+from tests.c.data import CORES, KINDS, SIZES, int_type, quantized, suffix, vector
 from tests.c.runtime import Guarded, Runtime
 from toolchain.model.lower import sigmoid_table
 from toolchain.model.program import ActMode
@@ -93,3 +93,20 @@ def test_argmax_takes_the_lowest_of_equals(runtime: Runtime, cores: int) -> None
     best = np.full(1, -1, np.int32)
     runtime.run(cores, "edgec_argmax", tied, 7, best)
     assert best[0] == 1
+
+
+@TEAMS
+@MODES
+def test_quantize_vector(runtime: Runtime, cores: int, mode: ActMode) -> None:
+    for n in (1, 2, 7, 40):
+        for magnitude in (0, 1, 13, 14, 15, 16, 31):
+            bound = 2**magnitude
+            x = np.random.default_rng(n).integers(-bound + 1, bound, n).astype(np.int32)
+            x[-1] = bound - 1
+            guarded = Guarded()
+            q, scale = guarded.array(n, int_type(mode)), guarded.array(2, np.int32)
+            runtime.run(cores, f"edgec_quantize_vector_{suffix(mode)}", x, n, q, scale)
+            guarded.check()
+            want_q, want_scale = ops.quantize_vector(x[None].astype(np.int64), mode)
+            assert q.tolist() == want_q[0].tolist()
+            assert scale.tolist() == want_scale[0].tolist()

@@ -17,6 +17,7 @@ from toolchain.evaluate.session_model import SessionModel, model_of_build
 from toolchain.model.checkpoint import load_model
 from toolchain.model.errors import CheckpointError, ConfigError, Problem, ToolError
 from toolchain.model.json_fields import read_json_object
+from toolchain.model.lora import base_directory
 from toolchain.model.tokenizer import (
     TOKENIZER_CONFIG,
     TOKENIZER_FILE,
@@ -92,7 +93,7 @@ def _open_numpy(directory: Path, name: str) -> Subject:
     network = network_of_float(load_model(directory))
     session = FloatSession(network)
     model = SessionModel(session, session.context)
-    tokenizer, eos = _read_tokenizer(directory)
+    tokenizer, eos = _read_tokenizer(directory, base_directory(directory))
     return Subject(name, "checkpoint", "NumPy float32", model, tokenizer, eos)
 
 

@@ -32,7 +32,7 @@ COLOURS = (
     Colour("#4b5563", LIGHT, ("stacks", "argmax")),
     Colour("#8b95a1", DARK, ("code", "embed")),
     Colour("#b7bec6", DARK, ("reserved", "stream", "wait")),
-    Colour("#7a5195", LIGHT, ("headers",)),
+    Colour("#7a5195", LIGHT, ("headers", "quantize_vector")),
     Colour("#d9c7a3", DARK, ("padding",)),
     Colour("#08306b", LIGHT, ("shade0",)),
     Colour("#2171b5", LIGHT, ("shade1",)),
