@@ -211,6 +211,6 @@ def test_costs_of_one_linear(model: Lowered) -> None:
     cost = engine_cost(layout, 1, SIRACUSA)
     assert (layout.channels, layout.input_channels) == (22, 22)
     assert cost.engine == 12 + 2 + (6 + 15 + 6 + 22 * 4 + 8) + 3 * 3
-    assert cost.stage == 8 * 8
-    assert cost.finish == 8 * (25 + 6)
+    assert cost.stage == 766 + 8 * 7
+    assert cost.finish == 150 + 8 * (40 + 11.5)
     assert core_cycles(WeightLayout(Packing.NIBBLE, 64, 64, 64), SIRACUSA) > cost.cycles
