@@ -105,6 +105,8 @@ class _Search:
         self.variants = _state_variants(program, target)
         self.sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
         self.arenas: dict[tuple[frozenset[str], int], Arenas] = {}
+        rooms = [target.region(name) for name in target.placement["weights"]]
+        self.room = sum(room.size - room.reserved for room in rooms)  # were there nothing else
 
     def first(self, order: Sequence[str], limit: int | None) -> tuple[int, Outside] | None:
         """The first placement in which all has room, with less than `limit` bytes outside."""
@@ -115,6 +117,8 @@ class _Search:
             outside = sum(self.sizes[name] for name in names)
             if limit is not None and outside >= limit:
                 return None
+            if total - outside > self.room:
+                continue
             weights = OffChipWeights(self.program, self.target, names, self.read)
             for index in range(len(self.variants)):
                 found = _Attempt(weights, self._arenas(names, index), total - outside).find()
