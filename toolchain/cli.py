@@ -91,28 +91,34 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+# What every command that quantizes takes.
+QUANT_OPTIONS = (
+    click.option("--bits", type=int, default=4, show_default=True, help="Of the projections."),
+    click.option(
+        "--group-size",
+        type=int,
+        default=32,
+        show_default=True,
+        help="Inputs that share a scale; -1: one scale per output channel.",
+    ),
+    click.option("--embed-bits", type=int, help="Of the embedding.  [default: 8]"),
+    click.option("--head-bits", type=int, help="Of lm_head.  [default: as the embedding]"),
+    click.option(
+        "--layer",
+        "layers",
+        multiple=True,
+        metavar="PATTERN=BITS[:GROUP]",
+        help="Other bits (and group size) for the op ids that match; may be repeated.",
+    ),
+    click.option("--context", type=int, help="Positions of the KV cache.  [default: trained]"),
+)
+
+
 def model_options(command: Command) -> Command:
     """Adds what `compile` and `fit` share: target, bits, groups, context, activation widths."""
     options = [
         click.option("--target", default="siracusa", show_default=True, help="Name or TOML file."),
-        click.option("--bits", type=int, default=4, show_default=True, help="Of the projections."),
-        click.option(
-            "--group-size",
-            type=int,
-            default=32,
-            show_default=True,
-            help="Inputs that share a scale; -1: one scale per output channel.",
-        ),
-        click.option("--embed-bits", type=int, help="Of the embedding.  [default: 8]"),
-        click.option("--head-bits", type=int, help="Of lm_head.  [default: as the embedding]"),
-        click.option(
-            "--layer",
-            "layers",
-            multiple=True,
-            metavar="PATTERN=BITS[:GROUP]",
-            help="Other bits (and group size) for the op ids that match; may be repeated.",
-        ),
-        click.option("--context", type=int, help="Positions of the KV cache.  [default: trained]"),
+        *QUANT_OPTIONS,
         click.option(
             "--activations",
             default="a16",

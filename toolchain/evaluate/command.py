@@ -13,31 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolchain.cli import json_option, print_json, read_model_options
+from toolchain.cli import QUANT_OPTIONS, json_option, print_json, read_model_options
 
 if TYPE_CHECKING:
     from toolchain.options import ModelOptions
 
 Command = Callable[..., None]
-QUANT_OPTIONS = (
-    click.option("--bits", type=int, default=4, show_default=True, help="Of the projections."),
-    click.option(
-        "--group-size",
-        type=int,
-        default=32,
-        show_default=True,
-        help="Inputs that share a scale; -1: one scale per output channel.",
-    ),
-    click.option("--embed-bits", type=int, help="Of the embedding.  [default: 8]"),
-    click.option("--head-bits", type=int, help="Of lm_head.  [default: as the embedding]"),
-    click.option(
-        "--layer",
-        "layers",
-        multiple=True,
-        metavar="PATTERN=BITS[:GROUP]",
-        help="Other bits (and group size) for the op ids that match; may be repeated.",
-    ),
-    click.option("--context", type=int, help="Positions of the KV cache.  [default: trained]"),
+NETWORK_OPTIONS = (
+    *QUANT_OPTIONS,
     click.option(
         "--activations", default="a16", show_default=True, help="Of the integer run, as in compile."
     ),
@@ -55,7 +38,7 @@ QUANT_NAMES = (
 
 def quant_options(command: Command) -> Command:
     """Adds the settings of a quantization, those of `edgec compile` without a target."""
-    for option in reversed(QUANT_OPTIONS):
+    for option in reversed(NETWORK_OPTIONS):
         command = option(command)
     return command
 
