@@ -244,5 +244,9 @@ def test_cmake_builds_the_port(engine_bundle: LoadedBundle, chip: Path, tmp_path
     for step in (made, [cmake, "--build", str(tmp_path)]):
         result = run_program(step)
         assert result.exit_code == 0, result.output.decode() + result.errors
-    result = run_program([str(chip), str(tmp_path / "tiny_runner")])
+    runner = tmp_path / "tiny_runner"
+    result = run_program([str(chip), str(runner)])
     assert (result.exit_code, len(read_dump(result.output).steps)) == (0, 5)
+    assert ".tables" in {section.name for section in read_image(runner).sections}
+    commands = run_program([cmake, "--build", str(tmp_path), "--clean-first", "-v"]).output
+    assert b"-DTINY_XPULP=1" in commands
