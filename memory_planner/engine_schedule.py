@@ -94,13 +94,15 @@ class _Run:
         layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
         assert layout is not None
         tables: list[Span] = []
-        if not self.jobs:
+        staging = not self.jobs
+        if staging:
             self._work("stage the vector", stage_cycles(layout.engine_columns, self.target))
         self._move(how, tables, begin)
         for piece in linear.pieces:
             self._piece(piece, op, layout, how, tables)
-        costs = self.target.costs
-        self._work("meet", costs.op_end("linear") - costs.barrier)
+        costs, counted = self.target.costs, self.engine.piece_cycles * len(linear.pieces)
+        counted += self.engine.start_cycles if staging else 0.0
+        self._work("meet", costs.op_end("linear", counted) - costs.barrier)
         span = Span(begin, self.now)
         jobs = tuple(self.jobs[first : self.done])
         return LinearTimes(op.id, span, tuple(self.phases), tuple(tables), jobs)

@@ -140,12 +140,17 @@ class Costs:
     reduction: float  # serial part of an op that reduces over all cores
     barrier: float  # all cores arriving together
     sparse: SparseCosts
-    cold_code: float = 0.0  # instruction fetches of an op whose code is not in the cache
-    fixed: Mapping[str, float] = field(default_factory=dict)  # by kind of op: calls, descriptors
+    cold_code: float = 0.0  # least cycles of an op beside its work: code that no cache holds
+    # By kind of op: calls, descriptors, and what of its code the instruction cache had lost.
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
-    def op_end(self, kind: str) -> float:
-        """Cycles of an op of this kind that belong to no unit of work."""
-        return self.barrier + self.cold_code + self.fixed.get(kind, 0.0)
+    def op_end(self, kind: str, counted: float = 0.0) -> float:
+        """Cycles of an op of this kind that belong to no unit of work, its last barrier included.
+
+        What was measured as fixed has fetches of code in it, so `cold_code` is not added to it: it
+        is what an op costs at least. `counted` are cycles of its start that the caller adds.
+        """
+        return self.barrier + max(self.fixed.get(kind, 0.0), self.cold_code - counted)
 
 
 @dataclass(frozen=True, slots=True)
