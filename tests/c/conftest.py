@@ -1,4 +1,4 @@
-"""The compiled runtime, once per run; test_sanitized.py asks for it with sanitizers."""
+"""The compiled runtime, once per run; other modules ask for it with sanitizers or for RV32."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import os
 
 import pytest
 
-from tests.c.data import SANITIZED
+from tests.c.core_runtime import CoreRuntime
+from tests.c.data import ON_CORE, SANITIZED
 from tests.c.runtime import Runtime, build_library
+from toolchain.c_tools import find_rv32_compiler
 
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 @pytest.fixture(scope="session")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime | CoreRuntime:
+    directory = tmp_path_factory.mktemp("runtime")
+    if os.environ.get(ON_CORE):
+        return CoreRuntime(directory, find_rv32_compiler(), *os.environ[ON_CORE].split())
     flags = SANITIZERS if os.environ.get(SANITIZED) else ("-O2",)
-    return Runtime(build_library(tmp_path_factory.mktemp("runtime"), flags))
+    return Runtime(build_library(directory, flags))

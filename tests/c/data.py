@@ -13,8 +13,10 @@ from toolchain.model.program import ActMode
 
 INT32_MAX = 2**31 - 1
 SIZES = (1, 2, 3, 6, 64, 97, 100)
-SANITIZED = "EDGEC_TEST_SANITIZED"  # environment variable: test with sanitizers, which are slow
-CORES = (3,) if os.environ.get(SANITIZED) else (1, 3, 8)
+# Environment variables: test with sanitizers, or on the model of a core with these compiler flags.
+# Both are slow.
+SANITIZED, ON_CORE = "EDGEC_TEST_SANITIZED", "EDGEC_TEST_ON_CORE"
+CORES = (3,) if os.environ.get(SANITIZED) or os.environ.get(ON_CORE) else (1, 3, 8)
 
 Vector = npt.NDArray[np.int32]
 KINDS = ("zeros", "one", "outlier", "extremes", "minimum", "small", "medium", "large")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import weakref
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_int32, c_uint32, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -90,11 +91,15 @@ ENTRY = ctypes.CFUNCTYPE(None, POINTER(Worker), c_void_p)
 
 
 class Runtime:
-    """A compiled runtime."""
+    """A runtime compiled for this machine."""
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
         self.library.edgec_crc32.restype = c_uint32
+
+    def function(self, name: str) -> Any:
+        """A function's address, as an argument of another one."""
+        return ctypes.cast(getattr(self.library, name), c_void_p)
 
     def run(self, cores: int, kernel: str, *arguments: Any) -> None:
         """Call `kernel` on every core of a team; arrays are passed as pointers."""
@@ -125,18 +130,26 @@ def pointer(value: AnyArray) -> c_void_p:
 
 
 class Guarded:
-    """Output arrays between canaries, so that a kernel that writes beside its output is caught."""
+    """Output arrays between canaries, so that a kernel that writes beside its output is caught.
+
+    `known`: those that still exist, by address.
+    """
 
     PAD = 64
+    known: ClassVar[weakref.WeakValueDictionary[int, AnyArray]] = weakref.WeakValueDictionary()
 
     def __init__(self) -> None:
         self._whole: list[npt.NDArray[np.uint8]] = []
+        self._arrays: list[AnyArray] = []
 
     def array(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> AnyArray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         whole = np.full(size + 2 * self.PAD, 0x5A, np.uint8)
         self._whole.append(whole)
-        return whole[self.PAD : self.PAD + size].view(dtype).reshape(shape)
+        inside = whole[self.PAD : self.PAD + size].view(dtype).reshape(shape)
+        self._arrays.append(inside)
+        self.known[inside.ctypes.data] = inside
+        return inside
 
     def check(self) -> None:
         for whole in self._whole:

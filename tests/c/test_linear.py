@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ctypes import c_void_p, cast
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,9 +77,8 @@ def run_linear(
     y = guarded.array(layout.rows, np.int32)
     tiles = guarded.array(slots * slot, np.uint8)
     data = np.frombuffer(pack_weights(case.weights, layout), np.uint8).copy()
-    function = cast(getattr(runtime.library, kernel), c_void_p)
     runtime.run(
-        *(cores, "edgec_linear", matrix, function, data, tiles),
+        *(cores, "edgec_linear", matrix, runtime.function(kernel), data, tiles),
         *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32), case.shift, y),
     )
     guarded.check()
@@ -180,9 +178,10 @@ def test_hand_computed_record(runtime: Runtime) -> None:
         "ff05000000000000" + "af888888"
     )
     matrix = Matrix(2, 3, 2, 4, 60, 1, 0, 1)
-    x, scale, y = np.array([100, 3, -2], np.int16), np.array([1, 0], np.int32), np.zeros(2, "i4")
+    x, scale, guarded = np.array([100, 3, -2], np.int16), np.array([1, 0], np.int32), Guarded()
+    y = guarded.array(2, np.int32)
     runtime.run(
-        *(1, "edgec_linear", matrix, cast(runtime.library.edgec_linear_s16_w4, c_void_p)),
+        *(1, "edgec_linear", matrix, runtime.function("edgec_linear_s16_w4")),
         *(np.frombuffer(record, np.uint8).copy(), y, x, scale, 0, y),
     )
     # acc = -24*100 - 2*1785 = -5970 and 4*100 - 4*3 - 2*10 = 368

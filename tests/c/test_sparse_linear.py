@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ctypes import c_void_p, cast
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,9 +79,8 @@ def run_linear(runtime: Runtime, cores: int, case: Case, tile: int = 0) -> None:
     y = guarded.array(layout.rows, np.int32)
     tiles = guarded.array(2 * slot, np.uint8)
     data = np.frombuffer(pack_matrix(case.weights, layout), np.uint8).copy()
-    function = cast(getattr(runtime.library, kernel), c_void_p)
     runtime.run(
-        *(cores, "edgec_linear", matrix, function, data, tiles),
+        *(cores, "edgec_linear", matrix, runtime.function(kernel), data, tiles),
         *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32), case.shift, y),
     )
     guarded.check()

@@ -86,11 +86,13 @@ def test_residual_add_saturates(runtime: Runtime, cores: int) -> None:
 def test_argmax_takes_the_lowest_of_equals(runtime: Runtime, cores: int) -> None:
     for n in SIZES:
         for kind in KINDS:
-            logits, best = vector(kind, n, 5), np.full(1, -1, np.int32)
+            logits, guarded = vector(kind, n, 5), Guarded()
+            best = guarded.array(1, np.int32)
             runtime.run(cores, "edgec_argmax", logits, n, best)
+            guarded.check()
             assert best[0] == ops.argmax(logits[None].astype(np.int64))[0], (n, kind)
     tied = np.array([1, 7, 3, 7, 7, 0, 7], np.int32)
-    best = np.full(1, -1, np.int32)
+    best = Guarded().array(1, np.int32)
     runtime.run(cores, "edgec_argmax", tied, 7, best)
     assert best[0] == 1
 

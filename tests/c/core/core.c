@@ -8,31 +8,34 @@
 enum { TAKEN_BRANCH = 2, JUMP = 1, MULTIPLY = 1, MULTIPLY_HIGH = 4, DIVIDE = 34, LOAD_USE = 1 };
 
 _Noreturn void core_fault(const core *c, const char *what, uint32_t value) {
+    if (c->fault != NULL) {
+        c->fault(c, what, value);
+    }
     (void)fprintf(stderr, "%s: 0x%08x at pc 0x%08x\n", what, (unsigned)value, (unsigned)c->pc);
     exit(98);
 }
 
-static uint8_t *find_bytes(const core *c, uint32_t address, uint32_t size) {
+static const core_memory *find_memory(const core *c, uint32_t address, uint32_t size) {
     for (uint32_t i = 0U; i < c->memory_count; i++) {
         const core_memory *const m = &c->memories[i];
         if (address >= m->base && size <= m->size && address - m->base <= m->size - size) {
-            return m->bytes + (address - m->base);
+            return m;
         }
     }
     return NULL;
 }
 
 uint8_t *core_bytes(const core *c, uint32_t address, uint32_t size) {
-    uint8_t *const bytes = find_bytes(c, address, size);
-    if (bytes == NULL) {
+    const core_memory *const m = find_memory(c, address, size);
+    if (m == NULL) {
         core_fault(c, "access outside the memory", address);
     }
-    return bytes;
+    return m->bytes + (address - m->base);
 }
 
 uint32_t core_load(core *c, uint32_t address, uint32_t size) {
     uint32_t value = 0U;
-    if (c->device_load != NULL && find_bytes(c, address, size) == NULL) {
+    if (c->device_load != NULL && find_memory(c, address, size) == NULL) {
         return c->device_load(c, address);
     }
     const uint8_t *const p = core_bytes(c, address, size);
@@ -43,11 +46,14 @@ uint32_t core_load(core *c, uint32_t address, uint32_t size) {
 }
 
 void core_store(core *c, uint32_t address, uint32_t value, uint32_t size) {
-    if (c->device_store != NULL && find_bytes(c, address, size) == NULL) {
+    if (c->device_store != NULL && find_memory(c, address, size) == NULL) {
         c->device_store(c, address, value);
         return;
     }
     uint8_t *const p = core_bytes(c, address, size);
+    if (find_memory(c, address, size)->read_only) {
+        core_fault(c, "store to what is only read", address);
+    }
     for (uint32_t i = 0U; i < size; i++) {
         p[i] = (uint8_t)(value >> (8U * i));
     }

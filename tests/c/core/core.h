@@ -18,6 +18,7 @@ typedef struct core_memory {
     uint32_t base;
     uint32_t size;
     uint8_t *bytes;
+    bool read_only;
 } core_memory;
 
 typedef struct core {
@@ -35,6 +36,8 @@ typedef struct core {
     void (*device_store)(struct core *c, uint32_t address, uint32_t value);
     bool waiting;
     uint32_t hart;
+    /* Told of a fault instead of the end of the program, when not null; does not return. */
+    void (*fault)(const struct core *c, const char *what, uint32_t value);
 } core;
 
 /* One decoded 32-bit instruction's fields. */

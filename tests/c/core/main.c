@@ -26,7 +26,7 @@ static int serve_host(core *c, uint32_t tohost, uint32_t fromhost) {
 int main(int argc, char **argv) {
     static core c;
     uint8_t *const elf = argc == 2 ? elf_read(argv[1]) : NULL;
-    core_memory ram = {0x80000000U, 64U << 20, calloc(64U << 20, 1U)};
+    core_memory ram = {0x80000000U, 64U << 20, calloc(64U << 20, 1U), false};
     c.memories = &ram;
     c.memory_count = 1U;
     if (elf == NULL || ram.bytes == NULL) {

@@ -11,10 +11,10 @@ enum { NEVER_WRITTEN = 0x5A };
 soc chip;
 
 static core_memory memories[] = {
-    {SIRACUSA_L1_BASE, SIRACUSA_L1_SIZE, NULL},
-    {0x10400000U, 4U << 20, NULL}, /* MRAM */
-    {0x10800000U, 4U << 20, NULL}, /* tile SRAM */
-    {0x1C000000U, 2U << 20, NULL}, /* L2 */
+    {SIRACUSA_L1_BASE, SIRACUSA_L1_SIZE, NULL, false},
+    {0x10400000U, 4U << 20, NULL, true},  /* MRAM, which no core writes */
+    {0x10800000U, 4U << 20, NULL, false}, /* tile SRAM */
+    {0x1C000000U, 2U << 20, NULL, false}, /* L2 */
 };
 
 static uint32_t device_load(core *c, uint32_t address) {
