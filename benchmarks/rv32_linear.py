@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c
+from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, rv32_port
 from tests.model.nm_weights import remove
 from toolchain.c_tools import find_rv32_compiler, find_rv32_simulator, run_program
 from toolchain.model.matrix_storage import pack_matrix, sparse_layout
@@ -107,7 +107,7 @@ def count(cases: list[tuple[Kernel, int, int, int]]) -> list[int]:
         main, program = directory / "main.c", directory / "count.elf"
         main.write_text(MAIN % (text, ROWS, ROWS), encoding="utf-8")
         flags = ["-O2", "-ffreestanding", "-nostdlib", "-static"]
-        sources = [*PORT.glob("*.[cS]"), main, *(RUNTIME / "src").glob("edgec_linear_*.c")]
+        sources = [*rv32_port(), main, *(RUNTIME / "src").glob("edgec_linear_*.c")]
         sources += (RUNTIME / "src").glob("edgec_mask_*.c")
         linker = ["-T", str(PORT / "link.ld"), "-o", str(program)]
         command = [*compiler.command, *STRICT, *flags, *INCLUDES, *map(str, sources), *linker]

@@ -9,6 +9,7 @@ from importlib.resources.abc import Traversable
 
 PORTS = ("host", "rv32")  # of every bundle
 BUILT_PORTS = ("siracusa",)  # of a chip, and built by the bundle's own Makefile
+BARE_PORTS = ("rv32", "siracusa")  # without a C library: they get the sources of `bare`, too
 ENGINE_KERNEL = "edgec_engine_linear_run.c"
 ENGINE_PORT = "edgec_engine_port.c"  # of the ports that have a model instead of the engine
 ENGINE_MODEL = "runtime/src/edgec_neureka_"  # what these files begin with
@@ -27,7 +28,7 @@ def runtime_files(generated: Iterable[str], chip_ports: Iterable[str] = ()) -> d
     ports = {
         f"runtime/port/{port}/{name}": text
         for port in (*PORTS, *chip_ports)
-        for name, text in _read_directory(root / "port" / port).items()
+        for name, text in _read_port(root / "port", port).items()
     }
     chosen = {name: sources[name] for name in _closure(generated, sources)}
     if ENGINE_KERNEL in chosen:
@@ -40,6 +41,11 @@ def runtime_files(generated: Iterable[str], chip_ports: Iterable[str] = ()) -> d
     files.update({f"runtime/include/{name}": text for name, text in headers.items()})
     files.update(ports)
     return dict(sorted(files.items()))
+
+
+def _read_port(root: Traversable, port: str) -> dict[str, str]:
+    shared = _read_directory(root / "bare") if port in BARE_PORTS else {}
+    return shared | _read_directory(root / port)
 
 
 def _read_directory(directory: Traversable) -> dict[str, str]:

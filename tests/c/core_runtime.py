@@ -24,6 +24,7 @@ from tests.c.runtime import (
     KVCacheView,
     compile_c,
     pointer,
+    rv32_port,
 )
 from toolchain.c_tools import Compiler, find_host_compiler
 
@@ -45,7 +46,7 @@ class CoreRuntime:
         main = directory / "main.c"
         main.write_text(MAIN)
         port = RUNTIME / "port" / "rv32"
-        files = [main, *(RUNTIME / "src").glob("*.c"), *port.glob("*.[cS]")]
+        files = [main, *(RUNTIME / "src").glob("*.c"), *rv32_port()]
         linking = ["-Wl,--no-gc-sections", "-T", str(port / "link.ld"), "-o", str(program)]
         build = [*compiler.command, *STRICT, *FLAGS, *flags, *INCLUDES]
         compile_c([*build, *map(str, sorted(files)), *linking])

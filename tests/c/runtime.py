@@ -37,6 +37,12 @@ def sources() -> list[Path]:
     return sorted((RUNTIME / "src").glob("*.c")) + sorted((RUNTIME / "port" / "host").glob("*.c"))
 
 
+def rv32_port() -> list[Path]:
+    """C and assembly of the rv32 port."""
+    folders = (RUNTIME / "port" / name for name in ("rv32", "bare"))
+    return sorted(path for folder in folders for path in folder.glob("*.[cS]"))
+
+
 class Worker(Structure):
     """edgec_worker."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, sources
+from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, rv32_port, sources
 
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 RV32 = ("-target", "riscv32-freestanding", "-mcpu=generic_rv32+m+c", "-ffreestanding")
@@ -56,10 +56,12 @@ def test_no_warnings_from_clang(tmp_path: Path) -> None:
 @needs_zig
 @needs_nm
 def test_rv32_objects_need_nothing_but_the_port(tmp_path: Path) -> None:
-    port = RUNTIME / "port" / "rv32"
+    port = rv32_port()
     flags = [*ZIG, *RV32, "-fno-sanitize=undefined", "-O2"]
-    objects = compile_each([*flags, *STRICT], [*KERNELS, *sorted(port.glob("*.c"))], tmp_path)
-    objects += compile_each(flags, sorted(port.glob("*.S")), tmp_path)
+    objects = compile_each(
+        [*flags, *STRICT], [*KERNELS, *(p for p in port if p.suffix == ".c")], tmp_path
+    )
+    objects += compile_each(flags, [p for p in port if p.suffix == ".S"], tmp_path)
     defined, needed = (set().union(*sets) for sets in zip(*map(symbols, objects), strict=True))
     program = {"main", "__bss_start", "__bss_end", "__stack_top", "__global_pointer$"}
     assert needed - defined - ALLOWED <= program

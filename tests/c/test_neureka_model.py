@@ -16,7 +16,7 @@ from memory_planner.engine_registers import job_registers
 from sim.neureka import run_job
 from sim.neureka_config import JobError
 from tests.c.conftest import SANITIZERS
-from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, sources
+from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, rv32_port, sources
 from tests.sim.engine_cases import (
     L1,
     L1_SIZE,
@@ -165,7 +165,7 @@ def test_rv32(tmp_path: Path) -> None:
     write_header(tmp_path, jobs)
     port = RUNTIME / "port" / "rv32"
     command = [*compiler.command, "-O2", "-ffreestanding", "-nostdlib", "-static"]
-    files = [*model_sources(), *port.glob("*.[cS]")]
+    files = [*model_sources(), *rv32_port()]
     program = build(command, tmp_path, files, "-T", str(port / "link.ld"))
     result = run_program([*simulator.command, str(program)])
     assert result.exit_code == 0, result.output

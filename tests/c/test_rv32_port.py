@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c
+from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, rv32_port
 from toolchain.c_tools import find_rv32_compiler, find_rv32_simulator, run_program
 from toolchain.model.errors import ToolError
 
@@ -23,7 +23,7 @@ def run(directory: Path, *flags: str) -> tuple[int, bytes]:
         pytest.skip("the instruction counter needs spike")
     program = directory / "port.elf"
     command = [*compiler.command, *STRICT, "-O2", "-ffreestanding", "-nostdlib", "-static", *flags]
-    files = [*PORT.glob("*.[cS]"), Path(__file__).with_name("rv32_port.c")]
+    files = [*rv32_port(), Path(__file__).with_name("rv32_port.c")]
     linker = ["-T", str(PORT / "link.ld"), "-o", str(program)]
     compile_c([*command, *INCLUDES, *map(str, files), *linker])
     result = run_program([*simulator.command, str(program)])
@@ -45,7 +45,7 @@ def test_linux_variant_compiles(tmp_path: Path) -> None:
         compiler = find_rv32_compiler()
     except ToolError as error:
         pytest.skip(str(error).splitlines()[0])
-    for source in PORT.glob("*.[cS]"):
+    for source in rv32_port():
         strict = STRICT if source.suffix == ".c" else ()
         flags = [*strict, "-O2", "-ffreestanding", "-DEDGEC_RV32_LINUX"]
         target = ["-c", str(source), "-o", str(tmp_path / "o.o")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c
+from tests.c.runtime import INCLUDES, RUNTIME, STRICT, compile_c, rv32_port
 from toolchain.c_tools import find_host_compiler, find_rv32_compiler, run_program
 from toolchain.model.errors import ToolError
 
@@ -59,7 +59,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(directory: Path, *sources: Path) -> Path:
     """An ELF for one bare-metal core with XpulpV2."""
     program = directory / "program.elf"
-    files = [*map(str, sorted((PORTS / "rv32").glob("*.[cS]"))), *map(str, sources)]
+    files = [*map(str, rv32_port()), *map(str, sources)]
     linker = ["-T", str(PORTS / "rv32" / "link.ld"), "-o", str(program)]
     compile_c([*rv32_command(), *files, *linker])
     return program
