@@ -33,8 +33,10 @@ from toolchain.compress.texts import TextCache, cut_windows, heldout_file, windo
 from toolchain.fit.design import Design, build_program
 from toolchain.fit.sizes import packed_size
 from toolchain.model.bits_file import apply_bits
+from toolchain.model.coded_settings import apply_codes
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import EdgecError
+from toolchain.model.lora import base_directory
 from toolchain.model.quant_settings import QuantConfig
 from toolchain.pipeline import CompileOptions, compile_model
 
@@ -154,10 +156,10 @@ class Bench:
 
     def integer(self, directory: Path, group_size: int) -> float | None:
         """Perplexity of a build on the simulator; None where compile refuses the checkpoint."""
-        options = CompileOptions(
-            apply_bits(directory, QuantConfig(group_size=group_size), ()), self.tokens, {}
-        )
         try:
+            base = base_directory(directory)
+            quant = apply_bits(base, QuantConfig(group_size=group_size), ())
+            options = CompileOptions(apply_codes(base, quant, ()), self.tokens, {})
             compiled = compile_model(directory, "siracusa", options, lambda _: None)
         except EdgecError:
             if is_float(directory):

@@ -131,6 +131,15 @@ def parse_model_options(
     return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
 
 
+def parse_region_sizes(regions: tuple[str, ...]) -> MemoryLimits:
+    """What `--region` says, alone; raises ConfigError with every text that is none."""
+    problems: list[Problem] = []
+    limits = _parse_limits((), regions, problems)
+    if problems:
+        raise ConfigError("some options cannot be used", problems)
+    return limits
+
+
 def _parse_limits(
     pins: tuple[str, ...], regions: tuple[str, ...], problems: list[Problem]
 ) -> MemoryLimits:

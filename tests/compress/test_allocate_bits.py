@@ -22,6 +22,7 @@ from toolchain.compress.bit_losses import RoundedSource, rounded
 from toolchain.compress.bit_sizes import parse_size, room_of, sizes_by_bits
 from toolchain.compress.checkpoint import Source
 from toolchain.compress.forward import mean_loss
+from toolchain.compress.perplexity import Evaluation
 from toolchain.compress.summary import design_of
 from toolchain.compress.texts import TextCache
 from toolchain.compress.width import Options as TextOptions
@@ -129,6 +130,19 @@ def test_quantize_takes_the_bits(tmp_path: Path, model: Path) -> None:
     chosen = stage_values(tmp_path / "o", "01-allocate-bits")["metrics"]["bits"]
     assert len(set(chosen.values())) > 1
     assert stage_values(tmp_path / "o", "02-quantize")["metrics"]["bits"] == chosen
+
+
+def test_embedding_bits_stay_with_the_codes(tmp_path: Path, model: Path) -> None:
+    allocated = allocate(tmp_path, "4 MiB", sensitivity="fisher", embed_bits=4)
+    rtn = {"kind": "quantize", "method": "rtn", "group_size": -1}
+    text = Evaluation(str(text_file(tmp_path)), 2)
+    rows = compress(model, tmp_path / "o", allocated, rtn, evaluation=text)
+    found = CliRunner().invoke(main, ["fit", str(tmp_path / "o" / "02-quantize"), "--json"])
+    settings = json.loads(found.output)["settings"]
+    assert (settings["embed_bits"], settings["head_bits"]) == (4, 4)
+    assert {rule["bits"] for rule in settings["overrides"]} == {8}
+    assert rows[1].packed_bytes == rows[2].packed_bytes
+    assert rows[1].perplexity == pytest.approx(rows[2].perplexity, rel=0.05)
 
 
 def test_options_that_contradict_the_file(tmp_path: Path, model: Path) -> None:

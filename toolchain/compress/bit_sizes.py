@@ -33,8 +33,12 @@ def parse_size(text: str | int) -> int | None:
 
 
 def budget_problem(target: TargetSpec, budget: Mapping[str, str | int]) -> Problem | None:
-    """What is wrong with a budget: it is of one region that holds weights, and no larger."""
-    regions = {name: target.region(name) for name in target.placement["weights"]}
+    """What is wrong with a budget: it is of one region that holds weights, and no larger.
+
+    Off-chip memory holds weights that are streamed.
+    """
+    outside = (target.off_chip.region,) if target.off_chip else ()
+    regions = {name: target.region(name) for name in (*target.placement["weights"], *outside)}
     if len(budget) != 1 or not set(budget) <= set(regions):
         found = ", ".join(budget) or "nothing"
         return Problem("budget", found, f"one of {', '.join(regions)}, which hold weights")

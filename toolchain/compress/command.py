@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolchain.cli import json_option, print_json
+
+if TYPE_CHECKING:
+    from toolchain.compress.place import Place
 
 
 @click.command()
@@ -42,6 +45,9 @@ from toolchain.cli import json_option, print_json
     help="Windows for the perplexity after each stage; 0: none.",
 )
 @click.option("--eval-tokens", type=click.IntRange(2), help="Per window.  [default: 512 or less]")
+@click.option("--target", help="Where to plan every stage, as `edgec fit` does.")
+@click.option("--context", type=click.IntRange(1), help="For --target.  [default: the model's]")
+@click.option("--region", multiple=True, metavar="NAME=SIZE", help="For --target, as in fit.")
 @click.option("--allow-hub", is_flag=True, help="Stages may download what hub: names.")
 @click.option("--restart", is_flag=True, help="Delete the stages in the output and begin anew.")
 @json_option
@@ -52,12 +58,14 @@ def compress(**options: Any) -> None:
 
     \b
     Example: edgec compress my-model --recipe galavotti -o build/small --set depth.remove=4
+             edgec compress my-model --recipe siracusa -o build/small --target siracusa
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from toolchain.compress.recipe import load_recipe
     from toolchain.tables import stderr
 
+    place = read_place(options["target"], options["context"], options["region"])
     recipe = load_recipe(options["recipe"], options["sets"], options["skips"])
 
     from toolchain.compress.perplexity import Evaluation
@@ -75,6 +83,7 @@ def compress(**options: Any) -> None:
         options["restart"],
         options["threads"],
         evaluation if windows else None,
+        place,
     )
     labels = ["input", *(stage.label for stage in recipe.stages)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -91,7 +100,25 @@ def compress(**options: Any) -> None:
     if options["as_json"]:
         print_json(summary_values(recipe, settings.seed, rows))
     else:
-        print_summary(rows)
+        print_summary(rows, options["target"])
+
+
+def read_place(target: str | None, context: int | None, regions: tuple[str, ...]) -> Place | None:
+    """Where to plan; raises ConfigError for what cannot be, or has no effect without a target."""
+    from memory_planner.limits import limited_target
+    from memory_planner.target_file import load_target
+    from toolchain.compress.place import Place
+    from toolchain.model.errors import ConfigError, Problem
+    from toolchain.options import parse_region_sizes
+
+    if target is not None:
+        limits = parse_region_sizes(regions)
+        return Place(limited_target(load_target(target), limits), context)
+    given = {"--context": context, "--region": regions}
+    problems = [Problem(name, "given", "only with --target") for name in given if given[name]]
+    if problems:
+        raise ConfigError("some options cannot be used", problems)
+    return None
 
 
 @click.command()

@@ -57,7 +57,7 @@ def evaluate(
         problem = Problem(evaluation.text, f"{len(ids)} tokens", f"at least {length}")
         raise CompressionError("the text is too short for a perplexity", [problem])
     source, allocated = open_any(directory), read_bits(directory)
-    if allocated is not None:  # what a compile of this directory rounds to
+    if allocated is not None and is_float(directory):  # what a compile of this directory rounds to
         source = RoundedSource.of(source, allocated.bits, allocated.group_size)
     order = range(source.config.num_layers)
     tick = ticker(progress, "perplexity: blocks run", len(order))

@@ -19,6 +19,7 @@ from toolchain.compress.checkpoint import Source, write_json
 from toolchain.compress.machine import choose_device, circumstances, deterministic
 from toolchain.compress.masks import check_masked, check_survived, read_masks
 from toolchain.compress.perplexity import Evaluation, evaluate, is_float
+from toolchain.compress.place import Place
 from toolchain.compress.publish import (
     check_places,
     check_reusable,
@@ -34,7 +35,7 @@ from toolchain.compress.quantized import check_zeros, open_any
 from toolchain.compress.recipe import Recipe, Stage
 from toolchain.compress.registry import STAGES
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageOptions
-from toolchain.compress.summary import Row, make_row, write_summary
+from toolchain.compress.summary import Row, make_row, with_fit, write_summary
 from toolchain.compress.texts import TextCache, digest, heldout_file, read_text
 from toolchain.model.errors import ConfigError, EdgecError, Problem
 from toolchain.model.json_fields import read_json_object
@@ -56,6 +57,7 @@ class Settings:
     restart: bool = False
     threads: int | None = None  # of torch on the CPU; None: its own choice
     evaluation: Evaluation | None = None
+    place: Place | None = None  # where every checkpoint is planned
 
 
 def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
@@ -75,10 +77,11 @@ def run_recipe(recipe: Recipe, settings: Settings, report: Report) -> list[Row]:
             discard(settings.out)
         check_places(settings.out, {s.directory[:2]: s.directory for s in recipe.stages})
         with deterministic(settings.threads):
-            rows, chain = [runner.input_row()], [settings.model_dir]
+            first = settings.model_dir
+            rows, chain = [with_fit(runner.input_row(), first, settings.place)], [first]
             for stage in recipe.stages:
                 row, result = runner.run_or_reuse(stage, tuple(chain))
-                rows.append(row)
+                rows.append(with_fit(row, result, settings.place))
                 chain.append(result)
                 write_summary(settings.out, recipe, settings.seed, rows)
     return rows
@@ -89,7 +92,7 @@ def check_recipe(recipe: Recipe, settings: Settings, texts: TextCache) -> None:
     source = settings.model_dir
     _check_place(source, settings.out)
     config = Source.open(source).config
-    problems: list[Problem] = []
+    problems = [] if settings.place is None else list(settings.place.misfits(config))
     form = "float"
     for stage in recipe.stages:
         kind = STAGES[stage.kind]

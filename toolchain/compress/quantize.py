@@ -35,7 +35,7 @@ from toolchain.compress.quantized import (
     write_config,
 )
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageMetrics, option
-from toolchain.model.bits_file import BITS_FILE, read_bits
+from toolchain.model.bits_file import BITS_FILE, read_bits, write_outer_bits
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import CompressionError, Problem, ToolError
 from toolchain.model.names import expected_shapes, hf_name_of, linear_ids
@@ -228,6 +228,7 @@ def _write(source: Source, out: Path, matrices: Mapping[str, Matrix], settings: 
                 writer.add(name, source.stored(name))
     writer.finish(source.masks)
     write_config(out, settings)
+    write_outer_bits(source.directory, out)
 
 
 def _write_blocks(
@@ -256,6 +257,7 @@ def _write_blocks(
         tick()
     writer.finish(source.masks)
     write_config(out, settings)
+    write_outer_bits(source.directory, out)
     return details
 
 

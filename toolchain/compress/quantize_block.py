@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,9 @@ def _gptq(job: BlockJob, source: Source, block: int, weights: Block, states: Ten
         def tap(suffix: str, x: Tensor, h: Hessian = hessian, first: str = suffixes[0]) -> None:
             if suffix == first:
                 h.add(x)
+                raise _SeenError
 
-        _run(job, states, weights, tap)
+        _run_to_tap(job, states, weights, tap)
         mean = hessian.mean()
         for suffix in suffixes:
             mask = source.masks.get(block_name(block, suffix))
@@ -138,6 +140,25 @@ def _run(
     assert job.passes is not None
     runner = job.passes.runner
     return job.passes.apply(states, lambda x, w: runner(x, w, tap), weights)
+
+
+class _SeenError(Exception):
+    """Raised by a tap that has seen what it is for."""
+
+
+def _run_to_tap(
+    job: BlockJob, states: Tensor, weights: Block, tap: Callable[[str, Tensor], None]
+) -> None:
+    """The batches of `_run`, each only as far as the tap wants."""
+
+    def form(x: Tensor, w: Block) -> Tensor:
+        assert job.passes is not None
+        with suppress(_SeenError):
+            job.passes.runner(x, w, tap)
+        return x[:0]
+
+    assert job.passes is not None
+    job.passes.apply(states, form, weights)
 
 
 _METHODS: dict[str, Callable[..., BlockResult]] = {

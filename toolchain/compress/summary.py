@@ -5,21 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from toolchain.compress.checkpoint import Source, write_json
-from toolchain.compress.masks import Mask, read_masks
-from toolchain.compress.perplexity import is_float
+from toolchain.compress.masks import Mask
+from toolchain.compress.place import Fit, Place, fit_of
 from toolchain.compress.quantized import QuantizedSource, bits_of, module_of, open_any
 from toolchain.compress.recipe import Recipe
 from toolchain.fit.design import Design, WhatIf, build_program, check_design
 from toolchain.fit.sizes import config_parameters, packed_size
-from toolchain.model.bits_file import apply_bits
-from toolchain.model.config import ModelConfig, read_config
+from toolchain.model.bits_file import apply_bits, read_bits
+from toolchain.model.config import ModelConfig
 from toolchain.model.errors import EdgecError
 from toolchain.model.names import hf_name_of, linear_ids, op_id_of
 from toolchain.model.nm_pattern import PATTERNS
@@ -42,6 +42,7 @@ class Row:
     perplexity: float | None
     seconds: float | None
     reused: bool
+    fit: Fit | None = None  # on the target of the run
 
 
 def make_row(
@@ -54,50 +55,43 @@ def make_row(
 ) -> Row:
     """Measures one checkpoint directory."""
     disk = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    total = kept = packed = None
-    if is_float(directory):
-        config, masks = read_config(directory), read_masks(directory)
-        total = config_parameters(config)
-        kept = total - sum(int((~mask.keep).sum()) for mask in masks.values())
-        packed = packed_bytes(config, masks, _given_bits(directory))
-    else:
-        source = open_any(directory)
-        total = config_parameters(source.config)
-        kept = total - sum(int((~mask.keep).sum()) for mask in source.masks.values())
-        packed = _packed_quantized(source)
+    source = open_any(directory)
+    total = config_parameters(source.config)
+    kept = total - sum(int((~mask.keep).sum()) for mask in source.masks.values())
+    design = _design_of_source(source)
+    packed = None if design is None else _packed_bytes(design)
     name = directory.name or str(directory)
     return Row(stage, name, total, kept, disk, packed, perplexity, seconds, reused)
 
 
-def _given_bits(directory: Path) -> QuantConfig:
-    """What `edgec compile` takes by default for a float checkpoint."""
-    return apply_bits(directory, QuantConfig(), ())
+def with_fit(row: Row, directory: Path, place: Place | None) -> Row:
+    """The row with what the planner says about its checkpoint on a target."""
+    if place is None:
+        return row
+    design = _design_of_source(open_any(directory))
+    return replace(row, fit=None if design is None else fit_of(design, place))
 
 
-def _packed_quantized(source: Source) -> int | None:
-    """Bytes of integer codes as edgec packs them; None for formats that the SoC has not."""
-    assert isinstance(source, QuantizedSource)
+def _design_of_source(source: Source) -> Design | None:
+    """What `edgec compile` makes of a checkpoint by default; None for formats the SoC has not."""
+    config, masks = source.config, source.masks
+    if not isinstance(source, QuantizedSource):
+        return design_of(config, masks, apply_bits(source.directory, QuantConfig(), ()))
     settings = source.settings
     if settings["quant_method"] != "gptq":
         return None
-    bits = {
-        op_id: bits_of(settings, module_of(hf_name_of(op_id)))
-        for op_id in linear_ids(source.config)
-    }
+    bits = {op_id: bits_of(settings, module_of(hf_name_of(op_id))) for op_id in linear_ids(config)}
     overrides = tuple(Override(op_id, value) for op_id, value in bits.items())
     quant = QuantConfig(group_size=int(settings["group_size"]), overrides=overrides)
+    allocated = read_bits(source.directory)
+    if allocated is not None:
+        quant = replace(quant, embed_bits=allocated.embed_bits, head_bits=allocated.head_bits)
     rank = None if source.adapter is None else source.adapter.rank
-    return packed_bytes(source.config, source.masks, quant, rank)
+    return design_of(config, masks, quant, rank)
 
 
-def packed_bytes(
-    config: ModelConfig,
-    masks: Mapping[str, Mask],
-    quant: QuantConfig,
-    eora_rank: int | None = None,
-) -> int | None:
+def _packed_bytes(design: Design) -> int | None:
     """Weight bytes in the memories of a target; None for a model that cannot be packed."""
-    design = design_of(config, masks, quant, eora_rank)
     try:
         check_design(design)
     except EdgecError:
@@ -128,10 +122,19 @@ def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> 
     """summary.json and summary.csv in the output directory."""
     write_json(out / SUMMARY_JSON, summary_values(recipe, seed, rows))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+    values = [_flat(row) for row in rows]
+    writer = csv.DictWriter(text, list(values[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(values)
     (out / SUMMARY_CSV).write_text(text.getvalue(), encoding="utf-8")
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """A row of the CSV file: one value per column."""
+    values = asdict(row)
+    fit = values.pop("fit") or {"fits": None, "excess": {}, "tokens_per_second": None}
+    excess = " ".join(f"{region}={size}" for region, size in fit["excess"].items())
+    return values | fit | {"excess": excess}
 
 
 def summary_values(recipe: Recipe, seed: int, rows: Sequence[Row]) -> dict[str, Any]:
@@ -147,15 +150,17 @@ def summary_values(recipe: Recipe, seed: int, rows: Sequence[Row]) -> dict[str, 
     }
 
 
-def print_summary(rows: Sequence[Row]) -> None:
-    """The table for a terminal."""
+def print_summary(rows: Sequence[Row], target: str | None = None) -> None:
+    """The table for a terminal; `target` names the one that the rows were planned for."""
     table = Table()
     table.add_column("stage")
     for title in ("parameters kept", "on disk", "packed (estimate)", "perplexity", "seconds"):
         table.add_column(title, justify="right")
+    if target is not None:
+        table.add_column(f"fits {target} (estimate)")
     for row in rows:
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        table.add_row(
+        cells = (
             row.directory,
             _count(row.parameters_kept),
             size_text(row.disk_bytes),
@@ -163,6 +168,8 @@ def print_summary(rows: Sequence[Row]) -> None:
             "-" if row.perplexity is None else f"{row.perplexity:.2f}",
             f"{seconds} (reused)".strip() if row.reused else seconds,
         )
+        fit = "-" if row.fit is None else row.fit.text()
+        table.add_row(*cells, *([] if target is None else [fit]))
     stdout().print(table)
 
 

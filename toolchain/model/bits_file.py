@@ -54,6 +54,16 @@ def write_bits(directory: Path, allocated: AllocatedBits) -> None:
     (directory / BITS_FILE).write_text(text, encoding="utf-8")
 
 
+def write_outer_bits(source: Path, out: Path) -> None:
+    """For codes made of the checkpoint `source`: its settings of embedding and head, if it has any.
+
+    The codes themselves say the bits of the projections.
+    """
+    allocated = read_bits(source)
+    if allocated is not None:
+        write_bits(out, replace(allocated, bits={}))
+
+
 def read_bits(directory: Path) -> AllocatedBits | None:
     """The settings of a directory, None without the file; raises CheckpointError if it is broken.
 
