@@ -7,9 +7,11 @@ says is used before its form, its ranges and its agreement with the other files 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from codegen.blob import check_blob, read_blob
 from codegen.bundle import (
@@ -41,7 +43,7 @@ from memory_planner.target_file import load_target
 from memory_planner.validate import validate_plan
 from sim.golden import Golden, golden_from_json
 from toolchain.model.errors import BundleError, ConfigError, Problem
-from toolchain.model.program import Program
+from toolchain.model.program import OpKind, Program
 
 GOLDEN = "golden/golden.json"
 GOLDEN_DATA = "golden/golden.bin"
@@ -189,7 +191,19 @@ def _read_blobs(files: Mapping[str, bytes], program: Program, plan: Plan) -> dic
             problems += check_blob(blob, program, plan, region, digest)
     if problems:
         raise BundleError("weight blobs and plan.json do not belong together", problems, REBUILD)
+    _refuse("weights", _check_orders(program, plan, blobs))
     return blobs
+
+
+def _check_orders(program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> Iterator[Problem]:
+    """Tables of gathers are permutations: kernels read where these say."""
+    for op in program.ops:
+        if op.kind is OpKind.GATHER:
+            spec, place = program.tensors[op.inputs[1]], plan.placements[op.inputs[1]]
+            start = place.offset - plan.region(place.region).blob_base
+            table = np.frombuffer(blobs[place.region], "<u2", spec.shape[0], start)
+            if not np.array_equal(np.sort(table), np.arange(spec.shape[0])):
+                yield Problem(spec.name, "other numbers", f"each of 0..{spec.shape[0] - 1} once")
 
 
 def _read_golden(files: Mapping[str, bytes], program: Program, plan: Plan) -> Golden:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from memory_planner.plan import Placement
-from toolchain.model.program import DType, Op, TensorSpec
+from toolchain.model.program import DType, Op, OpKind, TensorSpec
 
 CTYPES = {
     DType.I8: "int8_t",
@@ -16,6 +16,8 @@ CTYPES = {
     DType.I32: "int32_t",
     DType.U32: "uint32_t",
 }
+
+BLOCK_ARRAYS = {OpKind.RMSNORM: "gamma", OpKind.GATHER: "order"}  # their second input
 
 
 def identifier(name: str) -> str:
@@ -28,6 +30,11 @@ def mode_suffix(op: Op) -> str:
     if op.mode is None:
         return ""
     return {DType.I8: "s8", DType.I16: "s16"}[op.mode.dtype]
+
+
+def block_array(op: Op) -> str:
+    """Member of block_weights that says where the plain array of an op of a block lies."""
+    return f"{identifier(op.role)}_{BLOCK_ARRAYS[op.kind]}"
 
 
 def dimensions(shape: Sequence[int]) -> str:

@@ -48,6 +48,6 @@ def _sizes(model: ModelView) -> dict[str, int]:
             "JOBS": JOB_BYTES * len(engine.jobs),
         }
     linear = LINEAR_BYTES if engine is None else LINEAR_BYTES_WITH_ENGINE
-    row = LOCATION_BYTES * len(block.gammas) + linear * len(block.linears)
+    row = LOCATION_BYTES * len(block.arrays) + linear * len(block.linears)
     sizes["BLOCKS"] = row * len(model.blocks)
     return sizes

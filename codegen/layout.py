@@ -10,7 +10,16 @@ import re
 from dataclasses import asdict
 from zlib import crc32
 
-from codegen.c_names import CTYPES, describe, dimensions, identifier, mode_suffix, place_text
+from codegen.c_names import (
+    BLOCK_ARRAYS,
+    CTYPES,
+    block_array,
+    describe,
+    dimensions,
+    identifier,
+    mode_suffix,
+    place_text,
+)
 from codegen.engine_tables import EngineTables
 from codegen.op_views import OpViews
 from codegen.views import (
@@ -217,10 +226,12 @@ class _Layout:
 
     def _block(self, layer: int) -> BlockView:
         ops = [op for op in self.program.ops if op.layer == layer]
-        norms = [(op, op.inputs[1]) for op in ops if op.kind is OpKind.RMSNORM]
-        gammas = [self._constant(name, identifier(op.role) + "_gamma") for op, name in norms]
+        arrays = [
+            self._constant(op.inputs[1], block_array(op)) for op in ops if op.kind in BLOCK_ARRAYS
+        ]
+        has_orders = any(op.kind is OpKind.GATHER for op in ops)
         linears = [self._linear(op, identifier(op.role)) for op in ops if op.kind is OpKind.LINEAR]
-        return BlockView(f"l{layer:02d}", tuple(gammas), tuple(linears))
+        return BlockView(f"l{layer:02d}", tuple(arrays), has_orders, tuple(linears))
 
     def _constant(self, name: str, field: str) -> ConstantView:
         spec = self.program.tensors[name]

@@ -6,7 +6,14 @@ import re
 from dataclasses import replace
 from math import prod
 
-from codegen.c_names import describe, dimensions, identifier, mode_suffix
+from codegen.c_names import (
+    BLOCK_ARRAYS,
+    block_array,
+    describe,
+    dimensions,
+    identifier,
+    mode_suffix,
+)
 from codegen.views import OpView, OutputView
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
@@ -74,7 +81,7 @@ class OpViews:
             table = f"BLOCKS[layer].{identifier(op.role)}" if op.layer >= 0 else ""
             return f"&{table or WEIGHT_TABLES[op.role]}"
         if _of_block(op, name):
-            return f"gamma_of(s, &BLOCKS[layer].{identifier(op.role)}_gamma)"
+            return f"{BLOCK_ARRAYS[op.kind]}_of(s, &BLOCKS[layer].{block_array(op)})"
         if spec.kind is Kind.STATE:
             return f"cache.{name.removeprefix('kv.')}"
         return f"s->{identifier(name)}"

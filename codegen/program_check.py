@@ -12,6 +12,7 @@ from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks, with_adapters
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
+from toolchain.model.input_order import gathers_in, with_gathers
 from toolchain.model.outline import MAX_EPS, LowerConfig
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ActMode, Op, Program, ProgramShape
@@ -142,7 +143,8 @@ def _check_structure(
     tensors = build_tensors(shape, config, dense)
     engine = {name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)}
     built = Program(shape, program.residual_bits, tensors, ops, {})
-    laid_out = with_engine(with_adapters(built, adapter_ranks(program)), engine)
+    built = with_adapters(with_gathers(built, gathers_in(program)), adapter_ranks(program))
+    laid_out = with_engine(built, engine)
     ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [
         Problem(f"program: {name}", str(program.tensors.get(name)), str(tensors.get(name)))

@@ -100,7 +100,8 @@ class BlockView:
     """What differs between equal blocks: where their weights lie."""
 
     name: str
-    gammas: tuple[ConstantView, ...]
+    arrays: tuple[ConstantView, ...]  # norm weights and orders of inputs
+    has_orders: bool
     linears: tuple[WeightView, ...]
 
 

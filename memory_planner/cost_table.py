@@ -60,6 +60,7 @@ def read_costs(table: Table) -> Costs:
         attention_score=cost(table, "attention_score", "score"),
         attention_merge=cost(table, "attention_merge", "element"),
         residual_add=cost(table, "residual_add", "element"),
+        gather=cost(table, "gather", "element"),
         swiglu=cost(table, "swiglu", "element"),
         argmax=cost(table, "argmax", "element"),
         reduction=cost(table, "reduction", "op"),

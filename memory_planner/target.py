@@ -135,6 +135,7 @@ class Costs:
     attention_score: float  # softmax and requantization, per head and position
     attention_merge: float
     residual_add: float
+    gather: float
     swiglu: float
     argmax: float
     reduction: float  # serial part of an op that reduces over all cores

@@ -164,6 +164,7 @@ def _elementwise(context: Context, op: Op) -> float:
         OpKind.SWIGLU: reduction_cycles(costs, costs.swiglu, elements, cores),
         OpKind.ARGMAX: reduction_cycles(costs, costs.argmax, elements, cores),
         OpKind.QUANTIZE: reduction_cycles(costs, costs.quantize, elements, cores),
+        OpKind.GATHER: costs.gather * share,
     }
     return by_kind[op.kind]
 

@@ -139,6 +139,11 @@ def _quantize(step: _Step) -> None:
     step.output(*ops.quantize_vector(step.input(0), step.mode))
 
 
+def _gather(step: _Step) -> None:
+    order = step.store.constant(step.op.inputs[1])
+    step.output(ops.gather(step.input(0), order))
+
+
 def _argmax(step: _Step) -> None:
     step.output(ops.argmax(step.input(0))[:, np.newaxis])
 
@@ -155,4 +160,5 @@ _HANDLERS: dict[OpKind, Callable[[_Step], None]] = {
     OpKind.SWIGLU: _swiglu,
     OpKind.ARGMAX: _argmax,
     OpKind.QUANTIZE: _quantize,
+    OpKind.GATHER: _gather,
 }

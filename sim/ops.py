@@ -283,6 +283,11 @@ def quantize_vector(x: Ints, mode: ActMode) -> tuple[Ints, Ints]:
     return q, _scale(a, e)
 
 
+def gather(q: Ints, order: Ints) -> Ints:
+    """Elements `order` of a quantized vector (T, n)."""
+    return q[:, order]
+
+
 def residual_add(r: Ints, y: Ints) -> Ints:
     """saturate(r + y)."""
     return saturate32(r + y)

@@ -22,7 +22,7 @@ def dequantize_with_library(model: FloatModel, op_id: str) -> npt.NDArray[np.flo
         bits=ref.bits,
         group_size=ref.group_size,
         sym=True,
-        desc_act=False,
+        desc_act=ref.order() is not None,
         in_features=columns,
         out_features=rows,
     )

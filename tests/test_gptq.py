@@ -29,8 +29,10 @@ SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 72, "context": 
     [
         Format(bits=4, group_size=16, special={"l00.mlp.up_proj": 8, "l01.attn.k_proj": 2}),
         Format(bits=4, group_size=-1, version="gptq_v2", sym=False, head=True),
+        Format(bits=4, group_size=16, sym=False, version="gptq_v2", head=True, desc_act="site"),
+        Format(bits=3, group_size=12, desc_act="each"),
     ],
-    ids=["mixed bits", "zero points"],
+    ids=["mixed bits", "zero points", "orders of sites", "orders of each"],
 )
 def test_blobs_hold_the_codes(tmp_path: Path, written: Format) -> None:
     coded = write_gptq(tmp_path / "model", written, **SHAPE)
@@ -42,11 +44,14 @@ def test_blobs_hold_the_codes(tmp_path: Path, written: Format) -> None:
     for op_id, expected in coded.items():
         weights = constants[f"{op_id}.weight"]
         assert isinstance(weights, WeightInts)
-        np.testing.assert_array_equal(weights.values, expected.integers)
+        integers = expected.integers[:, expected.order]
+        if op_id.endswith(("gate_proj", "up_proj")):  # in the order that down_proj reads
+            integers = integers[coded[f"{op_id[:3]}.mlp.down_proj"].order]
+        np.testing.assert_array_equal(weights.values, integers)
     report = json.loads((bundle.directory / "report" / "quantization.json").read_text())
     rows = {row["op"]: row for row in report["tensors"]}
     assert {op_id for op_id, row in rows.items() if "integers" in row} == set(coded)
-    assert rows["l00.attn.q_proj"]["bits"] == (4 if written.sym else 5)
+    assert rows["l00.attn.q_proj"]["bits"] == written.bits + (not written.sym)
     assert (rows["l00.attn.q_proj"]["scale_change_max"] == 0) == (written.group_size == -1)
     report = verify_bundle(bundle.directory, ("host",), VerifyOptions())
     assert report.passed
@@ -63,6 +68,11 @@ def test_blobs_hold_the_codes(tmp_path: Path, written: Format) -> None:
             (2, 16, "gptq_v2", False),
             (4, 16, "gptq_v2", False),
         ]
+    ]
+    + [
+        Format(bits=4, group_size=32, desc_act="each"),
+        Format(bits=3, group_size=32, version="gptq_v2", sym=False, desc_act="site"),
+        Format(bits=8, group_size=16, desc_act="site"),
     ],
     ids=str,
 )

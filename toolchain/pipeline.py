@@ -32,7 +32,7 @@ from toolchain.calibrate import (
     golden_steps,
     sample_tokens,
 )
-from toolchain.fit.design import Design
+from toolchain.fit.design import Design, build_program
 from toolchain.fit.misfit import explain_misfit
 from toolchain.fit.planning import Outcome
 from toolchain.fit.speed import speed_of
@@ -42,11 +42,12 @@ from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
-from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
+from toolchain.model.outline import LowerConfig, check_lower_config
 from toolchain.model.program import ActMode, Program
-from toolchain.model.quantize import QuantConfig, adapter_ranks_of, quantize_model
+from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
+from toolchain.model.weight_facts import facts_of
 from toolchain.provenance import checkpoint_hash, extra_files, settings_of, weight_bits
 from toolchain.report import build_reports
 from toolchain.report.pages import report_pages
@@ -105,9 +106,9 @@ def compile_model(
         options.modes,
         patterns=patterns,
         engine=options.engine,
-        adapters=adapter_ranks_of(model),
+        facts=facts_of(model),
     )
-    outline = outline_program(model.config, options.quant, config, patterns, design.adapters)
+    outline = build_program(design)
     engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)

@@ -83,6 +83,21 @@ def test_residual_add_saturates(runtime: Runtime, cores: int) -> None:
 
 
 @TEAMS
+@MODES
+def test_gather(runtime: Runtime, cores: int, mode: ActMode) -> None:
+    rng = np.random.default_rng(cores)
+    for n in SIZES:
+        x = rng.integers(-127, 128, n).astype(int_type(mode))
+        order = rng.permutation(n).astype(np.uint16)
+        guarded = Guarded()
+        q = guarded.array(n, int_type(mode))
+        runtime.run(cores, f"edgec_gather_{suffix(mode)}", x, order, n, q)
+        guarded.check()
+        want = ops.gather(x[None].astype(np.int64), order.astype(np.int64))
+        assert q.tolist() == want[0].tolist()
+
+
+@TEAMS
 def test_argmax_takes_the_lowest_of_equals(runtime: Runtime, cores: int) -> None:
     for n in SIZES:
         for kind in KINDS:

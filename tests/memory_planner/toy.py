@@ -38,6 +38,7 @@ COSTS = Costs(
     attention_score=40.0,
     attention_merge=12.0,
     residual_add=10.0,
+    gather=8.0,
     swiglu=50.0,
     argmax=5.0,
     reduction=90.0,

@@ -27,17 +27,22 @@ class Coded:
     zeros: Ints  # (n_out, n_groups)
     scales: npt.NDArray[np.float16]  # (n_out, n_groups)
     group: int
+    groups: Ints  # (n_in,), the group of every input
 
     @property
     def integers(self) -> Ints:
-        zeros = np.repeat(self.zeros, self.group, axis=1)[:, : self.codes.shape[1]]
-        return self.codes - zeros
+        return self.codes - self.zeros[:, self.groups]
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
-        scales = np.repeat(self.scales, self.group, axis=1)[:, : self.codes.shape[1]]
+        scales = self.scales[:, self.groups]
         weights: npt.NDArray[np.float64] = self.integers.astype(np.float64) * scales
         return weights
+
+    @property
+    def order(self) -> Ints:
+        """Inputs group by group."""
+        return np.argsort(self.groups, kind="stable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Format:
     special: Mapping[str, int] | None = None
     head: bool = False
     settings_file: bool = False
+    desc_act: str = ""  # "site": one random order for all that read a vector, "each", "o_proj"
 
 
 def pack_bits(fields: Ints, bits: int) -> npt.NDArray[np.int32]:
@@ -63,13 +69,22 @@ def pack_bits(fields: Ints, bits: int) -> npt.NDArray[np.int32]:
     return np.array(words, np.uint32).view(np.int32)
 
 
-def quantize(weights: npt.NDArray[np.float32], bits: int, group_size: int, sym: bool) -> Coded:
-    """Plain rounding; without `sym` the codes of a group span its minimum and maximum."""
+def quantize(
+    weights: npt.NDArray[np.float32], written: Format, bits: int, order: Ints | None = None
+) -> Coded:
+    """Plain rounding; without `sym` the codes of a group span its minimum and maximum.
+
+    Groups are made of consecutive inputs of `order`.
+    """
     rows, columns = weights.shape
-    size = columns if group_size == -1 else group_size
-    top, codes, zeros, scales = (1 << bits) - 1, [], [], []
+    size, sym = columns if written.group_size == -1 else written.group_size, written.sym
+    inputs = np.arange(columns) if order is None else order
+    groups = np.empty(columns, np.int64)
+    groups[inputs] = np.arange(columns) // size
+    top, zeros, scales = (1 << bits) - 1, [], []
+    codes = np.empty((rows, columns), np.int64)
     for start in range(0, columns, size):
-        part = weights[:, start : start + size].astype(np.float64)
+        part = weights[:, inputs[start : start + size]].astype(np.float64)
         low, high = np.minimum(part.min(axis=1), -1e-3), np.maximum(part.max(axis=1), 1e-3)
         if sym:
             low, high = -np.maximum(-low, high), np.maximum(-low, high)
@@ -77,19 +92,29 @@ def quantize(weights: npt.NDArray[np.float32], bits: int, group_size: int, sym: 
         middle = np.full(rows, 1 << (bits - 1))
         zero = middle if sym else np.clip(np.rint(-low / scale), 1, top).astype(np.int64)
         rounded = np.rint(part / scale[:, None].astype(np.float64)) + zero[:, None]
-        codes.append(np.clip(rounded, 0, top).astype(np.int64))
+        codes[:, inputs[start : start + size]] = np.clip(rounded, 0, top)
         zeros.append(zero)
         scales.append(scale)
-    return Coded(np.concatenate(codes, 1), np.stack(zeros, 1), np.stack(scales, 1), size)
+    return Coded(codes, np.stack(zeros, 1), np.stack(scales, 1), size, groups)
+
+
+def order_of(op_id: str, columns: int, written: Format) -> Ints | None:
+    """A random order of inputs, by what `desc_act` says."""
+    if not written.desc_act or (written.desc_act == "o_proj" and "o_proj" not in op_id):
+        return None
+    key = op_id
+    if written.desc_act == "site":
+        for role in ("k_proj", "v_proj", "up_proj"):
+            key = key.replace(role, {"up_proj": "gate_proj"}.get(role, "q_proj"))
+    return np.random.default_rng(list(key.encode())).permutation(columns)
 
 
 def tensors_of(module: str, coded: Coded, bits: int, version: str) -> Encoded:
     stored = coded.zeros - (1 if version == "gptq" else 0)
-    groups = np.arange(coded.codes.shape[1]) // coded.group
     arrays = {
         "qweight": np.ascontiguousarray(pack_bits(coded.codes, bits).T),
         "qzeros": pack_bits(stored.T, bits),
-        "g_idx": groups.astype(np.int32),
+        "g_idx": coded.groups.astype(np.int32),
     }
     found: Encoded = {
         f"{module}.{part}": ("I32", array.shape, array.tobytes()) for part, array in arrays.items()
@@ -120,7 +145,8 @@ def write_gptq(
             encoded[name] = encode_tensor(model.load(name), "f32")
             continue
         bits = special.get(op_id, written.bits)
-        coded[op_id] = quantize(model.load(name), bits, written.group_size, written.sym)
+        weights = model.load(name)
+        coded[op_id] = quantize(weights, written, bits, order_of(op_id, weights.shape[1], written))
         module = name.removesuffix(".weight")
         encoded |= tensors_of(module, coded[op_id], bits, written.version)
     change(encoded)
@@ -129,7 +155,7 @@ def write_gptq(
         "bits": written.bits,
         "group_size": written.group_size,
         "sym": written.sym,
-        "desc_act": False,
+        "desc_act": bool(written.desc_act),
         "lm_head": written.head,
         "checkpoint_format": written.version,
         **(settings or {}),

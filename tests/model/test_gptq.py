@@ -37,6 +37,8 @@ FORMATS = [
     Format(bits=4, version="gptq_v2", sym=False),
     Format(bits=3, version="gptq", sym=False, group_size=-1, head=True),
     Format(bits=2, version="gptq_v2", sym=False, group_size=5),
+    Format(bits=4, group_size=8, desc_act="site"),
+    Format(bits=3, version="gptq_v2", sym=False, group_size=5, head=True, desc_act="each"),
 ]
 
 
@@ -62,7 +64,8 @@ def test_integers_and_weights(tmp_path: Path, written: Format) -> None:
     quant = quantize_model(model, QuantConfig())
     for op_id, expected in coded.items():
         tensor = quant.head if op_id == "lm_head" else quant.linears[op_id]
-        np.testing.assert_array_equal(tensor.values, expected.integers)
+        np.testing.assert_array_equal(tensor.values, expected.integers[:, expected.order])
+        np.testing.assert_allclose(tensor.dequantize(), expected.weights, rtol=0.05)
         np.testing.assert_array_equal(model.load(hf_name_of(op_id)), expected.weights)
         assert tensor.group_size == min(expected.group, tensor.values.shape[1])
         real = tensor.multipliers * tensor.scale[:, None]
@@ -136,6 +139,11 @@ def shuffled(tensors: Encoded) -> None:
         tensors[name] = (dtype, shape, data[-4:] + data[4:-4] + data[:4])
 
 
+def uneven(tensors: Encoded) -> None:
+    dtype, shape, data = tensors[f"{Q}.g_idx"]
+    tensors[f"{Q}.g_idx"] = (dtype, shape, data[-4:] + data[4:])
+
+
 def drop(part: str) -> object:
     def change(tensors: Encoded) -> None:
         del tensors[f"{Q}.{part}"]
@@ -168,7 +176,7 @@ def test_one_group_in_any_order(tmp_path: Path) -> None:
     ("change", "error", "text"),
     [
         (real_bias, UnsupportedModelError, "no bias"),
-        (shuffled, UnsupportedModelError, r"(?s)q_proj.g_idx: found 2 of 16.*up_proj.g_idx"),
+        (uneven, UnsupportedModelError, r"q_proj.g_idx.*8 inputs in each of the groups 0\.\.1"),
         (drop("scales"), CheckpointError, r"q_proj.scales: found nothing, allowed \[2, 16\]"),
         (drop("qweight"), CheckpointError, "q_proj.weight: found nothing"),
         (put("weight", ("F32", (16, 16), bytes(1024))), CheckpointError, "floats beside its codes"),

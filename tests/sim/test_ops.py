@@ -184,5 +184,10 @@ def test_split_activations_equal_the_single_product(weights: list[int], shift: i
     assert split == ops.round_shift(array(int(q @ w)), shift)[0]
 
 
+def test_gather_by_hand() -> None:
+    q, order = np.array([[5, -7, 9], [1, 2, 3]]), np.array([2, 0, 1])
+    assert ops.gather(q, order).tolist() == [[9, 5, -7], [3, 1, 2]]
+
+
 def test_argmax_takes_the_lowest_index() -> None:
     assert ops.argmax(np.array([[1, 5, 5], [7, 7, 0]])).tolist() == [1, 0]

@@ -7,7 +7,7 @@ writes. Matrices keep their integers, so that a referee runs exactly the weights
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from types import MappingProxyType
 
@@ -20,6 +20,7 @@ from toolchain.model.adapters import ADAPTER_MARK
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import InternalError
+from toolchain.model.input_order import table_of
 from toolchain.model.lower import SITE_OF
 from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids
 from toolchain.model.outline import ACTIVATION_BITS, program_shape
@@ -122,7 +123,10 @@ def network_of_build(bundle: LoadedBundle) -> Network:
             weights = _ints(constants[op.inputs[2]])
             shift = int(_plain(constants[op.inputs[3]])[op.attrs["shift_index"]])
             scale = real_of_words(weights.requant) / _output_unit(program, op, shift)
-            matrices[op.id] = _tensor(program, op, weights, bits[op.inputs[2]], scale)
+            tensor = _tensor(program, op, weights, bits[op.inputs[2]], scale)
+            gather = table_of(program, op)
+            order = None if gather is None else _plain(constants[gather]).astype(np.int64)
+            matrices[op.id] = replace(tensor, order=order)
         elif op.kind is OpKind.RMSNORM:
             norms[op.id] = _plain(constants[op.inputs[1]]).astype(np.float64) * GAMMA_UNIT
             eps = op.attrs["eps"] / (program.shape.hidden * 2.0 ** (2 * program.residual_bits))

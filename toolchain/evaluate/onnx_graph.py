@@ -95,7 +95,7 @@ class _Graph:
         return self.constant(name, np.array(values, np.int64))
 
     def matrix(self, name: str, tensor: object) -> str:
-        """Dequantized (n_out, n_in); equal integers are stored once."""
+        """Dequantized (n_out, n_in), columns as stored; equal integers are stored once."""
         if not isinstance(tensor, QuantTensor):
             raise InternalError(f"{name} is not quantized")
         stored = self._stored.get(id(tensor.values))
@@ -111,7 +111,9 @@ class _Graph:
         return output
 
     def linear(self, x: str, name: str, tensor: object, output: str = "") -> str:
-        """x times the transposed matrix."""
+        """x, its elements in the order of the columns, times the transposed matrix."""
+        if isinstance(tensor, QuantTensor) and tensor.order is not None:
+            x = self.op("Gather", x, self.constant(f"{name}.order", tensor.order), axis=-1)
         transposed = self.op("Transpose", self.matrix(name, tensor), perm=[1, 0])
         return self.op("MatMul", x, transposed, output=output)
 

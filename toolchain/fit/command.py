@@ -72,7 +72,7 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
         options.modes,
         what_if,
         engine=options.engine,
-        adapters=subject.adapters,
+        facts=subject.facts,
     )
     check_design(design)
     return design

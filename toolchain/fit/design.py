@@ -14,11 +14,14 @@ from memory_planner.engines import EngineChoice, EngineWish
 from toolchain.model.adapters import with_adapters
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
 from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.input_order import with_gathers
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.outline import (
+    NO_FACTS,
     LowerConfig,
+    WeightFacts,
     assemble_program,
     check_lower_config,
     weight_layouts,
@@ -73,13 +76,13 @@ class Design:
     what_if: WhatIf = WhatIf()
     patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
     engine: EngineChoice = EngineChoice.AUTO
-    adapters: Mapping[str, int] = field(default_factory=dict)  # ranks found in weights, by role
+    facts: WeightFacts = NO_FACTS  # found in weights
 
     @property
     def ranks(self) -> Mapping[str, int]:
         """Rank of the adapters beside the projections of the blocks, by role."""
         rank = self.what_if.eora_rank
-        return dict.fromkeys(LINEAR_SUFFIXES, rank) if rank else self.adapters
+        return dict.fromkeys(LINEAR_SUFFIXES, rank) if rank else self.facts.ranks
 
     @property
     def bits(self) -> dict[str, int]:
@@ -136,7 +139,7 @@ def build_program(design: Design) -> Program:
         program = assemble_program(shape, layouts, lower, constants={})
     else:
         program = _in_order(shape, layouts, lower, order)
-    program = with_adapters(program, design.ranks)
+    program = with_adapters(with_gathers(program, design.facts.gathers), design.ranks)
     return _with_kv_bits(program, design.what_if.kv_bits)
 
 

@@ -7,18 +7,19 @@ Built-in shapes are `builtin/*.json` in the layout of a Hugging Face config.json
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from toolchain.fit.options import BUNDLED
 from toolchain.model.checkpoint import load_model
+from toolchain.model.coded_settings import has_codes
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.lora import base_directory, is_adapter
-from toolchain.model.quantize import adapter_ranks_of
+from toolchain.model.outline import NO_FACTS, WeightFacts
+from toolchain.model.weight_facts import facts_of
 
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
@@ -30,7 +31,7 @@ class Subject:
     name: str
     source: str
     config: ModelConfig
-    adapters: Mapping[str, int] = field(default_factory=dict)  # ranks by role, found beside codes
+    facts: WeightFacts = NO_FACTS  # of its weights, where there are some
 
 
 def list_shapes() -> tuple[str, ...]:
@@ -62,8 +63,10 @@ def find_model(text: str | None) -> Subject:
     path = Path(text)
     if path.exists():
         base = base_directory(path)
-        ranks = adapter_ranks_of(load_model(path)) if is_adapter(path) else {}
-        return Subject(_name_of(path), str(path), read_config(base), ranks)
+        subject = Subject(_name_of(path), str(path), read_config(base))
+        if not is_adapter(path) and not (path.is_dir() and has_codes(path)):
+            return subject
+        return replace(subject, facts=facts_of(load_model(path)))
     if text.lower() not in list_shapes():
         raise _unknown(text)
     return load_shape(text.lower())

@@ -27,10 +27,18 @@ from toolchain.model.errors import CheckpointError, InternalError, Problem, Unsu
 from toolchain.model.foreign_formats import refusal
 from toolchain.model.gptq_codes import CodeRef
 from toolchain.model.gptq_settings import read_settings
+from toolchain.model.input_order import Order
 from toolchain.model.json_fields import ProblemLog, read_json_object, show
 from toolchain.model.lora import Factors, base_directory, read_factors
 from toolchain.model.mask_file import Mask, read_masks
-from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of, linear_ids
+from toolchain.model.names import (
+    EMBED,
+    HEAD,
+    expected_shapes,
+    hf_name_of,
+    linear_ids,
+    op_id_of,
+)
 from toolchain.model.nm_pattern import pattern_mask
 from toolchain.model.safetensors_file import FLOAT_SIZES, TensorRef, read_header
 
@@ -85,8 +93,14 @@ class FloatModel:
         return values
 
     def stored(self, name: str) -> npt.NDArray[np.float32]:
-        """`load` without the adapter of integer codes: what their storage depends on."""
-        return self.codes[name].read().dequantize() if name in self.codes else self.load(name)
+        """`load` without the adapter of integer codes, in the order of the stored columns."""
+        return self.codes[name].read().columns() if name in self.codes else self.load(name)
+
+    @property
+    def orders(self) -> Mapping[str, Order]:
+        """Order of the stored columns by op id, of the matrices that have one of their own."""
+        found = ((op_id_of(name), ref.order()) for name, ref in self.codes.items())
+        return {op_id: order for op_id, order in found if order is not None}
 
     @property
     def adapters(self) -> Mapping[str, Factors]:

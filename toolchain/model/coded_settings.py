@@ -71,7 +71,7 @@ def apply_codes(path: Path | None, quant: QuantConfig, given: Collection[str]) -
     settings = read_settings(path, log)
     if settings is None and not log.unsupported:
         return quant
-    if not any((path / file).is_file() for file in (SINGLE_FILE, INDEX_FILE)):
+    if not _has_weights(path):
         return _with_settings(_nominal(path, settings), quant)
     model = load_model(path)
     found = code_settings(model)
@@ -87,6 +87,18 @@ def apply_codes(path: Path | None, quant: QuantConfig, given: Collection[str]) -
     if problems:
         raise ConfigError(WHAT, problems, FIX)
     return _with_settings(found, quant)
+
+
+def has_codes(path: Path) -> bool:
+    """Whether a directory holds weights, and settings that say how they are coded."""
+    if not (path / "config.json").is_file() or not _has_weights(path):
+        return False
+    log = ProblemLog()
+    return read_settings(path, log) is not None or bool(log.unsupported)
+
+
+def _has_weights(path: Path) -> bool:
+    return any((path / file).is_file() for file in (SINGLE_FILE, INDEX_FILE))
 
 
 def _nominal(path: Path, settings: GptqSettings | None) -> dict[str, TensorSetting]:

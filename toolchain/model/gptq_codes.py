@@ -2,8 +2,9 @@
 
 A weight is scale * (code - zero). The codes of an output are a stream of bits along the inputs that
 begins at bit 0 of word 0, and so are the zero points of a group along the outputs; `gptq` stores
-zero - 1, `gptq_v2` zero itself. Codes and zero points are taken over as they are: what is compiled
-are the integers code - zero.
+zero - 1, `gptq_v2` zero itself. g_idx names the group of every input, in any order (desc_act).
+Codes and zero points are taken over as they are: what is compiled are the integers code - zero,
+column by column of the order in which groups follow each other (input_order.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import numpy.typing as npt
 
 from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.gptq_settings import V1
+from toolchain.model.input_order import (
+    MAX_INPUTS,
+    Order,
+    column_order,
+    folds,
+    original_order,
+)
 from toolchain.model.safetensors_file import TensorRef
 
 PARTS = ("qweight", "qzeros", "scales")
@@ -32,12 +40,17 @@ Codes = npt.NDArray[np.uint8]
 class CodeMatrix:
     """One quantized matrix: weight = values * scales of its group."""
 
-    values: npt.NDArray[np.int16]  # code - zero, (n_out, n_in), -255..255
+    values: npt.NDArray[np.int16]  # code - zero, (n_out, n_in), -255..255; columns in `order`
     scales: npt.NDArray[np.float32]  # as stored, (n_out, n_groups), >= 0
     group_size: int
+    order: Order | None = None  # column j is input order[j]; None: as the inputs are
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """(n_out, n_in); exact, since a float16 times 9 bits fits a float32."""
+        """(n_out, n_in) by input; exact, since a float16 times 9 bits fits a float32."""
+        return original_order(self.columns(), self.order)
+
+    def columns(self) -> npt.NDArray[np.float32]:
+        """The same in the order of the stored columns."""
         scales = np.repeat(self.scales, self.group_size, axis=1)[:, : self.values.shape[1]]
         return self.values.astype(np.float32) * scales
 
@@ -66,13 +79,24 @@ class CodeRef:
             found = f"{int(bad.sum())} negative, NaN or infinite values"
             problem = Problem(f"tensor {self.module}.scales", found, "finite values of at least 0")
             raise CheckpointError("the scales of a quantized matrix are broken", [problem])
-        codes = unpack_fields(self.words("qweight").T, self.bits, self.shape[1])
+        codes, order = (
+            unpack_fields(self.words("qweight").T, self.bits, self.shape[1]),
+            self.order(),
+        )
+        if order is not None:
+            codes = codes[:, order]
         zeros = np.repeat(self.zeros(), self.group_size, axis=1)[:, : self.shape[1]]
         values = codes.astype(np.int16) - zeros
         # A scale of 0 makes the weights 0, whatever the codes are.
         dead = np.repeat(scales == 0, self.group_size, axis=1)[:, : self.shape[1]]
         values[dead] = 0
-        return CodeMatrix(values, scales, self.group_size)
+        return CodeMatrix(values, scales, self.group_size, order)
+
+    def order(self) -> Order | None:
+        """The order of the inputs by group; None when they are in order, or in one group."""
+        if self.groups == 1 or "g_idx" not in self.parts:
+            return None
+        return column_order(self.words("g_idx"))
 
     def zeros(self) -> npt.NDArray[np.int16]:
         """Zero points, (n_out, n_groups)."""
@@ -132,17 +156,19 @@ def check_contents(ref: CodeRef) -> Iterator[Problem]:
     """What is well-formed but has no exact integer program, or no meaning that writers agree on."""
     columns = ref.shape[1]
     if "g_idx" in ref.parts and ref.groups > 1:
-        order = ref.words("g_idx")
-        in_order = np.arange(columns) // ref.group_size
-        if not np.array_equal(order, in_order):
-            moved = int(np.count_nonzero(order != in_order))
+        groups = ref.words("g_idx")
+        if not np.array_equal(np.sort(groups), np.arange(columns) // ref.group_size):
+            last = columns - (ref.groups - 1) * ref.group_size
             yield Problem(
                 f"{ref.module}.g_idx",
-                f"{moved} of {columns} inputs outside the group of their place (desc_act)",
-                "groups of consecutive inputs",
-                "quantize with desc_act=False (static groups), or with group size -1, whose order "
-                "does not matter",
+                "groups of other sizes",
+                f"{ref.group_size} inputs in each of the groups 0..{ref.groups - 1}, "
+                f"{last} in the last",
+                "quantize with a group size that holds for all groups",
             )
+        elif columns > MAX_INPUTS and ref.order() is not None and not folds(ref.module):
+            found = f"{columns} inputs in the order of desc_act"
+            yield Problem(ref.module, found, f"at most {MAX_INPUTS}", "use desc_act=False")
     if "bias" in ref.parts and ref.parts["bias"].read().any():
         yield Problem(f"{ref.module}.bias", "values other than 0", "no bias")
     if ref.version == V1:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
+from toolchain.model.input_order import gathers_of, order_tables, with_gathers
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.outline import (
     ACTIVATION_BITS,
@@ -29,6 +30,7 @@ from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
 from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
+from toolchain.model.settled_orders import settle_orders
 
 SITE_OF = {
     "q_proj": "attn_in",
@@ -143,6 +145,7 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     bound cannot be proven.
     """
     check_lower_config(model.config, config)
+    model, orders = settle_orders(model)
     norms = {name: lower_norm(gamma) for name, gamma in model.norms.items()}
     c_in = input_constants(model, {name: unit for name, (_, unit) in norms.items()})
     residual = config.residual_bits
@@ -169,8 +172,11 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     shifts = [linear.shift for linear in [*linears.values(), *adapters.values()]]
     constants["linear.shift"] = np.array(shifts, np.uint8)
     constants |= {f"{name}.weight": linear.weights for name, linear in adapters.items()}
+    gathers = gathers_of(orders, model.config.num_layers)
+    inputs = {name: linear.layout.columns for name, linear in linears.items()}
+    constants |= order_tables(orders, gathers, inputs, model.config.num_layers)
     program = assemble_program(model.config, layouts, config, constants)
-    return with_adapters(program, model.ranks)
+    return with_adapters(with_gathers(program, gathers), model.ranks)
 
 
 def _adapters(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem, QuantizationError
+from toolchain.model.input_order import Gathers, with_gathers
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
@@ -28,8 +29,18 @@ from toolchain.model.schedule import build_schedule, build_tensors
 ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
 MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
-NO_ADAPTERS: Mapping[str, int] = MappingProxyType({})
 SITES = ("attn_in", "o_in", "mlp_in", "down_in", "head_in")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """What the weights say about the structure, beside the shapes; nothing for most models."""
+
+    ranks: Mapping[str, int] = field(default_factory=dict)  # of adapters beside codes, by role
+    gathers: Gathers = field(default_factory=dict)  # of codes in an order of their own
+
+
+NO_FACTS = WeightFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +160,13 @@ def outline_program(
     quant: QuantConfig,
     lower: LowerConfig,
     patterns: Mapping[str, Pattern] = NO_PATTERNS,
-    ranks: Mapping[str, int] = NO_ADAPTERS,
+    facts: WeightFacts = NO_FACTS,
 ) -> Program:
     """The program of a model that has no weights yet; `constants` is empty.
 
-    `ranks`: of the adapters beside integer codes, by role.
+    `facts`: what the weights of a checkpoint add.
     """
     check_lower_config(config, lower)
     layouts = weight_layouts(config, quant, patterns)
-    return with_adapters(assemble_program(config, layouts, lower, constants={}), ranks)
+    program = with_gathers(assemble_program(config, layouts, lower, constants={}), facts.gathers)
+    return with_adapters(program, facts.ranks)

@@ -74,6 +74,7 @@ class OpKind(StrEnum):
     SWIGLU = "swiglu"
     ARGMAX = "argmax"
     QUANTIZE = "quantize_vector"
+    GATHER = "gather"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from toolchain.model.config import ModelConfig
 from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.gptq_codes import CodeMatrix
 from toolchain.model.group_scales import quantize_matrix, split_groups
+from toolchain.model.input_order import Order, original_order
 from toolchain.model.names import (
     EMBED,
     HEAD,
@@ -65,12 +66,14 @@ class QuantTensor:
     group_size: int  # columns per group, the last group may be partial; n_in when per channel
     multipliers: npt.NDArray[np.uint8]  # (n_out, n_groups), 1..255; all 1 when there is one group
     scale: npt.NDArray[np.float64]  # (n_out,), > 0
+    order: Order | None = None  # column j of `values` is input order[j]; None: as the inputs are
 
     def dequantize(self) -> npt.NDArray[np.float64]:
-        """The real weights that the integers stand for, (n_out, n_in)."""
+        """The real weights that the integers stand for, (n_out, n_in), by input."""
         n_in = self.values.shape[1]
         multipliers = np.repeat(self.multipliers.astype(np.int64), self.group_size, axis=1)
-        return (self.values * multipliers[:, :n_in]) * self.scale[:, None]
+        weights = (self.values * multipliers[:, :n_in]) * self.scale[:, None]
+        return original_order(weights, self.order)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,7 +250,13 @@ def _take_codes(
     for array in (values, scales.multipliers, scales.scale):
         array.setflags(write=False)
     tensor = QuantTensor(
-        op_id, values, setting.bits, matrix.group_size, scales.multipliers, scales.scale
+        op_id,
+        values,
+        setting.bits,
+        matrix.group_size,
+        scales.multipliers,
+        scales.scale,
+        matrix.order,
     )
     snr_db = _snr_db(scales.power, scales.squared_error)
     return tensor, Fidelity(snr_db, scales.largest_change)

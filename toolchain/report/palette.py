@@ -33,7 +33,7 @@ COLOURS = (
     Colour("#8b95a1", DARK, ("code", "embed")),
     Colour("#b7bec6", DARK, ("reserved", "stream", "wait")),
     Colour("#7a5195", LIGHT, ("headers", "quantize_vector")),
-    Colour("#d9c7a3", DARK, ("padding",)),
+    Colour("#d9c7a3", DARK, ("padding", "gather")),
     Colour("#08306b", LIGHT, ("shade0",)),
     Colour("#2171b5", LIGHT, ("shade1",)),
     Colour("#4292c6", DARK, ("shade2",)),

@@ -133,6 +133,12 @@ void edgec_quantize_vector_s8(const edgec_worker *worker, const int32_t *x, uint
 void edgec_quantize_vector_s16(const edgec_worker *worker, const int32_t *x, uint32_t n, int16_t *q,
                                int32_t *scale);
 
+/* q[i] = x[order[i]] for i < n; every order[i] < n. q must not overlap x. */
+void edgec_gather_s8(const edgec_worker *worker, const int8_t *x, const uint16_t *order, uint32_t n,
+                     int8_t *q);
+void edgec_gather_s16(const edgec_worker *worker, const int16_t *x, const uint16_t *order,
+                      uint32_t n, int16_t *q);
+
 /* silu(gate) * up, quantized. sigmoid: 257 entries of round(2^15 / (1 + exp(-i/16))).
  * scratch: int32 [n]. */
 void edgec_swiglu_s8(const edgec_worker *worker, const int32_t *gate, const int32_t *up,
