@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks, with_adapters
+from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
-from toolchain.model.input_order import gathers_in, with_gathers
-from toolchain.model.outline import MAX_EPS, LowerConfig
+from toolchain.model.input_order import gathers_in
+from toolchain.model.outline import MAX_EPS, LowerConfig, WeightFacts, with_facts
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import ActMode, Op, Program, ProgramShape
+from toolchain.model.program import ActMode, Op, OpKind, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
+from toolchain.model.shared_blocks import blocks_in
 from toolchain.model.sparse_packing import SparseLayout
 
 WEIGHT = ".weight"
@@ -48,12 +49,15 @@ def check_program(program: Program) -> list[Problem]:
         for name, tensor in program.tensors.items()
         if isinstance(tensor.layout, WeightLayout | EngineLayout)
     }
-    problems = _check_attrs(norm, attention) + _check_layouts(
-        program.shape, layouts, adapter_ranks(program)
-    )
+    facts = WeightFacts(adapter_ranks(program), gathers_in(program), blocks_in(program))
+    blocks = facts.blocks or ()
+    if any(block > step or blocks[block] != block for step, block in enumerate(blocks)):
+        allowed = "for each block itself, or an earlier one that is stored"
+        return [Problem("program: blocks", str(blocks), allowed)]
+    problems = _check_attrs(norm, attention) + _check_layouts(program.shape, layouts, facts)
     if problems:
         return problems
-    return _check_structure(program, widths, layouts, (norm, attention))
+    return _check_structure(program, (widths, facts), layouts, (norm, attention))
 
 
 def _check_shape(program: Program) -> list[Problem]:
@@ -83,7 +87,7 @@ def _check_attrs(norm: Op, attention: Op) -> list[Problem]:
 
 
 def _check_layouts(
-    shape: ProgramShape, layouts: dict[str, Matrix], ranks: dict[str, int]
+    shape: ProgramShape, layouts: dict[str, Matrix], facts: WeightFacts
 ) -> list[Problem]:
     """Each matrix of the program, once, with rows and columns of its role."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -98,14 +102,14 @@ def _check_layouts(
     }
     expected = {
         f"l{layer:02d}.{role}": size
-        for layer in range(shape.layers)
+        for layer in dict.fromkeys(facts.blocks or range(shape.layers))
         for role, size in block.items()
     }
     expected |= dict.fromkeys(("embed", "lm_head"), (shape.vocab, shape.hidden))
     for name in [name for name in layouts if name.endswith(ADAPTER_PARTS)]:
         base, _, part = name.rpartition(ADAPTER_MARK)
         rows, columns = expected.get(base, (0, 0))
-        rank = ranks.get(base.partition(".")[2], 0)
+        rank = facts.ranks.get(base.partition(".")[2], 0)
         expected[name] = (rank, columns) if part == "a" else (rows, rank)
     missing = expected.keys() - layouts.keys() - {"lm_head"}
     problems = [Problem(name + WEIGHT, "nothing", "a matrix") for name in sorted(missing)]
@@ -130,21 +134,22 @@ def _check_layouts(
 
 def _check_structure(
     program: Program,
-    widths: dict[str, ActMode],
+    found: tuple[dict[str, ActMode], WeightFacts],
     layouts: dict[str, Matrix],
     sources: tuple[Op, Op],  # of the constants: a norm, an attention
 ) -> list[Problem]:
-    shape = program.shape
+    shape, (widths, facts) = program.shape, found
     norm, attention = sources
     config = LowerConfig(shape.context, widths, program.residual_bits)
     tied = "lm_head" not in layouts
     ops = build_schedule(shape, config, norm.attrs["eps"], attention.attrs, tied)
     dense = {name: layout for name, layout in layouts.items() if ADAPTER_MARK not in name}
     tensors = build_tensors(shape, config, dense)
-    engine = {name: layout for name, layout in layouts.items() if isinstance(layout, EngineLayout)}
-    built = Program(shape, program.residual_bits, tensors, ops, {})
-    built = with_adapters(with_gathers(built, gathers_in(program)), adapter_ranks(program))
-    laid_out = with_engine(built, engine)
+    built = with_facts(Program(shape, program.residual_bits, tensors, ops, {}), facts)
+    linears = (op for op in program.ops if op.kind is OpKind.LINEAR)
+    laid_out = with_engine(
+        built, {op.id: words for op in linears if (words := program.engine_layout_of(op))}
+    )
     ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [
         Problem(f"program: {name}", str(program.tensors.get(name)), str(tensors.get(name)))

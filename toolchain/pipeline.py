@@ -32,7 +32,7 @@ from toolchain.calibrate import (
     golden_steps,
     sample_tokens,
 )
-from toolchain.fit.design import Design, build_program
+from toolchain.fit.design import Design
 from toolchain.fit.misfit import explain_misfit
 from toolchain.fit.planning import Outcome
 from toolchain.fit.speed import speed_of
@@ -42,7 +42,7 @@ from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
-from toolchain.model.outline import LowerConfig, check_lower_config
+from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
 from toolchain.model.program import ActMode, Program
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.sparsity import find_patterns
@@ -106,9 +106,9 @@ def compile_model(
         options.modes,
         patterns=patterns,
         engine=options.engine,
-        facts=facts_of(model),
+        facts=facts_of(model, options.quant, patterns),
     )
-    outline = build_program(design)
+    outline = outline_program(model.config, options.quant, config, patterns, design.facts)
     engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
     quant = quantize_model(model, options.quant, lambda op_id: progress(step(op_id)), patterns)

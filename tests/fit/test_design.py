@@ -132,7 +132,7 @@ def test_everything_composes() -> None:
     check_design(design)
     outcome = plan_design(design, load_target("siracusa"))
     assert outcome.fits
-    assert len(design.what_if.estimates()) == 2
+    assert len(design.what_if.estimates()) == 1
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from toolchain.fit.suggest import (
 )
 from toolchain.fit.sweep import sweep
 from toolchain.model.errors import DoesNotFitError
+from toolchain.model.weight_facts import facts_of
 from toolchain.options import ModelOptions
 from toolchain.tables import stderr
 
@@ -72,10 +73,11 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
         options.modes,
         what_if,
         engine=options.engine,
-        facts=subject.facts,
     )
     check_design(design)
-    return design
+    if subject.model is None:
+        return design
+    return replace(design, facts=facts_of(subject.model, options.quant, {}))
 
 
 def run_fit(

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from memory_planner.engines import EngineChoice, EngineWish
-from toolchain.model.adapters import with_adapters
 from toolchain.model.config import MAX_LAYERS, MAX_VOCAB, ModelConfig
 from toolchain.model.errors import ConfigError, Problem
-from toolchain.model.input_order import with_gathers
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
@@ -22,11 +20,10 @@ from toolchain.model.outline import (
     NO_FACTS,
     LowerConfig,
     WeightFacts,
-    assemble_program,
     check_lower_config,
+    outline_program,
     weight_layouts,
 )
-from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ActMode, DType, Program, TensorSpec
 from toolchain.model.quant_settings import QuantConfig, effective_settings, required_pattern
 
@@ -60,8 +57,6 @@ class WhatIf:
         reasons = []
         if self.kv_bits != RUNTIME_KV_BITS:
             reasons.append(f"the runtime's cache has {RUNTIME_KV_BITS} bits; cycles assume them")
-        if self.layer_order is not None:
-            reasons.append("a compile runs every block once, in order")
         return reasons
 
 
@@ -132,14 +127,10 @@ def check_design(design: Design) -> None:
 
 def build_program(design: Design) -> Program:
     """The program of a design that `check_design` accepts; `constants` is empty."""
-    shape, order = design.shape, design.what_if.layer_order
-    layouts = weight_layouts(shape, design.quant, _paying_patterns(design))
     lower = LowerConfig(design.context, design.modes)
-    if order is None:
-        program = assemble_program(shape, layouts, lower, constants={})
-    else:
-        program = _in_order(shape, layouts, lower, order)
-    program = with_adapters(with_gathers(program, design.facts.gathers), design.ranks)
+    facts = replace(design.facts, ranks=design.ranks, blocks=_blocks(design))
+    patterns = _paying_patterns(design)
+    program = outline_program(design.shape, design.quant, lower, patterns, facts)
     return _with_kv_bits(program, design.what_if.kv_bits)
 
 
@@ -201,33 +192,12 @@ def _paying_patterns(design: Design) -> dict[str, Pattern]:
     return found
 
 
-def _in_order(
-    shape: ModelConfig,
-    layouts: Mapping[str, WeightLayout],
-    lower: LowerConfig,
-    order: tuple[int, ...],
-) -> Program:
-    """The blocks of `order` one after the other: each has its own cache, repeats share weights."""
-    prefixes = {f"l{step:02d}.": f"l{block:02d}." for step, block in enumerate(order)}
-    executed = {
-        step + name.removeprefix(block): layout
-        for step, block in prefixes.items()
-        for name, layout in layouts.items()
-        if name.startswith(block)
-    }
-    outside = {name: layout for name, layout in layouts.items() if "." not in name}
-    unrolled = replace(shape, num_layers=len(order))
-    program = assemble_program(unrolled, {**executed, **outside}, lower, constants={})
-
-    def stored(name: str) -> str:
-        prefix, dot, rest = name.partition(".")
-        return prefixes.get(prefix + dot, prefix + dot) + rest
-
-    tensors: dict[str, TensorSpec] = {}
-    for spec in program.tensors.values():
-        tensors[stored(spec.name)] = replace(spec, name=stored(spec.name))
-    ops = tuple(replace(op, inputs=tuple(map(stored, op.inputs))) for op in program.ops)
-    return replace(program, tensors=tensors, ops=ops)
+def _blocks(design: Design) -> tuple[int, ...] | None:
+    """The stored block of every block that runs; None when all have weights of their own."""
+    order, copies = design.what_if.layer_order, design.facts.blocks
+    if copies is None:
+        return order
+    return copies[: design.shape.num_layers] if order is None else tuple(copies[b] for b in order)
 
 
 def _with_kv_bits(program: Program, bits: int) -> Program:

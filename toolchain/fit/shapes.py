@@ -7,31 +7,29 @@ Built-in shapes are `builtin/*.json` in the layout of a Hugging Face config.json
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from toolchain.fit.options import BUNDLED
-from toolchain.model.checkpoint import load_model
+from toolchain.model.checkpoint import FloatModel, load_model
 from toolchain.model.coded_settings import has_codes
 from toolchain.model.config import ModelConfig, read_config
-from toolchain.model.errors import ConfigError, Problem
+from toolchain.model.errors import ConfigError, EdgecError, Problem
 from toolchain.model.lora import base_directory, is_adapter
-from toolchain.model.outline import NO_FACTS, WeightFacts
-from toolchain.model.weight_facts import facts_of
 
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model without weights: its name, where its shape is from, and the shape."""
+    """A model: its name, where its shape is from, and the shape."""
 
     name: str
     source: str
     config: ModelConfig
-    facts: WeightFacts = NO_FACTS  # of its weights, where there are some
+    model: FloatModel | None = None  # its weights, where there are some
 
 
 def list_shapes() -> tuple[str, ...]:
@@ -63,13 +61,22 @@ def find_model(text: str | None) -> Subject:
     path = Path(text)
     if path.exists():
         base = base_directory(path)
-        subject = Subject(_name_of(path), str(path), read_config(base))
-        if not is_adapter(path) and not (path.is_dir() and has_codes(path)):
-            return subject
-        return replace(subject, facts=facts_of(load_model(path)))
+        return Subject(_name_of(path), str(path), read_config(base), _weights(path))
     if text.lower() not in list_shapes():
         raise _unknown(text)
     return load_shape(text.lower())
+
+
+def _weights(path: Path) -> FloatModel | None:
+    """The checkpoint, where there is one that can be read; adapters and codes must be readable."""
+    if not path.is_dir():
+        return None
+    try:
+        return load_model(path)
+    except EdgecError:
+        if is_adapter(path) or has_codes(path):
+            raise
+        return None
 
 
 def _unknown(text: str) -> ConfigError:

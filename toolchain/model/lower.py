@@ -14,17 +14,18 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
-from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
-from toolchain.model.input_order import gathers_of, order_tables, with_gathers
+from toolchain.model.input_order import gathers_of, order_tables
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.outline import (
     ACTIVATION_BITS,
     LowerConfig,
+    WeightFacts,
     assemble_program,
     check_lower_config,
     real_to_multiplier,
+    with_facts,
 )
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
 from toolchain.model.program import ActMode, Program
@@ -176,7 +177,7 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     inputs = {name: linear.layout.columns for name, linear in linears.items()}
     constants |= order_tables(orders, gathers, inputs, model.config.num_layers)
     program = assemble_program(model.config, layouts, config, constants)
-    return with_adapters(with_gathers(program, gathers), model.ranks)
+    return with_facts(program, WeightFacts(model.ranks, gathers, model.blocks))
 
 
 def _adapters(

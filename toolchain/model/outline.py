@@ -7,7 +7,7 @@ The memory fit of a model is known before it is trained, because the planner rea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, log2, sqrt
 from types import MappingProxyType
 
@@ -25,6 +25,7 @@ from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
 from toolchain.model.program import ActMode, Program, ProgramShape
 from toolchain.model.quant_settings import QuantConfig, effective_settings
 from toolchain.model.schedule import build_schedule, build_tensors
+from toolchain.model.shared_blocks import unrolled, with_shared_blocks
 
 ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
 MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
@@ -38,6 +39,8 @@ class WeightFacts:
 
     ranks: Mapping[str, int] = field(default_factory=dict)  # of adapters beside codes, by role
     gathers: Gathers = field(default_factory=dict)  # of codes in an order of their own
+    # For every block that runs the one whose weights it has; None: its own.
+    blocks: tuple[int, ...] | None = None
 
 
 NO_FACTS = WeightFacts()
@@ -168,5 +171,15 @@ def outline_program(
     """
     check_lower_config(config, lower)
     layouts = weight_layouts(config, quant, patterns)
-    program = with_gathers(assemble_program(config, layouts, lower, constants={}), facts.gathers)
-    return with_adapters(program, facts.ranks)
+    if facts.blocks is not None:
+        layouts = unrolled(layouts, facts.blocks)
+        config = replace(config, num_layers=len(facts.blocks))
+    return with_facts(assemble_program(config, layouts, lower, constants={}), facts)
+
+
+def with_facts(program: Program, facts: WeightFacts) -> Program:
+    """The program of as many blocks as run, each with weights of its own, after `facts`."""
+    program = with_gathers(with_shared_blocks(program, facts.blocks), facts.gathers)
+    program = with_adapters(program, facts.ranks)
+    constants = {n: value for n, value in program.constants.items() if n in program.tensors}
+    return replace(program, constants=constants)

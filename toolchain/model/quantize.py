@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.adapters import ADAPTER_BITS, ADAPTER_MARK
+from toolchain.model.block_copies import copied_blocks
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
@@ -91,6 +92,7 @@ class QuantModel:
     # By op id of each matrix whose integers come from the checkpoint: the largest relative change
     # of a group's scale.
     scale_changes: Mapping[str, float] = field(default_factory=dict)
+    blocks: tuple[int, ...] | None = None  # for every block the one it is a copy of, if any is
     # A and B by op id of the projections whose roles have adapters, beside integer codes.
     adapters: Mapping[str, tuple[QuantTensor, QuantTensor]] = field(default_factory=dict)
 
@@ -147,6 +149,7 @@ def quantize_model(
         weight_snr_db=MappingProxyType(snr_db),
         patterns=patterns,
         scale_changes=MappingProxyType(changes),
+        blocks=copied_blocks(model, quant, patterns),
         adapters=MappingProxyType(_quantize_adapters(model, snr_db)),
     )
 

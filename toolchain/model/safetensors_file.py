@@ -26,6 +26,7 @@ FLOAT_SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per element
 SIZES = FLOAT_SIZES | {"I32": 4}  # integers: the packed codes of quantized matrices
 MAX_HEADER_SIZE = 16 << 20  # bytes; 512 layers need about 1 MiB
 _PREFIX_SIZE = 8
+_COMPARE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,15 @@ class TensorRef:
             wide = raw.view("<f4" if self.dtype == "F32" else "<f2").astype(np.float32)
         # A plain array: what numpy derives from a mapped one still calls itself a memmap.
         return wide.view(np.ndarray).reshape(self.shape)
+
+    def equals(self, other: TensorRef) -> bool:
+        """Whether both are the same bits of the same type and shape."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        left, right = self.raw(), other.raw()
+        # In pieces, so that the comparison needs no array of the tensor's size.
+        pieces = (slice(at, at + _COMPARE_BYTES) for at in range(0, self.size, _COMPARE_BYTES))
+        return all(np.array_equal(left[piece], right[piece]) for piece in pieces)
 
 
 def read_header(path: Path, log: ProblemLog) -> dict[str, TensorRef | None] | None:
