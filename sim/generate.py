@@ -41,7 +41,7 @@ def generate(
     for index in range(max_new_tokens):
         if index and session.position >= session.program.shape.context:
             return
-        token = choose_token(session.forward(tokens)[-1], sampling.temperature, rng)
+        token = choose_token(session.prefill(tokens), sampling.temperature, rng)
         if token in stop:
             return
         yield token

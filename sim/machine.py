@@ -28,13 +28,17 @@ from sim.engine import (
     windows_of,
 )
 from sim.interpreter import run_op
+from sim.machine_streams import StreamSlots
 from sim.memory import BLOB, NOBODY, PATTERN, Memory
 from sim.neureka import run_job
 from sim.ops import Ints, KVCache
+from sim.prefill import parts_of
 from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import Kind, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
+
+Output = tuple[Op, str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,20 +68,41 @@ class Machine:
         self._chains = chain_members(plan)
         for place in input_buffers(plan):
             self._put(place, 0, np.zeros(place.size, np.uint8))
-        self._finish_stream(0)
+        buffer = self._ids[plan.streams.buffer] if plan.streams else NOBODY
+        self._streams = StreamSlots(plan, self._memories, buffer)
 
-    def step(self, token: int) -> Iterator[tuple[Op, str, npt.NDArray[np.generic]]]:
+    def step(self, token: int) -> Iterator[Output]:
         """Run one token; yields every output of every op as it is written."""
-        tokens = np.array([token], np.int64)
-        for op in self.program.ops:
+        yield from self._run(self.program.ops, token)
+        self._streams.finish(0)
+        self.position += 1
+
+    def prefill(self, tokens: Sequence[int]) -> Iterator[tuple[int, Output]]:
+        """Run a prompt of at least one token as the generated code does.
+
+        Yields the position of the token with every output. Raises IndexError when the KV cache
+        has fewer free positions.
+        """
+        if self.position + len(tokens) > self.program.shape.context:
+            raise IndexError("the sequence is longer than the context of the program")
+        parts, streams = parts_of(self.program), self.plan.streams
+        end = self._streams.end
+        self._streams.end = streams.head if streams and streams.head else end
+        for left, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
+            self._streams.end = self._streams.end if left else end
+            for output in self._run(parts.every if left else self.program.ops, token):
+                yield self.position, output
+            self._streams.rewind() if left else self._streams.finish(0)
+            self.position += 1
+
+    def _run(self, schedule: Sequence[Op], token: int) -> Iterator[Output]:
+        for op in schedule:
             if op.id in self._points:
-                self._next_stream(self._points[op.id])
+                self._streams.advance(self._points[op.id])
             self._written = []
-            run_op(op, self.program, self, tokens, self.position)
+            run_op(op, self.program, self, np.array([token], np.int64), self.position)
             for name, value in self._written:
                 yield op, name, value
-        self._finish_stream(0)
-        self.position += 1
 
     # Store
 
@@ -157,7 +182,7 @@ class Machine:
                 after = transfer.first_record // streams.part_records
                 if after > part:
                     part = after
-                    self._next_stream(streams.head + part)
+                    self._streams.advance(streams.head + part)
             data = source.read(transfer.source_offset, transfer.size, owner, how.weight)
             offset = transfer.slot * how.slot_size
             self._put(tile, offset, data)
@@ -186,32 +211,6 @@ class Machine:
             result[rows] = requantized(rows, acc, table, scale, shift)
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
         return result[np.newaxis]
-
-    def _next_stream(self, index: int) -> None:
-        """The weights of a stream are there; those of the next one are then under way."""
-        streams = self.plan.streams
-        assert streams is not None
-        if index:
-            self._finish_stream(index)
-        self._start_stream((index + 1) % streams.count)
-
-    def _start_stream(self, index: int) -> None:
-        """From now on until its end the slot of the stream holds nothing that can be read."""
-        streams = self.plan.streams
-        if streams and streams.stream(index):
-            place = self.plan.placements[streams.buffer]
-            pattern = np.full(streams.slot_size, PATTERN, np.uint8)
-            memory = self._memories[place.region]
-            memory.write(place.offset + streams.slot(index), pattern, NOBODY)
-
-    def _finish_stream(self, index: int) -> None:
-        streams = self.plan.streams
-        stream = streams.stream(index) if streams else None
-        if streams and stream:
-            source = self._memories[streams.region]
-            what = f"stream {index}"
-            data = source.read(stream.source_offset, stream.size, BLOB, what)
-            self._put(self.plan.placements[streams.buffer], streams.slot(index), data)
 
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """See `Store`."""

@@ -1,7 +1,7 @@
 """What a model costs on a target: one token at a context, a prompt, energy, and the growth of it.
 
-The generated code runs a prompt token by token, so a prefill of n tokens is the sum of the steps
-at positions 0 to n - 1.
+A prompt runs through the blocks token by token, and through the head with its last token
+(sim/prefill_cycles.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from memory_planner.target import Reading, TargetSpec
 from sim.bound import bound_cycles, link_uses
 from sim.energy import EnergyReport, token_energy
 from sim.latency import LatencyReport, OpLatency, estimate, latency_of
+from sim.prefill_cycles import prefill_cycles
 from sim.step import Step, decode_step
 from toolchain.model.program import Program
 
 DEAREST = 10
 CURVE_POINTS = 33  # at most
-PREFILL = "token by token, as the generated code runs it, the head of every token included"
+PREFILL = "token by token, with the head for the last one alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Profile:
         return {
             **self.latency.to_dict(),
             "context": self.latency.position + 1,
+            "decode": _short(self.latency),
             "readings": {each.reading.value: _short(each) for each in self.readings},
             "prefill": {
                 "tokens": self.prefill.tokens,
@@ -120,8 +122,7 @@ def profile(
 
 def prefill(step: Step, tokens: int) -> Prefill:
     """The first `tokens` tokens of a context; `step` is one of them."""
-    cycles = sum(step.at(position).total for position in range(tokens))
-    return Prefill(tokens, cycles, step.context.target.clock_hz)
+    return Prefill(tokens, prefill_cycles(step, tokens), step.context.target.clock_hz)
 
 
 def length_curve(step: Step) -> tuple[CurvePoint, ...]:

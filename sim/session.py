@@ -15,6 +15,7 @@ from memory_planner.plan import Plan
 from sim import ops
 from sim.interpreter import run_op
 from sim.ops import Ints, KVCache, Matrix
+from sim.prefill import parts_of
 from toolchain.model.engine_packing import EngineLayout, unpack_engine
 from toolchain.model.matrix_storage import unpack_matrix
 from toolchain.model.packing import WeightInts, WeightLayout
@@ -64,13 +65,14 @@ def _joined(program: Program, constants: Constants) -> Constants:
 
 
 class Session:
-    """One sequence: weights, KV cache and position. `forward` appends tokens."""
+    """One sequence: weights, KV cache, position. `forward` and `prefill` append tokens."""
 
     def __init__(
         self, program: Program, constants: Constants, recorder: Recorder | None = None
     ) -> None:
         self.program = program
         self.position = 0
+        self._parts = parts_of(program)
         self._recorder = recorder
         self._values: dict[str, Ints] = {}
         self._constants: dict[str, Ints] = {}
@@ -118,6 +120,25 @@ class Session:
             for start in range(0, len(ids), PREFILL_TOKENS)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def prefill(self, tokens: npt.ArrayLike) -> Ints:
+        """Logits (vocab,) of the last of `tokens`, at least one, appended as `forward` does it.
+
+        The head runs for that token alone. Raises IndexError as `forward`.
+        """
+        ids = np.asarray(tokens, np.int64)
+        if self.position + len(ids) > self.program.shape.context:
+            raise IndexError("the sequence is longer than the context of the program")
+        for start in range(0, len(ids), PREFILL_TOKENS):
+            part = ids[start : start + PREFILL_TOKENS]
+            for op in self._parts.every:
+                run_op(op, self.program, self, part, self.position)
+            self.position += len(part)
+        self._values = {name: value[-1:] for name, value in self._values.items()}
+        for op in self._parts.behind:
+            run_op(op, self.program, self, ids[-1:], self.position - 1)
+        logits: Ints = self._values["logits"][0]
+        return logits
 
     def _pass(self, tokens: Ints) -> Ints:
         for op in self.program.ops:

@@ -54,6 +54,11 @@ class Step:
     def at(self, position: int) -> Step:
         """The same step for another token."""
         context = replace(self.context, position=position)
+        return _step(context, self.cycles_at(position))
+
+    def cycles_at(self, position: int) -> tuple[OpCycles, ...]:
+        """By op: what it costs for another token, without streams."""
+        context = replace(self.context, position=position)
         known: dict[CostKey, OpCycles] = {}
         cycles = list(self.cycles)
         for index, op in enumerate(context.program.ops):
@@ -62,7 +67,7 @@ class Step:
                 if key not in known:
                     known[key] = op_cycles(context, op)
                 cycles[index] = known[key]
-        return _step(context, tuple(cycles))
+        return tuple(cycles)
 
 
 def decode_step(

@@ -66,10 +66,11 @@ def stream_waits(
     """The streams of a step whose ops take `cycles`, in order."""
     if plan.streams is None or plan.streams.count == 0:
         return Waits((), {}, 0)
-    bus = _Bus(plan, target)
+    bus = Bus(plan, target)
     before: dict[str, list[int]] = {}
+    points = stream_points(program, plan.streams)
     now = 0
-    for op, index, length in _pieces(program, plan, cycles):
+    for op, index, length in stream_pieces(program.ops, points, cycles):
         if index is not None:
             waited = bus.wait(index, op, now)
             before.setdefault(op.id, []).append(waited)
@@ -81,12 +82,11 @@ def stream_waits(
     return Waits(tuple(bus.streams), waits, behind)
 
 
-def _pieces(
-    program: Program, plan: Plan, cycles: Sequence[OpCycles]
+def stream_pieces(
+    ops: Sequence[Op], points: Mapping[str, int], cycles: Sequence[OpCycles]
 ) -> Iterator[tuple[Op, int | None, int]]:
     """(op, stream that it waits for, cycles until the next wait) in order."""
-    points = stream_points(program, plan.streams)
-    for op, each in zip(program.ops, cycles, strict=True):
+    for op, each in zip(ops, cycles, strict=True):
         index, left = points.get(op.id), round(each.total)
         if index is not None and each.parts:
             for number, (_, length) in enumerate(each.parts):
@@ -96,7 +96,7 @@ def _pieces(
         yield op, index, left
 
 
-class _Bus:
+class Bus:
     """What is on its way from off-chip memory; stream 0 of the next step has the index `count`."""
 
     def __init__(self, plan: Plan, target: TargetSpec) -> None:
@@ -109,6 +109,7 @@ class _Bus:
         self.streams: list[StreamCycles] = []
 
     def issue(self, index: int, now: int) -> None:
+        """Have a stream follow those that travel already."""
         stream = self.plan.stream(index)
         if stream:
             start = max(now, self.free)

@@ -26,6 +26,7 @@ from sim.memory import MemoryFaultError
 from sim.session import Session
 from tests.bundles import compile_tiny, edit, seal
 from tests.model.tiny import write_model
+from tests.sim.test_machine import check_prompts
 from toolchain.c_tools import (
     Build,
     find_host_compiler,
@@ -67,6 +68,20 @@ def test_c_equals_the_simulator(
     )
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("head", [True, False], ids=["head off chip", "head on chip"])
+def test_prompts_stream_weights_of_blocks(tmp_path: Path, layers: int, head: bool) -> None:
+    """An even and an odd number of streams in front of the head's, or of nothing."""
+    pins = (Pin("l??.*.weight", "hyperram"), *([Pin("lm_head.weight", "hyperram")] if head else []))
+    write_model(tmp_path, num_layers=layers, tied=False)
+    quant = quantize_model(load_model(tmp_path), QuantConfig(bits=4, group_size=16))
+    program = lower_model(quant, LowerConfig(16))
+    plan = plan_memory(program, limited_target(load_target("siracusa"), MemoryLimits({}, pins)))
+    assert plan.streams is not None
+    assert plan.streams.head % 2 == layers * len(plan.streams.cuts) % 2
+    check_prompts(program, plan, (2, 1, 2))
 
 
 def test_what_travels_at_once_has_a_single_slot(tmp_path: Path) -> None:

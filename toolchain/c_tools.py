@@ -164,6 +164,7 @@ class Build:
     flags: tuple[str, ...] = ()
     optimize: str = "-O2"
     steps: int | None = None
+    prompt: int | None = None  # tokens of a prompt of programs without arguments
     cores: int | None = None  # team of programs that are started without arguments
 
 
@@ -181,6 +182,7 @@ def run_make(build: Build) -> None:
         "CPPFLAGS": "",
         "LDFLAGS": "",
         "STEPS": "" if build.steps is None else str(build.steps),
+        "PROMPT": "" if build.prompt is None else str(build.prompt),
         "CORES": "" if build.cores is None else str(build.cores),
     }
     command = [make, "--silent", "-C", str(tree), f"-j{os.cpu_count() or 1}", *build.targets]

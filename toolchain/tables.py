@@ -94,12 +94,19 @@ def print_simulation(report: Json) -> None:
     console.print(f"simulated at {report['simulated_tokens_per_second']:,.1f} tokens/s here")
 
 
+def _prompts(prompts: Json | None) -> str:
+    """Tokens of a prompt, and how many ops were equal in prompts."""
+    if prompts is None:
+        return "not run"
+    return f"{prompts['tokens']}: {prompts['ops_equal']:,} of {prompts['ops_compared']:,} equal"
+
+
 def print_verified(report: Json) -> None:
     """One line per run, then the first divergence of each run that has one."""
     console = stdout()
     title = f"{report['tokens']} tokens, every tensor of every op against the simulator"
     table = Table("runner", title=title)
-    columns = ("cores", "ops compared", "ops equal", "instructions per token")
+    columns = ("cores", "ops compared", "ops equal", "in prompts of", "instructions per token")
     for column in columns:
         table.add_column(column, justify="right")
     for run in report["runs"]:
@@ -109,12 +116,15 @@ def print_verified(report: Json) -> None:
             str(run["cores"]),
             f"{run['ops_compared']:,}",
             f"{run['ops_equal']:,}",
+            _prompts(run["prompts"]),
             "not counted" if instructions is None else f"{instructions:,.0f}",
         )
     console.print(table)
     for run in report["runs"]:
-        if run["first_divergence"]:
-            print_divergence(f"{run['runner']}, {run['cores']} cores", run["first_divergence"])
+        for found in (run, run["prompts"] or {}):
+            if found.get("first_divergence"):
+                who = f"{run['runner']}, {run['cores']} cores"
+                print_divergence(who, found["first_divergence"])
     context = report["context"]
     if context["skipped"]:
         console.print(f"not run to the end of the context: {context['skipped']}")

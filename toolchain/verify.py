@@ -2,8 +2,9 @@
 
 The expected values are not those of the golden files alone: the byte-true simulator runs the same
 tokens again from the bundle's blobs and plan, and goes on behind them, so that the cache is read
-in several chunks; the golden files themselves are checked against it. The self-test and a run to
-the end of the context follow, without trace. Nothing is written to the bundle.
+in several chunks; the golden files themselves are checked against it. The same tokens run once more
+in prompts. The self-test and runs to the end of the context follow, without trace. Nothing is
+written to the bundle.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,21 +23,15 @@ from codegen.bundle_read import load_bundle
 from codegen.golden import op_specs
 from sim.compare import Comparison
 from sim.dump import Dump, StepResult, read_dump
-from toolchain.c_tools import (
-    Build,
-    ProgramRun,
-    check_tools,
-    find_host_compiler,
-    find_rv32_compiler,
-    find_rv32_simulator,
-    run_make,
-    run_program,
-)
+from sim.prefill import parts_of
+from toolchain.c_tools import ProgramRun, check_tools, run_program
 from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
 from toolchain.model.program import Kind
-from toolchain.verify_report import ContextReport, RunReport, VerifyReport
+from toolchain.verify_report import ContextReport, PromptReport, RunReport, VerifyReport
+from toolchain.verify_runs import PROMPTS, Progress, Run, Task, host_runs, rv32_run
 from toolchain.verify_steps import (
     DumpFile,
+    PromptFile,
     check_selftest,
     compare_with_simulator,
     steps_to_compare,
@@ -44,16 +39,11 @@ from toolchain.verify_steps import (
 
 RUNNERS = ("host", "rv32")
 HOST_CORES = (1, 3, 8)
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
-RV32_OPTIMIZE = "-O3"
-PROGRAMS = ("runner", "tracer")
 CONTEXT_FULL = 11  # runtime/include/edgec_types.h
 # A run that takes longer than this hangs: far below what any machine of today computes.
 BASE_SECONDS = 60.0
 WEIGHTS_PER_SECOND = {"host": 20e6, "rv32": 2e6}
 CONTEXT_WORK = 10**10  # weights times positions of a run to the end of the context
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +56,6 @@ class VerifyOptions:
 
 
 DEFAULTS = VerifyOptions()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Task:
-    """What all runs of one verification share."""
-
-    bundle: LoadedBundle
-    steps: int
-    weights: int  # of the model, for the time limits
-    scratch: Path
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """One team size on one runner: how to start its programs, and its traced run."""
-
-    report: RunReport  # of a comparison that is still to come
-    runner: tuple[str, ...]
-    tracer: tuple[str, ...]
-    dump: Path
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        cores = "1 core" if self.report.cores == 1 else f"{self.report.cores} cores"
-        return f"{self.report.runner} with {cores}"
 
 
 def verify_bundle(
@@ -119,7 +82,7 @@ def verify_bundle(
     prefix = "edgec-verify-"
     with _orderly_end(), tempfile.TemporaryDirectory(prefix=prefix) as scratch:
         check_tools(runners, Path(scratch))
-        task = _Task(bundle, count, _weights(bundle), Path(scratch), progress)
+        task = Task(bundle, count, _weights(bundle), Path(scratch), progress)
         return _verify(task, tuple(dict.fromkeys(runners)), options)
 
 
@@ -145,68 +108,41 @@ def _weights(bundle: LoadedBundle) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors if tensor.kind is Kind.WEIGHT)
 
 
-def _verify(task: _Task, runners: Sequence[str], options: VerifyOptions) -> VerifyReport:
-    runs = _host_runs(task, options) if "host" in runners else []
-    runs += [_rv32_run(task)] if "rv32" in runners else []
+def _verify(task: Task, runners: Sequence[str], options: VerifyOptions) -> VerifyReport:
+    runs = []
+    if "host" in runners:
+        runs += host_runs(task, options.cores, sanitize=options.sanitize)
+    runs += [rv32_run(task)] if "rv32" in runners else []
     traced = [_trace(task, run) for run in runs]
+    prompted = [_trace_prompts(task, run) for run in runs]
     task.progress(f"simulating {task.steps} steps")
     ops = op_specs(task.bundle.program)
+    behind = len(ops) - len(parts_of(task.bundle.program).behind)
     files = [DumpFile(run.dump, ops) for run in runs]
+    prompts = [PromptFile(run.prompt_dump, ops, run.prompt, behind) for run in runs]
     try:
-        nexts = compare_with_simulator(task.bundle, task.steps, files)
+        nexts = compare_with_simulator(task.bundle, task.steps, [*files, *prompts])
         comparisons = [file.finish() for file in files]
+        of_prompts = [file.finish() for file in prompts]
     except BundleError as error:
         raise MismatchError("a traced program wrote no dump", error.problems) from error
     reports = []
-    for run, ended, comparison in zip(runs, traced, comparisons, strict=True):
-        reports.append(_finish(task, run, ended, comparison))
+    for index, run in enumerate(runs):
+        report = _finish(task, run, traced[index], comparisons[index])
+        if report.passed:
+            report = _finish_prompts(run, report, prompted[index], of_prompts[index])
+        reports.append(report)
     context = _context_run(task, runs, reports, nexts)
     reports.sort(key=lambda report: runners.index(report.runner))
     return VerifyReport(task.steps, tuple(reports), context)
 
 
-def _host_runs(task: _Task, options: VerifyOptions) -> list[_Run]:
-    compiler = find_host_compiler()
-    out = task.scratch / "host"
-    task.progress(f"building for the host with {compiler.name}")
-    flags = SANITIZERS if options.sanitize else ()
-    run_make(Build(task.bundle.directory, out, "host", compiler, PROGRAMS, flags))
-    runner, tracer = (str(out / f"{task.bundle.prefix}_{kind}") for kind in PROGRAMS)
-    return [
-        _Run(
-            RunReport("host", count, compiler.name, None, 0, 0, None, None),
-            (runner, str(count)),
-            (tracer, str(count), str(task.steps)),
-            out / f"{count}.dump",
-        )
-        for count in options.cores
-    ]
-
-
-def _rv32_run(task: _Task) -> _Run:
-    compiler = find_rv32_compiler()
-    simulator = find_rv32_simulator(task.scratch)
-    out = task.scratch / "rv32"
-    task.progress(f"building for rv32 with {compiler.name}")
-    flags = (f"-D{task.bundle.prefix.upper()}_RV32_LINUX",) if simulator.linux else ()
-    build = Build(task.bundle.directory, out, "rv32", compiler, ("runner",), flags, RV32_OPTIMIZE)
-    run_make(build)
-    run_make(replace(build, targets=("tracer",), steps=task.steps))  # it takes no arguments there
-    runner, tracer = (str(out / f"{task.bundle.prefix}_{kind}") for kind in PROGRAMS)
-    return _Run(
-        RunReport("rv32", 1, compiler.name, simulator.name, 0, 0, None, None),
-        (*simulator.command, runner),
-        (*simulator.command, tracer),
-        out / "tracer.dump",
-    )
-
-
-def _limit(task: _Task, runner: str, steps: int) -> float:
+def _limit(task: Task, runner: str, steps: int) -> float:
     """Seconds after which a run of so many steps counts as hanging."""
     return BASE_SECONDS + steps * task.weights / WEIGHTS_PER_SECOND[runner]
 
 
-def _trace(task: _Task, run: _Run) -> ProgramRun:
+def _trace(task: Task, run: Run) -> ProgramRun:
     """Run the traced program; its dump goes to a file."""
     task.progress(f"running on {run.name}")
     limit = _limit(task, run.report.runner, task.steps)
@@ -214,7 +150,32 @@ def _trace(task: _Task, run: _Run) -> ProgramRun:
     return run_program(run.tracer, what=what, seconds=limit, output=run.dump)
 
 
-def _finish(task: _Task, run: _Run, traced: ProgramRun, comparison: Comparison) -> RunReport:
+def _trace_prompts(task: Task, run: Run) -> ProgramRun:
+    """Run the traced program on prompts."""
+    task.progress(f"running prompts of {run.prompt} tokens on {run.name}")
+    limit = _limit(task, run.report.runner, task.steps)
+    what = f"the traced program with prompts on {run.name}"
+    return run_program(run.prompter, what=what, seconds=limit, output=run.prompt_dump)
+
+
+def _finish_prompts(
+    run: Run, report: RunReport, traced: ProgramRun, comparison: Comparison
+) -> RunReport:
+    """The report with what prompts gave."""
+    divergence = comparison.first_divergence
+    if divergence is None and (traced.exit_code != 0 or not comparison.complete):
+        problem = Problem(
+            "dump",
+            f"{comparison.missing} records missing, {comparison.unexpected} unexpected",
+            f"all records of prompts of {run.prompt} tokens",
+        )
+        what = f"the traced program with prompts on {run.name}"
+        raise MismatchError(_ending(what, traced), [problem])
+    prompts = PromptReport(run.prompt, comparison.ops_compared, comparison.ops_equal, divergence)
+    return replace(report, prompts=prompts)
+
+
+def _finish(task: Task, run: Run, traced: ProgramRun, comparison: Comparison) -> RunReport:
     """The report of a run; the self-test is news only when the trace was equal and complete."""
     report = replace(
         run.report,
@@ -239,7 +200,7 @@ def _finish(task: _Task, run: _Run, traced: ProgramRun, comparison: Comparison) 
 
 
 def _run_untraced(
-    task: _Task, run: _Run, name: str, wanted: Sequence[int], arguments: Sequence[str] = ()
+    task: Task, run: Run, name: str, wanted: Sequence[int], arguments: Sequence[str] = ()
 ) -> tuple[StepResult, ...]:
     """Run the program without trace, self-test first; its steps must have the `wanted` statuses."""
     what = f"{name} on {run.name}"
@@ -259,7 +220,7 @@ def _run_untraced(
 
 
 def _context_run(
-    task: _Task, runs: Sequence[_Run], reports: Sequence[RunReport], nexts: Sequence[int]
+    task: Task, runs: Sequence[Run], reports: Sequence[RunReport], nexts: Sequence[int]
 ) -> ContextReport:
     """Fill the context on the host, in the team of the middle size, and ask for one step more."""
     context = task.bundle.program.shape.context
@@ -282,7 +243,22 @@ def _context_run(
         if got.next != want:
             problem = Problem(f"step {step}", f"next token {got.next}", str(want))
             raise MismatchError(f"{name} on {run.name} differs from the simulator", [problem])
+    _context_prompts(task, run, steps[context - 1].next)
     return ContextReport(context, run.report.cores)
+
+
+def _context_prompts(task: Task, run: Run, wanted: int) -> None:
+    """The same tokens in prompts as long as may be: the last one ends as the steps did."""
+    context = task.bundle.program.shape.context
+    prompt = max(n for n in range(1, min(context, PROMPTS[0]) + 1) if context % n == 0)
+    name = "the prompts to the end of the context"
+    task.progress(f"filling the context with prompts on {run.name}")
+    statuses = [0] * (context // prompt) + [CONTEXT_FULL]
+    arguments = (str(context + 1), str(prompt))
+    last = _run_untraced(task, run, name, statuses, arguments)[-2]
+    if last.next != wanted:
+        problem = Problem(f"step {context - 1}", f"next token {last.next}", str(wanted))
+        raise MismatchError(f"{name} on {run.name} differ from the steps", [problem])
 
 
 def _dump_of(run: ProgramRun, what: str) -> Dump:

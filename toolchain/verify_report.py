@@ -9,6 +9,16 @@ from sim.compare import Divergence
 
 
 @dataclass(frozen=True, slots=True)
+class PromptReport:
+    """The same tokens in prompts; ops behind the blocks run for the last one of each alone."""
+
+    tokens: int  # of a prompt; the last one may be shorter
+    ops_compared: int  # (step, op) pairs
+    ops_equal: int
+    first_divergence: Divergence | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunReport:
     """One run of the traced program, and of the self-test."""
 
@@ -20,11 +30,19 @@ class RunReport:
     ops_equal: int
     first_divergence: Divergence | None
     instructions: tuple[int, ...] | None  # per step, without trace; None: not counted
+    prompts: PromptReport | None = None  # None: the steps differ already
 
     @property
     def passed(self) -> bool:
         """True when every op was equal."""
-        return self.first_divergence is None
+        return self.divergence is None
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first one, of steps or of prompts."""
+        if self.prompts is None or self.first_divergence:
+            return self.first_divergence
+        return self.prompts.first_divergence
 
     @property
     def instructions_per_token(self) -> float | None:
@@ -44,6 +62,7 @@ class RunReport:
             "ops_equal": self.ops_equal,
             "first_divergence": asdict(self.first_divergence) if self.first_divergence else None,
             "instructions_per_token": self.instructions_per_token,
+            "prompts": asdict(self.prompts) if self.prompts else None,
         }
 
 

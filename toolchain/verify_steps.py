@@ -83,6 +83,36 @@ class DumpFile:
         )
 
 
+class PromptFile(DumpFile):
+    """The comparison of a dump of prompts of `prompt` tokens, prompt by prompt.
+
+    Ops from the index `behind` on run for the last token of a prompt alone.
+    """
+
+    def __init__(self, path: Path, ops: Sequence[OpSpec], prompt: int, behind: int) -> None:
+        super().__init__(path, ops)
+        self._prompt, self._behind = prompt, behind
+        self._steps: list[Sequence[Expected]] = []
+
+    def take(self, expected: Sequence[Expected]) -> None:
+        """Hold the step back until its prompt is complete."""
+        self._steps.append(expected)
+        if len(self._steps) == self._prompt:
+            self._compare()
+
+    def finish(self) -> Comparison:
+        """The result over all prompts."""
+        if self._steps:
+            self._compare()
+        return super().finish()
+
+    def _compare(self) -> None:
+        *others, last = self._steps
+        held = [record for step in others for record in step if record.op < self._behind]
+        self._steps = []
+        super().take([*held, *last])
+
+
 def dump_steps(path: Path) -> Iterator[Dump]:
     """The dump of each step in a file; raises BundleError as `read_dump`."""
     with path.open("rb") as file:

@@ -118,6 +118,62 @@ static int check_step(void) {
     return 0;
 }
 
+/* Prompts: what is refused changes nothing; every partition gives the bits of single steps. */
+static int check_prefill(void) {
+    const tiny_memory memory = tiny_linked_memory();
+    const tiny_core core = {0U, 1U, NULL};
+    const tiny_core no_team = {0U, 0U, NULL};
+    static int32_t logits[TINY_CONTEXT_LENGTH][TINY_VOCABULARY_SIZE];
+    static int32_t tokens[TINY_CONTEXT_LENGTH + 1U];
+    tiny_context context;
+    tiny_output out = {NULL, -7};
+    for (uint32_t i = 0U; i <= TINY_CONTEXT_LENGTH; i++) {
+        tokens[i] = (int32_t)((i * 37U + 11U) % TINY_VOCABULARY_SIZE);
+    }
+    CHECK(tiny_init(&context, &memory, 1) == TINY_OK);
+    for (uint32_t i = 0U; i < TINY_CONTEXT_LENGTH; i++) {
+        CHECK(tiny_step(&context, &core, tokens[i], &out) == TINY_OK);
+        memcpy(logits[i], out.logits, sizeof logits[i]);
+    }
+    CHECK(tiny_prefill(&context, &core, tokens, 1U, &out) == TINY_CONTEXT_FULL);
+    tiny_reset(&context);
+    CHECK(tiny_step(&context, &core, tokens[0], NULL) == TINY_OK);
+    out.next = -7;
+    CHECK(tiny_prefill(NULL, &core, tokens, 1U, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_prefill(&context, NULL, tokens, 1U, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_prefill(&context, &no_team, tokens, 1U, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_prefill(&context, &core, NULL, 1U, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_prefill(&context, &core, tokens, 0U, &out) == TINY_BAD_ARGUMENT);
+    CHECK(tiny_prefill(&context, &core, tokens, TINY_CONTEXT_LENGTH, &out) == TINY_CONTEXT_FULL);
+    CHECK(tiny_prefill(&context, &core, tokens, TINY_CONTEXT_LENGTH + 1U, &out) ==
+          TINY_CONTEXT_FULL);
+    tokens[TINY_CONTEXT_LENGTH - 1U] = (int32_t)TINY_VOCABULARY_SIZE;
+    CHECK(tiny_prefill(&context, &core, tokens + 1, TINY_CONTEXT_LENGTH - 1U, &out) ==
+          TINY_BAD_TOKEN);
+    tokens[TINY_CONTEXT_LENGTH - 1U] = -1;
+    CHECK(tiny_prefill(&context, &core, tokens + 1, TINY_CONTEXT_LENGTH - 1U, &out) ==
+          TINY_BAD_TOKEN);
+    CHECK(tiny_position(&context) == 1U && out.next == -7);
+    tokens[TINY_CONTEXT_LENGTH - 1U] =
+        (int32_t)(((TINY_CONTEXT_LENGTH - 1U) * 37U + 11U) % TINY_VOCABULARY_SIZE);
+    CHECK(tiny_prefill(&context, &core, tokens + 1, TINY_CONTEXT_LENGTH - 1U, NULL) == TINY_OK);
+    /* bit i of `parts`: a prompt ends behind token i */
+    for (uint32_t parts = 0U; parts < 1U << (TINY_CONTEXT_LENGTH - 1U); parts++) {
+        uint32_t first = 0U;
+        tiny_reset(&context);
+        for (uint32_t i = 0U; i < TINY_CONTEXT_LENGTH; i++) {
+            if ((parts >> i & 1U) != 0U || i + 1U == TINY_CONTEXT_LENGTH) {
+                const uint32_t count = i + 1U - first;
+                CHECK(tiny_prefill(&context, &core, tokens + first, count, &out) == TINY_OK);
+                CHECK(memcmp(logits[i], out.logits, sizeof logits[i]) == 0);
+                CHECK(tiny_position(&context) == i + 1U);
+                first = i + 1U;
+            }
+        }
+    }
+    return 0;
+}
+
 /* A self-test that cannot fail proves nothing. */
 static int check_selftest(void) {
     tiny_memory memory = tiny_linked_memory();
@@ -137,5 +193,5 @@ static int check_selftest(void) {
 }
 
 int main(void) {
-    return check_init() | check_step() | check_selftest();
+    return check_init() | check_step() | check_prefill() | check_selftest();
 }

@@ -57,7 +57,11 @@ def test_checker_runs_on_the_stub(tiny_bundle: LoadedBundle, tmp_path: Path) -> 
     compile_c([*command(tiny_bundle), *objects, "-T", str(script), "-o", str(program)])
     core = build_model(tmp_path, "core")
     result = run_program([str(core), str(program)])
-    assert result.output.decode().splitlines()[-1].endswith("ops equal in 5 steps: PASSED")
+    assert (
+        result.output.decode()
+        .splitlines()[-1]
+        .endswith("ops equal in 5 steps and a prompt: PASSED")
+    )
     assert result.exit_code == 0
 
 

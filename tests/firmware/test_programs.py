@@ -49,7 +49,7 @@ def test_every_op_has_its_line(tiny_bundle: LoadedBundle, copy: Path, tmp_path: 
     assert [line.split() for line in lines[1:-1]] == [
         [op.id, "ok"] for op in tiny_bundle.golden.ops
     ]
-    assert lines[-1] == "golden: 36 of 36 ops equal in 5 steps: PASSED"
+    assert lines[-1] == "golden: 36 of 36 ops equal in 5 steps and a prompt: PASSED"
 
 
 def test_first_difference_is_named(tiny_bundle: LoadedBundle, copy: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_first_difference_is_named(tiny_bundle: LoadedBundle, copy: Path, tmp_pa
     text = f"differs: step 2, output 1, CRC-32 {want:08x}, expected {want ^ 0x10:08x}"
     assert lines[1 + op] == f"{'l01.attn.attention':<28}{text}"
     assert sum(line.endswith("ok") for line in lines) == len(golden.ops) - 1
-    assert lines[-1] == "golden: 35 of 36 ops equal in 5 steps: FAILED"
+    assert lines[-1] == "golden: 35 of 36 ops equal in 5 steps and a prompt: FAILED"
     data[100] ^= 1
     checks.write_bytes(data)
     broken = run(copy, tmp_path / "out", "checker")

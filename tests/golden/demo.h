@@ -51,9 +51,9 @@ typedef struct demo_core {
     void *team;     /* the port's own data, see demo_port.h */
 } demo_core;
 
-/* What a step returns. */
+/* What a step, or a prompt, returns. */
 typedef struct demo_output {
-    const int32_t *logits; /* [DEMO_VOCABULARY_SIZE] at 2^-16, valid until this core's next step */
+    const int32_t *logits; /* [DEMO_VOCABULARY_SIZE] at 2^-16, valid until this core's next call */
     int32_t next;          /* id of the largest logit, the lowest one of equals */
 } demo_output;
 
@@ -78,6 +78,13 @@ uint32_t demo_position(const demo_context *context);
  * On success the position has advanced by one when the call returns; on failure nothing changed. */
 demo_status demo_step(demo_context *context, const demo_core *core, int32_t token,
                       demo_output *out);
+
+/* Appends `count` tokens, at least one, and computes the logits behind the last one: the same bits
+ * as so many calls of demo_step, in less time, because only the last token needs the head. All
+ * tokens are checked, and room for them in the cache, before any work. Every core calls it as it
+ * calls demo_step, with the same tokens; on failure nothing changed. */
+demo_status demo_prefill(demo_context *context, const demo_core *core, const int32_t *tokens,
+                         uint32_t count, demo_output *out);
 
 #ifdef __cplusplus
 }

@@ -629,6 +629,17 @@ static void block(const step *s, uint32_t layer) {
     mlp_residual(s, layer);
 }
 
+/* The ops behind the blocks, for the newest token alone. */
+static void finish(const step *s, demo_output *out) {
+    final_norm(s);
+    lm_head(s);
+    argmax(s);
+    if (out != NULL) {
+        out->logits = s->logits;
+        out->next = *s->next;
+    }
+}
+
 static int aligned(const void *pointer, uint32_t alignment) {
     return (uintptr_t)pointer % alignment == 0U;
 }
@@ -711,12 +722,48 @@ demo_status demo_step(demo_context *context, const demo_core *core, int32_t toke
     if (core->id == 0U) {
         context->position = s.position + 1U; /* every core has its copy: barriers lie between */
     }
-    final_norm(&s);
-    lm_head(&s);
-    argmax(&s);
-    if (out != NULL) {
-        out->logits = s.logits;
-        out->next = *s.next;
+    finish(&s, out);
+    return DEMO_OK;
+}
+
+/* ---- prompts */
+
+static demo_status check_prompt(const demo_context *context, const demo_core *core,
+                                const int32_t *tokens, uint32_t count) {
+    if (tokens == NULL || count == 0U) {
+        return DEMO_BAD_ARGUMENT;
     }
+    demo_status status = DEMO_OK;
+    for (uint32_t i = 0U; i < count && status == DEMO_OK; i++) {
+        status = check_arguments(context, core, tokens[i]);
+    }
+    return status;
+}
+
+demo_status demo_prefill(demo_context *context, const demo_core *core, const int32_t *tokens,
+                         uint32_t count, demo_output *out) {
+    const demo_status status = check_prompt(context, core, tokens, count);
+    if (status != DEMO_OK) {
+        return status;
+    }
+    const demo_worker worker = worker_of(context, core);
+    demo_barrier(&worker); /* nobody reads the last logits or moves the position any more */
+    if (count > CONTEXT - context->position) {
+        return DEMO_CONTEXT_FULL;
+    }
+    step s;
+    begin_step(&s, context, &worker);
+    const uint32_t end = s.position + count;
+    for (uint32_t i = 0U; i < count; i++) {
+        s.position = end - count + i;
+        embed(&s, (uint32_t)tokens[i]);
+        for (uint32_t layer = 0U; layer < LAYERS; layer++) {
+            block(&s, layer);
+        }
+    }
+    if (core->id == 0U) {
+        context->position = end; /* every core has its copy: barriers lie between */
+    }
+    finish(&s, out);
     return DEMO_OK;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from memory_planner.planner import plan_memory
 from memory_planner.target_file import load_target
 from sim.machine import Machine, run_steps
 from sim.memory import MemoryFaultError
+from sim.prefill import parts_of
 from sim.session import Session, read_constants
 from tests.model.tiny import write_model
 from toolchain.model.checkpoint import load_model
@@ -80,6 +82,46 @@ def test_prefill_equals_token_by_token(tmp_path: Path) -> None:
     together = Session(program, program.constants).forward(TOKENS)
     session = Session(program, program.constants)
     assert (np.concatenate([session.forward([t]) for t in TOKENS]) == together).all()
+
+
+def test_a_prompt_has_the_logits_of_its_last_token_alone(tmp_path: Path) -> None:
+    program = odd_program(tmp_path / "model")
+    singles = Session(program, program.constants)
+    wanted = [singles.forward([token])[0] for token in TOKENS]
+    session = Session(program, program.constants)
+    assert (session.prefill(TOKENS[:3]) == wanted[2]).all()
+    assert session.position == 3
+    with pytest.raises(IndexError, match="longer than the context"):
+        session.prefill(TOKENS[:3])
+    assert (session.prefill(TOKENS[3:]) == wanted[4]).all()
+
+
+@pytest.mark.parametrize("target", ["siracusa", "rv32"])
+def test_the_machine_runs_prompts(tmp_path: Path, target: str) -> None:
+    """Every output of every op that a prompt runs, and none behind the blocks but the last."""
+    program = odd_program(tmp_path / "model")
+    plan = plan_memory(program, load_target(target))
+    check_prompts(program, plan, (2, 1, 2))
+
+
+def check_prompts(program: Program, plan: Plan, lengths: tuple[int, ...]) -> None:
+    """Prompts of these lengths against single steps, by the machine."""
+    blobs, tokens = build_blobs(program, plan), TOKENS[: sum(lengths)]
+    wanted = {
+        (record.step, record.op, record.tensor): record.value
+        for record in run_steps(program, plan, blobs, tokens)
+    }
+    machine, ends = Machine(program, plan, blobs), list(accumulate(lengths))
+    for first, end in zip([0, *ends], ends, strict=False):
+        for position, (op, name, value) in machine.prefill(tokens[first:end]):
+            assert (wanted.pop((position, op.id, name)) == value).all(), (position, op.id, name)
+    behind = {op.id for op in parts_of(program).behind}
+    last = {end - 1 for end in ends}
+    assert {(step, op) for step, op, _ in wanted} == {
+        (step, op) for step in range(len(tokens)) for op in behind if step not in last
+    }
+    with pytest.raises(IndexError, match="longer than the context"):
+        list(machine.prefill([1] * (program.shape.context - len(tokens) + 1)))
 
 
 def moved(plan: Plan, name: str, offset: int) -> Plan:

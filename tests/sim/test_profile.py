@@ -51,7 +51,11 @@ def test_prefill_and_curve_are_sums_and_samples_of_single_tokens(
     found = profile(program, plan, target, 12, reading)
     singles = [estimate(program, plan, target, position, reading) for position in range(32)]
     assert found.prefill.tokens == 13
-    assert found.prefill.cycles == sum(each.cycles_per_token for each in singles[:13])
+    head = sum(op.total_cycles for op in singles[0].ops[-3:])  # with a wait for the next step
+    if plan.streams is None:
+        every = sum(each.cycles_per_token - head for each in singles[:12])
+        assert found.prefill.cycles == every + singles[12].cycles_per_token
+    assert found.prefill.cycles <= sum(each.cycles_per_token for each in singles[:13])
     assert found.latency == singles[12]
     assert found.curve[0].length == 1
     assert found.curve[-1].length == program.shape.context
@@ -64,6 +68,20 @@ def test_streams_are_part_of_the_test_above() -> None:
     found = profile_of(STREAMING)
     assert found.latency.streams
     assert any(cost.bound_by == "off_chip" for cost in found.dearest)
+
+
+def test_streams_of_a_prompt_travel_for_every_token() -> None:
+    """The bus carries what the blocks read once per token, and the head's part once."""
+    program = toy_program()
+    plan = plan_memory(program, STREAMING)
+    found = profile(program, plan, STREAMING, 12)
+    streams = found.latency.streams
+    assert plan.streams is not None
+    blocks = sum(each.travel for each in streams if each.index < plan.streams.head)
+    assert found.prefill.cycles >= 13 * blocks
+    head = sum(each.total_cycles for each in found.latency.ops[-3:])
+    work = sum(each.total_cycles - each.stream_wait for each in found.latency.ops[:-3])
+    assert found.prefill.cycles <= 13 * (work + blocks) + head
 
 
 def test_the_curve_of_a_long_context_has_few_points() -> None:

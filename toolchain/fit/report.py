@@ -10,6 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from memory_planner.explain import Shortfall
+from sim.profile import prefill
+from sim.step import decode_step
 from toolchain.fit.engines import engine_entries
 from toolchain.fit.placements import weight_placements
 from toolchain.fit.planning import Outcome, contributors
@@ -74,8 +76,18 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
                 outcome.speed.conservative_tokens_per_second
             ),
             "energy_uj_per_token": _energy(outcome.speed),
+            "prefill": _prefill(outcome),
         },
     }
+
+
+def _prefill(outcome: Outcome) -> Json:
+    """The tokens up to the position of the estimate as one prompt, without bytes that lack room."""
+    position = outcome.speed.position
+    step = decode_step(outcome.program, outcome.plan, outcome.target, position)
+    cost = prefill(step, position + 1)
+    rate = _rounded(cost.tokens_per_second)
+    return {"tokens": cost.tokens, "cycles": cost.cycles, "tokens_per_second": rate}
 
 
 def _settings(outcome: Outcome) -> Json:

@@ -284,6 +284,12 @@ def _closing(report: Json) -> list[str]:
         f"{rate_text(estimate['tokens_per_second'])} tokens/s; in the conservative reading "
         f"{rate_text(estimate['conservative_tokens_per_second'])}"
     )
+    prefill = estimate["prefill"]
+    lines.append(
+        f"a prompt of {prefill['tokens']:,} tokens: {prefill['cycles']:,} cycles"
+        f"{' on chip' if off_chip['missing'] else ''}, "
+        f"{rate_text(prefill['tokens_per_second'])} tokens/s"
+    )
     energy = estimate["energy_uj_per_token"]
     if energy:
         lines.append(

@@ -24,7 +24,7 @@ typedef enum edgec_status {
     EDGEC_BAD_LENGTH = 8,       /* blob shorter or longer than this code expects */
     EDGEC_BAD_HEADER_CRC = 9,   /* header damaged */
     EDGEC_BAD_PAYLOAD_CRC = 10, /* table of contents or weights damaged */
-    EDGEC_CONTEXT_FULL = 11,    /* position is at the end of the KV cache */
+    EDGEC_CONTEXT_FULL = 11,    /* the KV cache has no room for so many tokens */
     EDGEC_BAD_TOKEN = 12,       /* token id outside the vocabulary */
     EDGEC_MIXED_BLOBS = 13      /* blobs of different builds: weights of two models */
 } edgec_status;
