@@ -11,19 +11,23 @@ from typing import Any
 
 from rich.table import Table
 
-from toolchain.compress.checkpoint import Source, write_json
+from toolchain.compress.checkpoint import write_json
 from toolchain.compress.masks import Mask
 from toolchain.compress.place import Fit, Place, fit_of
-from toolchain.compress.quantized import QuantizedSource, bits_of, module_of, open_any
+from toolchain.compress.quantized import open_any
 from toolchain.compress.recipe import Recipe
-from toolchain.fit.design import Design, WhatIf, build_program, check_design
+from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.sizes import config_parameters, packed_size
-from toolchain.model.bits_file import apply_bits, read_bits
+from toolchain.model.bits_file import apply_bits
+from toolchain.model.checkpoint import load_model
+from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
-from toolchain.model.errors import EdgecError
-from toolchain.model.names import hf_name_of, linear_ids, op_id_of
+from toolchain.model.errors import EdgecError, UnsupportedModelError
+from toolchain.model.names import op_id_of
 from toolchain.model.nm_pattern import PATTERNS
-from toolchain.model.quant_settings import Override, QuantConfig
+from toolchain.model.quant_settings import QuantConfig
+from toolchain.model.sparsity import find_patterns
+from toolchain.model.weight_facts import facts_of
 from toolchain.tables import size_text, stdout
 
 SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
@@ -58,7 +62,7 @@ def make_row(
     source = open_any(directory)
     total = config_parameters(source.config)
     kept = total - sum(int((~mask.keep).sum()) for mask in source.masks.values())
-    design = _design_of_source(source)
+    design = default_design(directory)
     packed = None if design is None else _packed_bytes(design)
     name = directory.name or str(directory)
     return Row(stage, name, total, kept, disk, packed, perplexity, seconds, reused)
@@ -68,26 +72,21 @@ def with_fit(row: Row, directory: Path, place: Place | None) -> Row:
     """The row with what the planner says about its checkpoint on a target."""
     if place is None:
         return row
-    design = _design_of_source(open_any(directory))
+    design = default_design(directory)
     return replace(row, fit=None if design is None else fit_of(design, place))
 
 
-def _design_of_source(source: Source) -> Design | None:
+def default_design(directory: Path) -> Design | None:
     """What `edgec compile` makes of a checkpoint by default; None for formats the SoC has not."""
-    config, masks = source.config, source.masks
-    if not isinstance(source, QuantizedSource):
-        return design_of(config, masks, apply_bits(source.directory, QuantConfig(), ()))
-    settings = source.settings
-    if settings["quant_method"] != "gptq":
+    try:
+        model = load_model(directory)
+    except UnsupportedModelError:
         return None
-    bits = {op_id: bits_of(settings, module_of(hf_name_of(op_id))) for op_id in linear_ids(config)}
-    overrides = tuple(Override(op_id, value) for op_id, value in bits.items())
-    quant = QuantConfig(group_size=int(settings["group_size"]), overrides=overrides)
-    allocated = read_bits(source.directory)
-    if allocated is not None:
-        quant = replace(quant, embed_bits=allocated.embed_bits, head_bits=allocated.head_bits)
-    rank = None if source.adapter is None else source.adapter.rank
-    return design_of(config, masks, quant, rank)
+    quant = with_codes(model, apply_bits(directory, QuantConfig(), ()))
+    patterns = find_patterns(model, quant)
+    facts = facts_of(model, quant, patterns)
+    context = model.config.max_position_embeddings
+    return Design(model.config, quant, context, patterns=patterns, facts=facts)
 
 
 def _packed_bytes(design: Design) -> int | None:
@@ -99,13 +98,8 @@ def _packed_bytes(design: Design) -> int | None:
     return packed_size(build_program(design))
 
 
-def design_of(
-    config: ModelConfig,
-    masks: Mapping[str, Mask],
-    quant: QuantConfig,
-    eora_rank: int | None = None,
-) -> Design:
-    """What `edgec fit` would plan for a checkpoint.
+def design_of(config: ModelConfig, masks: Mapping[str, Mask], quant: QuantConfig) -> Design:
+    """What a compile would plan for float weights under masks.
 
     A projection with an N:M pattern that the packer knows counts sparse where that pays.
     """
@@ -113,9 +107,7 @@ def design_of(
     patterns = {
         op_id_of(name): known[mask.pattern] for name, mask in masks.items() if mask.pattern in known
     }
-    what_if = WhatIf(eora_rank=eora_rank)
-    context = config.max_position_embeddings
-    return Design(config, quant, context, what_if=what_if, patterns=patterns)
+    return Design(config, quant, config.max_position_embeddings, patterns=patterns)
 
 
 def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> None:
