@@ -67,6 +67,13 @@ def test_set_and_skip(tmp_path: Path, arguments: list[str]) -> None:
     assert read_config(tmp_path / "out" / "01-depth").num_layers == 2
 
 
+def test_bundled_is_a_name(tmp_path: Path) -> None:
+    options = ["--recipe", "franken", "-o", str(tmp_path / "out"), "--eval-windows", "0", "--json"]
+    done = CliRunner().invoke(main, ["compress", "bundled", *options])
+    assert done.exit_code == 0, done.output
+    assert read_config(tmp_path / "out" / "01-layer-order").num_layers == 3
+
+
 def test_errors_have_their_codes(tmp_path: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(main, [*arguments, "--set", "depth.remove=9", "--json"])
     assert done.exit_code == 2

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from memory_planner.target_file import load_target
 from tests.compress.toys import recipe_of, toy_model
 from toolchain.cli import main
+from toolchain.compress.bit_sizes import room_of
 from toolchain.compress.place import Fit, Place, fit_of
 from toolchain.compress.summary import design_of
 from toolchain.fit.planning import plan_design
@@ -97,3 +98,13 @@ def test_context_of_the_plan(tmp_path: Path) -> None:
 def test_off_chip_memory_has_a_budget() -> None:
     budget = {"kind": "allocate-bits", "budget": {"hyperram": "48 MiB"}}
     assert recipe_of(budget).stages[0].kind == "allocate-bits"
+
+
+def test_regions_share_a_budget(tmp_path: Path) -> None:
+    design = design_of(read_config(toy_model(tmp_path / "model")), {}, QuantConfig())
+    target = load_target("siracusa")
+    mram, outside = target.region("mram"), target.region("hyperram")
+    one, other = (room_of(design, {region: 1 << 20}) for region in (mram, outside))
+    both = room_of(design, {mram: 1 << 20, outside: 1 << 20})
+    assert both.capacity == one.capacity + other.capacity + one.fixed
+    assert both.fixed == one.fixed

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memory_planner.target import TargetSpec
+from memory_planner.target import MemoryRegion
 from memory_planner.target_file import load_target
 from toolchain.compress.bit_losses import RoundedSource, Trial, estimated_losses, measured_losses
 from toolchain.compress.bit_sizes import budget_problem, parse_size, room_of, sizes_by_bits
@@ -28,7 +28,7 @@ from toolchain.model.config import ModelConfig
 from toolchain.model.errors import DoesNotFitError, EdgecError, Problem
 from toolchain.model.quant_settings import QuantConfig
 
-HINT = "a region that holds weights, like budget.mram = '4 MiB'"
+HINT = "regions that hold weights, like budget.mram = '4 MiB'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +72,24 @@ class Options(CalibratedOptions):
         return QuantConfig(group_size=self.group_size, embed_bits=self.embed_bits, head_bits=head)
 
     @property
-    def place(self) -> tuple[TargetSpec, str, int]:
-        """Target, region and bytes of the budget."""
+    def budgets(self) -> dict[MemoryRegion, int]:
+        """Bytes of each region of the budget."""
         assert self.budget is not None
-        ((region, text),) = self.budget.items()
-        size = parse_size(text)
-        assert size is not None
-        return load_target(self.target), region, size
+        target = load_target(self.target)
+        return {target.region(name): parse_size(text) or 0 for name, text in self.budget.items()}
 
 
 def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> StageMetrics:
     """Writes the model as it is, and edgec_bits.toml."""
     source = Source.open(source_dir)
-    target, name, budget = options.place
-    region = target.region(name)
+    budgets, names = options.budgets, " and ".join(options.budget or ())
     design = design_of(source.config, source.masks, options.quant)
-    sizes = sizes_by_bits(design, options.choices, region.align)
-    room = room_of(design, region, budget)
+    sizes = sizes_by_bits(design, options.choices, max(region.align for region in budgets))
+    room = room_of(design, budgets)
     least = sum(min(by_bits.values()) for by_bits in sizes.values())
     if least > room.capacity:
         found = f"{least:,} bytes at the narrowest, beside {room.fixed:,} of other weights"
-        problem = Problem(f"projections in {name}", found, f"{max(room.capacity, 0):,} bytes")
+        problem = Problem(f"projections in {names}", found, f"{max(room.capacity, 0):,} bytes")
         fix = "prune first (depth, structured, width), or raise the budget"
         raise DoesNotFitError("no choice of bits fits the budget", [problem], fix)
     found_losses = _losses(source, options, sizes, run, out)
@@ -115,7 +112,7 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     quant = options.quant
     write_bits(out, AllocatedBits(quant.group_size, quant.embed_bits, quant.head_bits, bits))
     values = _metrics(bits, chosen, found_losses, measured)
-    return StageMetrics(values | {"region": name, "capacity_bytes": room.capacity})
+    return StageMetrics(values | {"region": names, "capacity_bytes": room.capacity})
 
 
 @dataclass(frozen=True, slots=True, eq=False)

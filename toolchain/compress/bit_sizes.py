@@ -19,9 +19,8 @@ SIZE_FORM = "bytes, or a size like 512 KiB or 4 MiB"
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes of one region for the projections, `fixed` bytes of other weights already taken off."""
+    """Bytes for the projections, `fixed` bytes of other weights already taken off."""
 
-    region: str
     capacity: int
     fixed: int
 
@@ -33,35 +32,40 @@ def parse_size(text: str | int) -> int | None:
 
 
 def budget_problem(target: TargetSpec, budget: Mapping[str, str | int]) -> Problem | None:
-    """What is wrong with a budget: it is of one region that holds weights, and no larger.
+    """What is wrong with a budget: it is of regions that hold weights, and no larger than they are.
 
     Off-chip memory holds weights that are streamed.
     """
     outside = (target.off_chip.region,) if target.off_chip else ()
     regions = {name: target.region(name) for name in (*target.placement["weights"], *outside)}
-    if len(budget) != 1 or not set(budget) <= set(regions):
+    if not budget or not set(budget) <= set(regions):
         found = ", ".join(budget) or "nothing"
-        return Problem("budget", found, f"one of {', '.join(regions)}, which hold weights")
-    ((name, text),) = budget.items()
-    size = parse_size(text)
-    if size is None:
-        return Problem(f"budget.{name}", repr(text), SIZE_FORM)
-    if not 0 < size <= regions[name].size:
-        return Problem(f"budget.{name}", f"{size:,} bytes", f"1..{regions[name].size:,} bytes")
+        return Problem("budget", found, f"some of {', '.join(regions)}, which hold weights")
+    for name, text in budget.items():
+        size = parse_size(text)
+        if size is None:
+            return Problem(f"budget.{name}", repr(text), SIZE_FORM)
+        if not 0 < size <= regions[name].size:
+            allowed = f"1..{regions[name].size:,} bytes"
+            return Problem(f"budget.{name}", f"{size:,} bytes", allowed)
     return None
 
 
-def room_of(design: Design, region: MemoryRegion, budget: int) -> Room:
-    """What a budget of bytes of a region leaves for the projections.
+def room_of(design: Design, budgets: Mapping[MemoryRegion, int]) -> Room:
+    """What budgets in bytes of regions leave for the projections.
 
-    Taken off are the reserved bytes of the region, the header of its blob, and all weights that are
-    no projections, each padded to the alignment.
+    Taken off are the reserved bytes of each region, the header of its blob, and all weights that
+    are no projections, each padded to the alignment.
     """
-    sizes = weight_sizes(design, region.align)
+    align = max(region.align for region in budgets)
+    sizes = weight_sizes(design, align)
     projections = set(linear_ids(design.shape))
-    header = align_up(blob_header_size(len(sizes)), region.align)
     fixed = sum(size for op_id, size in sizes.items() if op_id not in projections)
-    return Room(region.name, budget - region.reserved - header - fixed, fixed)
+    free = (
+        budget - region.reserved - align_up(blob_header_size(len(sizes)), region.align)
+        for region, budget in budgets.items()
+    )
+    return Room(sum(free) - fixed, fixed)
 
 
 def weight_sizes(design: Design, align: int) -> dict[str, int]:

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 def compress(**options: Any) -> None:
     """Run the stages of a recipe on MODEL_DIR; every stage leaves a checkpoint in OUTPUT.
 
+    The name "bundled" is the model that comes with edgec.
+
     Finished stages are not repeated: run the same command again after an interruption.
 
     \b
@@ -63,8 +65,13 @@ def compress(**options: Any) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from toolchain.compress.recipe import load_recipe
+    from toolchain.fit.options import BUNDLED
+    from toolchain.options import bundled_model
     from toolchain.tables import stderr
 
+    model_dir = options["model_dir"]
+    if model_dir == Path(BUNDLED) and not model_dir.exists():
+        model_dir = bundled_model()
     place = read_place(options["target"], options["context"], options["region"])
     recipe = load_recipe(options["recipe"], options["sets"], options["skips"])
 
@@ -75,7 +82,7 @@ def compress(**options: Any) -> None:
     windows = options["eval_windows"]
     evaluation = Evaluation(options["eval_text"], windows, options["eval_tokens"])
     settings = Settings(
-        options["model_dir"],
+        model_dir,
         options["output"],
         options["device"],
         options["seed"],
