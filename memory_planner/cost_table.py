@@ -55,7 +55,6 @@ def read_costs(table: Table) -> Costs:
         rmsnorm=cost(table, "rmsnorm", "element"),
         rope=cost(table, "rope", "element"),
         kv_append=cost(table, "kv_append", "element"),
-        attention_scan=cost(table, "attention_scan", "score"),
         attention_mac=cost(table, "attention_mac", "MAC"),
         attention_score=cost(table, "attention_score", "score"),
         attention_merge=cost(table, "attention_merge", "element"),

@@ -53,8 +53,8 @@ def kv_position_size(shape: ProgramShape) -> int:
 def attention_slot_size(shape: ProgramShape, positions: int, align: int) -> int:
     """Bytes of one slot for `positions` cache rows.
 
-    The first pass needs the k rows, their scales and the scales of v; the second the v rows and
-    their scales. Rows are padded to 4 bytes so that the scales behind them are aligned.
+    The first pass needs rows of k and their scales, the second those of v. Rows are padded to 4
+    bytes so that the scales behind them are aligned.
     """
     rows = align_up(positions * shape.kv_heads * shape.head_dim, 4)
-    return align_up(rows + 8 * positions * shape.kv_heads, align)
+    return align_up(rows + 4 * positions * shape.kv_heads, align)

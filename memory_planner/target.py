@@ -130,7 +130,6 @@ class Costs:
     rmsnorm: float
     rope: float
     kv_append: float
-    attention_scan: float  # per head and position: search for the largest exponent of v
     attention_mac: float
     attention_score: float  # softmax and requantization, per head and position
     attention_merge: float

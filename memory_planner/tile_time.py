@@ -117,18 +117,15 @@ def attention_runs(
 ) -> list[Run]:
     """The chunks of attention over `length` cache rows that come over `link`.
 
-    Two passes: k with the scales of both, then v with its scales. A chunk ends with a barrier.
+    Two passes: k with its scales, then v with its scales. A chunk ends with a barrier.
     """
     costs, heads = target.costs, -(-shape.heads // target.cores)
-    scan = heads * costs.attention_scan
     visit = heads * (shape.head_dim * costs.attention_mac + costs.attention_score / 2)
     scale, row = 4 * shape.kv_heads, shape.kv_heads * shape.head_dim
     full, rest = divmod(length, positions)
     runs = []
-    for scales, cycles in ((2, visit + scan), (1, visit)):
-        for chunks, count in ((full, positions), (1 if rest else 0, rest)):
-            sizes = [count * row, *[count * scale] * scales]
-            if chunks:
-                travel = sum(transfer_cycles(link, size) for size in sizes)
-                runs.append(Run(chunks, travel, costs.barrier + count * cycles))
-    return runs
+    for chunks, count in ((full, positions), (1 if rest else 0, rest)):
+        if chunks:
+            travel = sum(transfer_cycles(link, count * size) for size in (row, scale))
+            runs.append(Run(chunks, travel, costs.barrier + count * visit))
+    return runs * 2

@@ -123,7 +123,7 @@ def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
     """
     assert target.tiling is not None
     row = shape.kv_heads * shape.head_dim
-    capped = target.tiling.slot_cap // (row + 8 * shape.kv_heads)
+    capped = target.tiling.slot_cap // (row + 4 * shape.kv_heads)
     most = min(target.tiling.positions_cap, capped, max_transfer(target) // row, shape.context)
     counts = [count for count in range(1, most + 1) if count < 4 or count % 4 == 0]
     if most == shape.context and counts[-1] != most:

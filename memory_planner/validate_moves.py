@@ -58,7 +58,7 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
         return []
     row = shape.kv_heads * shape.head_dim
     positions = how.positions_per_chunk
-    need = (positions * row + 3) // 4 * 4 + 8 * positions * shape.kv_heads
+    need = (positions * row + 3) // 4 * 4 + 4 * positions * shape.kv_heads
     problems = []
     if not 1 <= positions <= shape.context:
         found = f"{positions} positions per chunk"

@@ -45,6 +45,10 @@ class Store(Protocol):
         """The product with the packed matrix of `op`: (T, n_out)."""
         ...
 
+    def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
+        """Scale words (KV,) of k and v of the last cached position; None when there is none."""
+        ...
+
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """Write the T newest rows of the KV cache of `op.layer`."""
         ...
@@ -111,7 +115,8 @@ def _rope(step: _Step) -> None:
 def _kv_append(step: _Step) -> None:
     k, k_scale = ops.rope(step.heads(0), step.rope_rows())
     v, v_scale = ops.quantize_heads(step.heads(1))
-    rows = KVCache(k, ops.pack_scale(k_scale), v, ops.pack_scale(v_scale))
+    of_k, of_v = step.store.scales_before(step.op) or (None, None)
+    rows = KVCache(k, ops.pack_scale(k_scale, of_k), v, ops.pack_scale(v_scale, of_v))
     step.store.append_rows(step.op, rows)
 
 

@@ -212,6 +212,17 @@ class Machine:
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
         return result[np.newaxis]
 
+    def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
+        """See `Store`."""
+        if self.position == 0:
+            return None
+        words = []
+        for name in op.outputs[1::2]:
+            where = self._cache_range(op, name, (self.position - 1, 1))
+            data = self._get(self.plan.placements[name], *where)
+            words.append(_decode(data, self.program.tensors[name], (-1,)))
+        return words[0], words[1]
+
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """See `Store`."""
         values = (rows.k, rows.k_scale, rows.v, rows.v_scale)
@@ -224,13 +235,12 @@ class Machine:
     def cache_rows(self, op: Op, length: int) -> KVCache:
         """See `Store`: two passes of chunks through the slots in turn, as edgec_kv_stream.h does.
 
-        Pass 1 moves rows of k and both scales, pass 2 rows of v and its scales.
+        Pass 1 moves rows of k and its scales, pass 2 those of v.
         """
         shape, how = self.program.shape, self.plan.attention
         k, k_scale, v, v_scale = op.inputs[2:6]
         rows = -(-how.positions_per_chunk * shape.kv_heads * shape.head_dim // 4) * 4
-        scales = 4 * how.positions_per_chunk * shape.kv_heads
-        passes = ({k: 0, k_scale: rows, v_scale: rows + scales}, {v: 0, v_scale: rows})
+        passes = ({k: 0, k_scale: rows}, {v: 0, v_scale: rows})
         starts = range(0, length, how.positions_per_chunk)
         parts: dict[str, list[Ints]] = {}
         for index, (targets, start) in enumerate(product(passes, starts)):
@@ -247,17 +257,18 @@ class Machine:
 
     def _cache_chunk(self, op: Op, name: str, positions: tuple[int, int], tile_offset: int) -> Ints:
         """`positions` = (start, count) of one cache array, by way of the tile if there is one."""
-        spec, place = self.program.tensors[name], self.plan.placements[name]
-        start, count = positions
-        width = spec.shape[2]
-        offset = self._row(op, spec, start)
-        data = self._get(place, offset, count * width * spec.dtype.itemsize)
+        place, size = self._cache_range(op, name, positions)
+        data = self._get(self.plan.placements[name], place, size)
         if self.plan.attention.tile_buffer:
             tile = self.plan.placements[self.plan.attention.tile_buffer]
             self._put(tile, tile_offset, data)
             data = self._get(tile, tile_offset, data.size)
-        values = np.frombuffer(data.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
-        return values.astype(np.int64).reshape(count, width)
+        return _decode(data, self.program.tensors[name], (positions[1], -1))
+
+    def _cache_range(self, op: Op, name: str, positions: tuple[int, int]) -> tuple[int, int]:
+        """(offset, bytes) of `positions` = (start, count) of one cache array."""
+        spec, (start, count) = self.program.tensors[name], positions
+        return self._row(op, spec, start), count * spec.shape[2] * spec.dtype.itemsize
 
     def _row(self, op: Op, spec: TensorSpec, position: int) -> int:
         _, context, width = spec.shape
@@ -275,10 +286,12 @@ class Machine:
         return memory.read(place.offset + offset, size, self._ids[place.name], place.name)
 
 
-def _decode(raw: npt.NDArray[np.uint8], spec: TensorSpec) -> Ints:
+def _decode(
+    raw: npt.NDArray[np.uint8], spec: TensorSpec, shape: tuple[int, ...] | None = None
+) -> Ints:
     assert spec.kind is not Kind.WEIGHT
     typed = np.frombuffer(raw.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
-    return typed.astype(np.int64).reshape(spec.shape)
+    return typed.astype(np.int64).reshape(spec.shape if shape is None else shape)
 
 
 def _encode(value: Ints, spec: TensorSpec) -> npt.NDArray[np.generic]:

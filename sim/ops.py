@@ -17,6 +17,7 @@ from toolchain.model.program import ActMode
 
 Ints = npt.NDArray[np.int64]
 INT32_MAX = (1 << 31) - 1
+KV_SPREAD = 15  # of exponents in a scale word: as large, or larger
 
 
 def round_shift(x: Ints, n: Ints | int) -> Ints:
@@ -183,14 +184,32 @@ def quantize_heads(x: Ints) -> tuple[Ints, Ints]:
     return q, _scale(amax, shift)
 
 
-def pack_scale(scale: Ints) -> Ints:
-    """(..., 2) of (amax, exponent) -> int32 words amax | exponent << 16."""
-    return scale[..., 0] | (scale[..., 1] << 16)
+def pack_scale(scale: Ints, before: Ints | None = None) -> Ints:
+    """Scales (T, KV, 2) of T cached rows -> int32 words (T, KV) of numerics 5.
+
+    `before`: the words (KV,) of the position in front of them, None at position 0.
+    """
+    amax, exponent = scale[..., 0], scale[..., 1]
+    top, low = (np.maximum, exponent), (np.minimum, exponent)
+    if before is not None:
+        last = _field(before, 22)
+        top = (np.maximum, np.concatenate([last[None], exponent]))
+        low = (np.minimum, np.concatenate([last[None] - (before >> 28 & 15), exponent]))
+    tops, lows = (f.accumulate(x, axis=0)[-len(exponent) :] for f, x in (top, low))
+    spread = np.minimum(tops - lows, KV_SPREAD)
+    unsigned = amax | (exponent & 63) << 16 | (tops & 63) << 22 | spread << 28
+    words: Ints = (unsigned ^ 1 << 31) - (1 << 31)
+    return words
 
 
 def unpack_scale(words: Ints) -> tuple[Ints, Ints]:
-    """The inverse of `pack_scale`."""
-    return words & 0xFFFF, words >> 16
+    """(amax, exponent) of words that `pack_scale` made."""
+    return words & 0xFFFF, _field(words, 16)
+
+
+def _field(words: Ints, at: int) -> Ints:
+    """The signed number in 6 bits from bit `at` on."""
+    return (words >> at & 63 ^ 32) - 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,13 @@ class Session:
         """See `Store`."""
         return ops.linear(q, scale, self._matrices[op.id], shift)
 
+    def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
+        """See `Store`."""
+        if self.position == 0:
+            return None
+        where = (op.layer, self.position - 1)
+        return self._cache.k_scale[where], self._cache.v_scale[where]
+
     def append_rows(self, op: Op, rows: KVCache) -> None:
         """See `Store`."""
         where = slice(self.position, self.position + len(rows.k))

@@ -148,7 +148,7 @@ def test_a_buffer_that_nobody_writes_is_told_as_such(copy: Path) -> None:
     append = text.index("static void attn_kv_append")
     line = "    const tiny_kv_cache cache = cache_of(s, layer);\n"
     more = line + (
-        "    static int8_t q[2][64];\n    static int32_t scale[2][64];\n"
+        "    static int8_t q[2][64];\n    static tiny_kv_scale scale[2][64];\n"
         "    const tiny_kv_cache elsewhere = {q[0], scale[0], q[1], scale[1]};\n"
     )
     model.write_text(text[:append] + text[append:].replace(line, more, 1))

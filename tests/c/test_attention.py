@@ -36,7 +36,11 @@ SHAPES = (
     Shape(3, 1, 6, 9),
     Shape(8, 4, 8, 70),
     Shape(6, 2, 20, 33),
-    Shape(2, 2, 64, 40),
+    Shape(2, 2, 64, 20),
+    Shape(5, 5, 4, 11),
+    Shape(2, 1, 12, 7),
+    Shape(2, 1, 16, 6),
+    Shape(3, 1, 40, 5),
 )
 
 
@@ -58,7 +62,7 @@ def heads_of(kind: str, heads: int, head_dim: int, seed: int = 0) -> npt.NDArray
 
 def params_of(shape: Shape, constants: dict[str, int]) -> AttentionParams:
     row = shape.kv_heads * shape.head_dim
-    slot = -(-shape.chunk * row // 4) * 4 + 8 * shape.chunk * shape.kv_heads
+    slot = -(-shape.chunk * row // 4) * 4 + 4 * shape.chunk * shape.kv_heads
     return AttentionParams(
         *(shape.heads, shape.kv_heads, shape.head_dim, shape.context),
         *(shape.chunk or shape.context, slot, shape.slots if shape.chunk else 0),
@@ -129,14 +133,17 @@ def filled_cache(runtime: Runtime, cores: int, shape: Shape, length: int) -> Cac
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kv_append(runtime: Runtime, cores: int, shape: Shape) -> None:
     cache = empty_cache(shape)
-    for position, kind in zip((0, shape.context - 1), ("large", "outlier"), strict=True):
+    before: list[Ints] | list[None] = [None, None]
+    for position, kind in enumerate(("large", "outlier", "zeros", "small")[: shape.context]):
         k = heads_of(kind, shape.kv_heads, shape.head_dim, 1)
         v = heads_of(kind, shape.kv_heads, shape.head_dim, 2)
         append(runtime, cores, shape, cache, position, (k, v))
         table = rope_table(shape.head_dim, position)[None].astype(np.int64)
         k8, k_scale = ops.rope(k[None].astype(np.int64), table)
         v8, v_scale = ops.quantize_heads(v[None].astype(np.int64))
-        want = (k8[0], ops.pack_scale(k_scale)[0], v8[0], ops.pack_scale(v_scale)[0])
+        words = [ops.pack_scale(s, b) for s, b in zip((k_scale, v_scale), before, strict=True)]
+        want = (k8[0], words[0][0], v8[0], words[1][0])
+        before = [words[0][0], words[1][0]]
         for got, expected in zip(cache.arrays, want, strict=True):
             assert got[position].tolist() == expected.tolist()
 

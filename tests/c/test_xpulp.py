@@ -37,6 +37,35 @@ ENCODINGS = {
 }
 
 
+# d is x10, a x11, b x12, s x13.
+IN_ASSEMBLY = {
+    "EDGEC_X_LWP(d, a, 4)": "000000000100 01011 010 01010 0001011",
+    "EDGEC_X_LWS(d, a, s)": "0010000 01101 01011 111 01010 0001011",
+    "EDGEC_X_LHUX(d, b, a)": "0101000 01100 01011 111 01010 0000011",
+    "EDGEC_X_SWP(d, a, 4)": "0000000 01010 01011 010 00100 0101011",
+    "EDGEC_X_SHP(d, a, 2)": "0000000 01010 01011 001 00010 0101011",
+    "EDGEC_X_SBP(d, a, 1)": "0000000 01010 01011 000 00001 0101011",
+    "EDGEC_X_MIN(d, a, b)": "0000010 01100 01011 100 01010 0110011",
+    "EDGEC_X_MINU(d, a, b)": "0000010 01100 01011 101 01010 0110011",
+    "EDGEC_X_MAX(d, a, b)": "0000010 01100 01011 110 01010 0110011",
+    "EDGEC_X_MAXU(d, a, b)": "0000010 01100 01011 111 01010 0110011",
+    "EDGEC_X_ABS(d, a)": "0000010 00000 01011 000 01010 0110011",
+    "EDGEC_X_MAC(d, a, b)": "0100001 01100 01011 000 01010 0110011",
+    "EDGEC_X_MULU(d, a, b)": "0000000 01100 01011 000 01010 1011011",
+    "EDGEC_X_MULHHU(d, a, b)": "0100000 01100 01011 000 01010 1011011",
+    "EDGEC_X_MULU_RS15(d, a, b)": "0001111 01100 01011 100 01010 1011011",
+    "EDGEC_X_SUB_SRA16(d, a, b)": "0010000 01100 01011 011 01010 1011011",
+    "EDGEC_X_RS(d, a)": "0100000 01011 00000 110 01010 1011011",
+    "EDGEC_X_RSU(d, a)": "1100000 01011 00000 110 01010 1011011",
+    "EDGEC_X_INSERT8(d, a, x1)": "1100111 00001 01011 010 01010 0110011",
+    "EDGEC_X_DOT4_SS(d, a, b)": "1001100 01100 01011 001 01010 1010111",
+    "EDGEC_X_MAC4_SS(d, a, b)": "1011100 01100 01011 001 01010 1010111",
+    "EDGEC_X_MAC4_US(d, a, b)": "1010100 01100 01011 001 01010 1010111",
+    "EDGEC_X_SHUFFLE4(d, a, b)": "1100100 01100 01011 001 01010 1010111",
+    "EDGEC_X_PACK2(d, a, b)": "1101000 01100 01011 000 01010 1010111",
+}
+
+
 def rv32_command(*flags: str) -> list[str]:
     """The compiler with strict flags; skips where there is none."""
     try:
@@ -77,6 +106,20 @@ def test_encoding(tmp_path: Path, prototype: str) -> None:
     target = tmp_path / "one.o"
     compile_c([*rv32_command("-c", str(source), "-o", str(target))])
     word = int(ENCODINGS[prototype].replace(" ", ""), 2)
+    assert word.to_bytes(4, "little") in target.read_bytes()
+
+
+@pytest.mark.parametrize("macro", IN_ASSEMBLY)
+def test_encoding_in_assembly(tmp_path: Path, macro: str) -> None:
+    source = tmp_path / "one.c"
+    source.write_text(
+        '#include "edgec_xpulp_asm.h"\nvoid f(void);\nvoid f(void) {\n'
+        + "".join(f'register int {r} __asm__("a{i}") = 0;\n' for i, r in enumerate("dabs"))
+        + f'__asm__ volatile({macro} : [d] "+r"(d), [a] "+r"(a), [b] "+r"(b), [s] "+r"(s));\n}}\n'
+    )
+    target = tmp_path / "one.o"
+    compile_c([*rv32_command("-c", str(source), "-o", str(target))])
+    word = int(IN_ASSEMBLY[macro].replace(" ", ""), 2)
     assert word.to_bytes(4, "little") in target.read_bytes()
 
 

@@ -5,6 +5,7 @@
  * the region's base. Offsets in tables count from the start of the blob or arena. */
 #include "demo.h"
 
+#include "demo_attention_body.h"
 #include "demo_blob.h"
 #include "demo_kernels.h"
 #include "demo_port.h"
@@ -436,9 +437,18 @@ static void attn_kv_append(const step *s, uint32_t layer) {
  *   -> attn.stats int32[2][3] at l1+0x400 */
 static void attn_attention(const step *s, uint32_t layer) {
     const demo_kv_cache cache = cache_of(s, layer);
-    demo_attention(&s->worker, &ATTENTION, s->position + 1U, s->attn_rope_q, s->attn_rope_scale,
-                   &cache, s->lut_exp2, s->scratch_attn_attention,
-                   s->tile_attn_attention, s->attn_acc, s->attn_stats);
+    const demo_attention_args args = {
+        .params = &ATTENTION,
+        .cache = &cache,
+        .length = s->position + 1U,
+        .q = s->attn_rope_q,
+        .q_scale = s->attn_rope_scale,
+        .exp2 = s->lut_exp2,
+        .scratch = s->scratch_attn_attention,
+        .acc = s->attn_acc,
+        .stats = s->attn_stats,
+    };
+    demo_attend(&s->worker, &args, s->tile_attn_attention);
     demo_barrier(&s->worker);
     TRACE(s, BLOCK_OP(layer, 6U), 0U, s->attn_acc, 32U);
     TRACE(s, BLOCK_OP(layer, 6U), 1U, s->attn_stats, 24U);

@@ -120,8 +120,8 @@ def test_largest_buffer_of_the_fullest_step_gives_way_first() -> None:
     # the head's tile of 1120 bytes is the largest there; the next best has 1040 in one slot
     assert (plan.linears["lm_head"].records_per_tile, plan.linears["lm_head"].slots) == (13, 1)
     assert plan.placements["logits"].region == "l1"
-    # then attention: 2 * 384 bytes of chunks are larger than 512 bytes of scores
-    plan = plan_memory(toy_program(), toy_target(l1=2600))
+    # then attention: 2 * 256 bytes of chunks are as large as 512 bytes of scores
+    plan = plan_memory(toy_program(), toy_target(l1=2500))
     assert plan.attention.positions_per_chunk < 16
     assert plan.placements["scratch.attn.attention"].region == "l1"
 

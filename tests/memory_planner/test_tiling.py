@@ -173,13 +173,13 @@ def test_more_room_is_never_slower() -> None:
     ("context", "cap", "expected"),
     [
         (32, 16, [1, 2, 3, 4, 8, 12, 16]),
-        (32, 64, [1, 2, 3, 4, 8, 12, 16, 20]),  # 24 bytes per position: 21 fit in 512
+        (64, 64, [1, 2, 3, 4, *range(8, 33, 4)]),  # 16 bytes per position: 32 fit in 512
         (10, 64, [1, 2, 3, 4, 8, 10]),  # the whole cache at once
         (32, 2, [1, 2]),
     ],
 )
 def test_chunks_of_the_cache(context: int, cap: int, expected: list[int]) -> None:
-    shape = replace(TOY_SHAPE, context=context)  # 8 bytes of row and 16 of scales per position
+    shape = replace(TOY_SHAPE, context=context)  # 8 bytes of row and 8 of scales per position
     assert chunk_sizes(shape, toy_target(slot_cap=512, positions_cap=cap)) == expected
 
 
@@ -224,11 +224,11 @@ def test_chunks_and_slots_by_the_cost_model() -> None:
             if slots * attention_slot_size(shape, count, 8) <= budget:
                 others.append(sequence_cycles(runs, slots, target.costs.barrier))
         assert best.cycles == min(others, default=best.cycles)
-        assert best.buffer_size <= max(budget, 24)
+        assert best.buffer_size <= max(budget, 16)
 
 
 def test_little_memory_gives_attention_one_slot() -> None:
-    """24 bytes of rows and scales per position: two slots of one position need 48."""
+    """16 bytes of rows and scales per position: two slots of one position need 32."""
     sizes = attention_sizes(TOY_SHAPE, toy_target())
-    assert (sizes[0].records, sizes[0].slots, sizes[0].buffer_size) == (1, 1, 24)
+    assert (sizes[0].records, sizes[0].slots, sizes[0].buffer_size) == (1, 1, 16)
     assert {size.slots for size in sizes} == {1, 2}

@@ -214,8 +214,8 @@ MUTATIONS: list[tuple[str, Mutation, str]] = [
     ),
     ("no positions", attention(positions_per_chunk=0), "0 positions per chunk"),
     ("more than the context", attention(positions_per_chunk=64), "64 positions per chunk"),
-    ("chunk exceeds slot", attention(positions_per_chunk=20), "slots of 384 bytes, allowed 480"),
-    ("chunk slots exceed tile", attention(slot_size=392), "two slots of 392 bytes"),
+    ("chunk exceeds slot", attention(positions_per_chunk=20), "slots of 256 bytes, allowed 320"),
+    ("chunk slots exceed tile", attention(slot_size=264), "two slots of 264 bytes"),
     ("three chunk slots", attention(slots=3), "3 slots"),
     ("chunks without tile", attention(tile_buffer=None), "tile buffer None"),
 ]
@@ -274,7 +274,7 @@ def test_transfer_beyond_the_dma_limit() -> None:
 def test_chunk_beyond_the_dma_limit() -> None:
     plan = plan_memory(PROGRAM, TARGET)
     problems = validate_plan(PROGRAM, toy_target(mram=4096, max_transfer=120), plan)
-    assert "attention: found transfers of 384 bytes, allowed at most 120" in map(str, problems)
+    assert "attention: found transfers of 256 bytes, allowed at most 120" in map(str, problems)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ COSTS = Costs(
     rmsnorm=30.0,
     rope=12.0,
     kv_append=7.0,
-    attention_scan=6.0,
     attention_mac=5.0,
     attention_score=40.0,
     attention_merge=12.0,

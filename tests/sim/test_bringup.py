@@ -44,7 +44,6 @@ def target(cores: int, build: str) -> TargetSpec:
         quantize=constant(build, "quantize"),
         rmsnorm=constant(build, "rmsnorm"),
         residual_add=constant("plain", "residual_add"),
-        attention_scan=0.0,
         attention_mac=0.0,
         attention_score=constant("plain", "softmax"),
         reduction=constant(build, "reduction"),

@@ -165,11 +165,30 @@ def test_prefill_equals_token_by_token() -> None:
         assert (one[1][0] == stats[t]).all()
 
 
-@given(st.integers(0, 40000), st.integers(-(2**15), 2**15 - 1))
-def test_scale_words_round_trip(amax: int, exponent: int) -> None:
-    words = ops.pack_scale(array(amax, exponent)[None])
-    a, e = ops.unpack_scale(words)
-    assert (int(a[0]), int(e[0])) == (amax, exponent)
+def test_scale_words_by_hand() -> None:
+    scale = np.array([[[20000, -3]], [[20000, 2]], [[20000, 1]]], np.int64)
+    words = ops.pack_scale(scale)
+    assert [int(w) for w in words[:, 0]] == [0x0F7D4E20, 0x50824E20, 0x50814E20]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 15), st.integers(-30, 17)), min_size=1, max_size=9),
+    st.integers(0, 8),
+)
+def test_scale_words(scales: list[tuple[int, int]], cut: int) -> None:
+    """All fields come back, and tokens can be packed in any partition."""
+    scale = np.array(scales, np.int64)[:, None]
+    words = ops.pack_scale(scale)
+    amax, exponent = ops.unpack_scale(words)
+    assert list(zip(amax[:, 0].tolist(), exponent[:, 0].tolist(), strict=True)) == scales
+    assert (words == words.astype(np.int32)).all()
+    for t, word in enumerate(int(w) for w in words[:, 0]):
+        seen = [e for _, e in scales[: t + 1]]
+        assert (word >> 22 & 63 ^ 32) - 32 == max(seen)
+        assert word >> 28 & 15 == min(15, max(seen) - min(seen))
+    if 0 < cut < len(scales):
+        rest = ops.pack_scale(scale[cut:], ops.pack_scale(scale[:cut])[-1])
+        assert (rest == words[cut:]).all()
 
 
 @given(st.lists(st.integers(-128, 127), min_size=3, max_size=3), st.integers(0, 8))

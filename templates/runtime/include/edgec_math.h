@@ -7,6 +7,13 @@
 
 #include <stdint.h>
 
+/* Functions that are worth a copy in every caller: constant arguments leave little of them. */
+#if defined(__GNUC__)
+#define EDGEC_INLINE static inline __attribute__((__always_inline__))
+#else
+#define EDGEC_INLINE static inline
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #else

@@ -71,12 +71,19 @@ typedef struct edgec_attention_params {
     uint32_t exp_bits;            /* EB: bits of a softmax weight, at most 15 */
 } edgec_attention_params;
 
-/* The KV cache of one block. A scale word is amax | exponent << 16 (exponent signed). */
+/* Scale of one cached vector. code: its exponent, bits 0 to 5, and of this KV head up to here the
+ * largest exponent, bits 6 to 11, and what the smallest is below it, bits 12 to 15, at most 15. */
+typedef struct edgec_kv_scale {
+    uint16_t amax;
+    uint16_t code;
+} edgec_kv_scale;
+
+/* The KV cache of one block. */
 typedef struct edgec_kv_cache {
-    int8_t *k;        /* [context][kv_heads][head_dim] */
-    int32_t *k_scale; /* [context][kv_heads] */
-    int8_t *v;        /* [context][kv_heads][head_dim] */
-    int32_t *v_scale; /* [context][kv_heads] */
+    int8_t *k;               /* [context][kv_heads][head_dim] */
+    edgec_kv_scale *k_scale; /* [context][kv_heads] */
+    int8_t *v;               /* [context][kv_heads][head_dim] */
+    edgec_kv_scale *v_scale; /* [context][kv_heads] */
 } edgec_kv_cache;
 
 #ifdef __cplusplus

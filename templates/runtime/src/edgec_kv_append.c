@@ -1,9 +1,11 @@
 #include "edgec_kernels.h"
+#include "edgec_kv_scale.h"
 #include "edgec_rotary_body.h"
 
-/* amax | exponent << 16, as a sum because the exponent may be negative. */
-static int32_t scale_word(const edgec_quantizer *quantizer) {
-    return quantizer->exponent * 65536 + quantizer->amax;
+static void put_scale(edgec_kv_scale *place, const edgec_quantizer *quantizer, uint32_t kv_heads,
+                      uint32_t position) {
+    *place = edgec_kv_scale_of(quantizer->amax, quantizer->exponent,
+                               position != 0U ? place - kv_heads : NULL);
 }
 
 void edgec_kv_append(const edgec_worker *worker, const edgec_attention_params *params,
@@ -16,9 +18,9 @@ void edgec_kv_append(const edgec_worker *worker, const edgec_attention_params *p
         const uint32_t row = position * params->kv_heads + head;
         const edgec_quantizer of_k =
             edgec_rotate_quantize(k + at, table, head_dim, scratch + at, cache->k + row * head_dim);
-        cache->k_scale[row] = scale_word(&of_k);
+        put_scale(cache->k_scale + row, &of_k, params->kv_heads, position);
         const edgec_quantizer of_v = edgec_quantizer_s8(edgec_range_of(v + at, head_dim));
         edgec_quantize_s8(&of_v, v + at, head_dim, cache->v + row * head_dim);
-        cache->v_scale[row] = scale_word(&of_v);
+        put_scale(cache->v_scale + row, &of_v, params->kv_heads, position);
     }
 }

@@ -182,6 +182,9 @@ static bool execute_base(core *c, const fields *f, uint32_t *next) {
     const uint32_t imm = sign_extend(f->word >> 20, 12U);
     switch (f->opcode) {
     case 0x03U:
+        if (f->f3 == 7U) {
+            return false; /* XpulpV2 */
+        }
         load(c, f);
         return true;
     case 0x0FU:

@@ -19,7 +19,32 @@ static void store_post_increment(core *c, const fields *f) {
     c->x[f->rs1] = address + sign_extend(f->f7 << 5 | f->rd, 12U);
 }
 
+/* The offset in a register; loads either keep the base or add the offset to it afterwards. */
+static bool load_by_register(core *c, const fields *f, bool post_increment) {
+    const uint32_t size = 1U << (f->f7 >> 3 & 3U);
+    const uint32_t base = c->x[f->rs1];
+    const uint32_t next = base + c->x[f->rs2];
+    if ((f->f7 & 7U) != 0U || size > 4U || f->f7 > 0x28U) {
+        return false;
+    }
+    uint32_t value = core_load(c, post_increment ? base : next, size);
+    if (f->f7 < 0x20U && size < 4U) {
+        value = sign_extend(value, 8U * size);
+    }
+    if (post_increment) {
+        c->x[f->rs1] = next;
+    }
+    c->x[f->rd] = value;
+    return true;
+}
+
 static bool memory_access(core *c, const fields *f) {
+    if (f->opcode == 0x0BU && f->f3 == 7U) {
+        return load_by_register(c, f, true);
+    }
+    if (f->opcode == 0x03U) {
+        return load_by_register(c, f, false);
+    }
     if (f->opcode == 0x0BU && f->f3 != 3U && f->f3 < 6U) {
         load_post_increment(c, f);
         return true;
@@ -168,6 +193,10 @@ static bool normalizing(core *c, const fields *f) {
         c->x[f->rd] = f->f3 == 0U ? product >> n : rounded(product, n, false);
         return true;
     }
+    if (f->f3 == 3U && kind == 0U) { /* p.subN */
+        c->x[f->rd] = shift_right_signed(a - b, n);
+        return true;
+    }
     if (f->f3 == 6U && (kind & 1U) == 0U) { /* p.addRN with the shift in the instruction */
         c->x[f->rd] = rounded(a + b, n, kind == 0U);
         return true;
@@ -249,6 +278,7 @@ static bool simd(core *c, const fields *f) {
 
 bool execute_xpulp(core *c, const fields *f) {
     switch (f->opcode) {
+    case 0x03U:
     case 0x0BU:
     case 0x2BU:
         return memory_access(c, f);

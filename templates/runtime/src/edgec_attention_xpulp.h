@@ -1,0 +1,218 @@
+/* The inner loops of attention as hardware loops of XpulpV2: one head, consecutive positions, heads
+ * of a multiple of four dimensions. Same integers as edgec_attention_values.h; weights of v are
+ * uint16 here, in the front half of the logits that they replace. */
+#ifndef EDGEC_ATTENTION_XPULP_H
+#define EDGEC_ATTENTION_XPULP_H
+
+#include "edgec_attention_values.h"
+
+#if EDGEC_XPULP
+
+#include "edgec_xpulp_asm.h"
+
+/* clang-format off */
+#define EDGEC_X_DOTS_4 \
+    EDGEC_X_LW(k1, k, 4) EDGEC_X_LW(k2, k, 8) EDGEC_X_LW(k3, k, 12) EDGEC_X_LWS(k0, k, stride) \
+    EDGEC_X_MAC4_SS(s, k1, q1) EDGEC_X_MAC4_SS(s, k2, q2) EDGEC_X_MAC4_SS(s, k3, q3)           \
+    EDGEC_X_MAC4_SS(s, k0, q0)
+#define EDGEC_X_DOTS_3 \
+    EDGEC_X_LW(k1, k, 4) EDGEC_X_LW(k2, k, 8) EDGEC_X_LWS(k0, k, stride)                       \
+    EDGEC_X_MAC4_SS(s, k1, q1) EDGEC_X_MAC4_SS(s, k2, q2) EDGEC_X_MAC4_SS(s, k0, q0)
+#define EDGEC_X_DOTS_2 \
+    EDGEC_X_LW(k1, k, 4) EDGEC_X_LWS(k0, k, stride)                                            \
+    EDGEC_X_MAC4_SS(s, k1, q1) EDGEC_X_MAC4_SS(s, k0, q0)
+/* clang-format on */
+
+/* z[u] += q . k[u] over 16 dimensions; `start` is how s begins: "lw" of z, or 0. */
+#define EDGEC_X_DOT_16(start)                                                                      \
+    __asm__ volatile(EDGEC_X_LOOP(10, start EDGEC_X_DOTS_4 EDGEC_X_SWP(s, z, 4))                   \
+                     : [k] "+r"(k), [z] "+r"(z), [k0] "=&r"(k0), [k1] "=&r"(k1), [k2] "=&r"(k2),   \
+                       [k3] "=&r"(k3), [s] "=&r"(s)                                                \
+                     : [n] "r"(rows->count), [stride] "r"(rows->stride), [q0] "r"(q[0]),           \
+                       [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])                              \
+                     : "memory")
+
+EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const edgec_word *q,
+                                 int32_t *z) {
+    const int8_t *k = rows->row + done;
+    uint32_t k0, k1, k2, k3;
+    int32_t s;
+    if (done == 0U) {
+        EDGEC_X_DOT_16(EDGEC_X_CLEAR(s));
+    } else {
+        EDGEC_X_DOT_16(EDGEC_X_LW(s, z, 0));
+    }
+}
+
+/* Multiplies the dot product s, lifts it, and keeps the rounded logit and the maximum. w is the
+ * scale of k. The shift counts one down where amax is not 0; where it is 0, all is 0. */
+/* clang-format off */
+#define EDGEC_X_LOGIT                                                                              \
+    EDGEC_X_MULU_RS15(p, w, qa)                                                                    \
+    EDGEC_X_SUB_SRA16(w, cq, w)                                                                    \
+    EDGEC_X_MULU(p, p, mc)                                                                         \
+    EDGEC_X_OP("sll", s, s, lift)                                                                  \
+    EDGEC_X_OP("mulh", s, s, p)                                                                    \
+    EDGEC_X_RS(s, w)                                                                               \
+    EDGEC_X_MAX(top, top, s)                                                                       \
+    EDGEC_X_SWP(s, z, 4)
+/* clang-format on */
+
+#define EDGEC_X_SCORE(size, dots)                                                                  \
+    __asm__ volatile(                                                                              \
+        EDGEC_X_LOOP(size, EDGEC_X_LWS(w, scales, step) dots EDGEC_X_LOGIT)                        \
+        : [k] "+r"(k), [z] "+r"(z), [scales] "+r"(scales), [top] "+r"(top), [k0] "=&r"(k0),        \
+          [k1] "=&r"(k1), [k2] "=&r"(k2), [k3] "=&r"(k3), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p) \
+        : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),           \
+          [q0] "r"(q0), [q1] "r"(q1), [q2] "r"(q2), [q3] "r"(q3), [qa] "r"(scale->amax),           \
+          [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)                       \
+        : "memory")
+
+/* Logits of near scales, as edgec_logits_near, of aligned rows and queries. */
+EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
+                                    const edgec_logit_scale *scale, int32_t *z, int32_t top) {
+    const edgec_kv_scale *scales = rows->scales;
+    const edgec_word *const q = (const edgec_word *)(const void *)query;
+    const uint32_t words = rows->head_dim / 4U;
+    uint32_t done = 0U;
+    for (; done + 4U < words; done += 4U) {
+        edgec_x_dot_16(rows, 4U * done, q + done, z);
+    }
+    const int8_t *k = rows->row + 4U * done;
+    const uint32_t left = words - done;
+    const uint32_t q0 = q[done];
+    const uint32_t q1 = left > 1U ? q[done + 1U] : 0U;
+    const uint32_t q2 = left > 2U ? q[done + 2U] : 0U;
+    const uint32_t q3 = left > 3U ? q[done + 3U] : 0U;
+    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    uint32_t k0, k1, k2, k3, w, p;
+    int32_t s;
+    if (words == 1U) {
+        EDGEC_X_SCORE(11, EDGEC_X_LWS(k0, k, stride) EDGEC_X_DOT4_SS(s, k0, q0));
+    } else if (words == 2U) {
+        EDGEC_X_SCORE(14, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_2);
+    } else if (words == 3U) {
+        EDGEC_X_SCORE(16, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_3);
+    } else if (words == 4U) {
+        EDGEC_X_SCORE(18, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_4);
+    } else if (left == 1U) {
+        EDGEC_X_SCORE(12,
+                      EDGEC_X_LW(s, z, 0) EDGEC_X_LWS(k0, k, stride) EDGEC_X_MAC4_SS(s, k0, q0));
+    } else if (left == 2U) {
+        EDGEC_X_SCORE(14, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_2);
+    } else if (left == 3U) {
+        EDGEC_X_SCORE(16, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_3);
+    } else {
+        EDGEC_X_SCORE(18, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_4);
+    }
+    return top;
+}
+
+/* clang-format off */
+#define EDGEC_X_WEIGHT(drop_e)                                                                     \
+    EDGEC_X_LWP(d, z, 4)                                                                           \
+    EDGEC_X_LWS(w, scales, step)                                                                   \
+    EDGEC_X_OP("sub", d, top, d)                                                                   \
+    EDGEC_X_MINU(d, d, most)                                                                       \
+    EDGEC_X_INSERT8(i, d, x1)                                                                      \
+    EDGEC_X_OPI("srli", d, d, 8)                                                                   \
+    EDGEC_X_LHUX(e, i, exp2)                                                                       \
+    EDGEC_X_SUB_SRA16(shift, align, w)                                                             \
+    EDGEC_X_RSU(e, d)                                                                              \
+    drop_e                                                                                         \
+    EDGEC_X_MULU(w, w, e)                                                                          \
+    EDGEC_X_OP("add", sum, sum, e)                                                                 \
+    EDGEC_X_RSU(w, shift)                                                                          \
+    EDGEC_X_SHP(w, weights, 2)
+/* clang-format on */
+
+#define EDGEC_X_SOFTMAX(size, drop_e)                                                              \
+    __asm__ volatile(                                                                              \
+        EDGEC_X_LOOP(size, EDGEC_X_WEIGHT(drop_e))                                                 \
+        : [z] "+r"(z), [scales] "+r"(scales), [weights] "+r"(weights), [i] "+r"(i),                \
+          [sum] "+r"(sum), [d] "=&r"(d), [w] "=&r"(w), [e] "=&r"(e), [shift] "=&r"(shift)          \
+        : [n] "r"(rows->count), [step] "r"(4U * rows->step), [top] "r"(softmax->top),              \
+          [most] "r"(17 << 8), [exp2] "r"(softmax->exp2), [align] "r"(align),                      \
+          [drop] "r"(softmax->drop)                                                                \
+        : "memory")
+
+/* Weights of near scales, as edgec_softmax_weights, but uint16 from z on. */
+EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softmax *softmax,
+                                      int32_t *z) {
+    const edgec_kv_scale *scales = rows->scales;
+    uint16_t *weights = (uint16_t *)(void *)z;
+    /* as above: one down where amax is not 0 */
+    const int32_t align = (16 + softmax->v_exponent) * 65536;
+    uint32_t sum = 0U, i = 0U, d, w, e, shift;
+    if (softmax->drop == 0U) {
+        EDGEC_X_SOFTMAX(13, "");
+    } else {
+        EDGEC_X_SOFTMAX(14, EDGEC_X_RSU(e, drop));
+    }
+    return sum;
+}
+
+/* clang-format off */
+#define EDGEC_X_CLEAR_SUMS                                                                         \
+    EDGEC_X_CLEAR(h0) EDGEC_X_CLEAR(h1) EDGEC_X_CLEAR(h2) EDGEC_X_CLEAR(h3)                        \
+    EDGEC_X_CLEAR(l0) EDGEC_X_CLEAR(l1) EDGEC_X_CLEAR(l2) EDGEC_X_CLEAR(l3)
+/* Lower bytes of four weights in low, upper bytes in a; one dimension of four rows each in x, v1,
+ * v0, v3. */
+#define EDGEC_X_WEIGH                                                                              \
+    EDGEC_X_LWP(a, weights, 4)                                                                     \
+    EDGEC_X_LWP(b, weights, 4)                                                                     \
+    EDGEC_X_LWS(v0, v, stride) EDGEC_X_LWS(v1, v, stride)                                          \
+    EDGEC_X_LWS(v2, v, stride) EDGEC_X_LWS(v3, v, stride)                                          \
+    EDGEC_X_OPI("addi", low, a, 0)                                                                 \
+    EDGEC_X_SHUFFLE4(low, b, even)                                                                 \
+    EDGEC_X_SHUFFLE4(a, b, odd)                                                                    \
+    EDGEC_X_PACK2(x, v1, v0) EDGEC_X_PACK2(y, v3, v2)                                              \
+    EDGEC_X_SHUFFLE4(v0, v1, upper) EDGEC_X_SHUFFLE4(v2, v3, upper)                                \
+    EDGEC_X_OPI("addi", v1, x, 0) EDGEC_X_OPI("addi", v3, v0, 0)                                   \
+    EDGEC_X_SHUFFLE4(x, y, even) EDGEC_X_SHUFFLE4(v1, y, odd)                                      \
+    EDGEC_X_SHUFFLE4(v0, v2, even) EDGEC_X_SHUFFLE4(v3, v2, odd)                                   \
+    EDGEC_X_MAC4_US(h0, a, x) EDGEC_X_MAC4_US(l0, low, x)                                          \
+    EDGEC_X_MAC4_US(h1, a, v1) EDGEC_X_MAC4_US(l1, low, v1)                                        \
+    EDGEC_X_MAC4_US(h2, a, v0) EDGEC_X_MAC4_US(l2, low, v0)                                        \
+    EDGEC_X_MAC4_US(h3, a, v3) EDGEC_X_MAC4_US(l3, low, v3)
+/* clang-format on */
+
+/* acc += weights times rows, four dimensions and as many positions at a time. */
+EDGEC_INLINE void edgec_x_weigh_4(const edgec_rows *rows, const int8_t *v, const uint16_t *weights,
+                                  int32_t *acc) {
+    int32_t h0, h1, h2, h3, l0, l1, l2, l3;
+    uint32_t a, b, low, v0, v1, v2, v3, x, y;
+    __asm__ volatile(
+        EDGEC_X_CLEAR_SUMS EDGEC_X_LOOP(27, EDGEC_X_WEIGH)
+        : [v] "+r"(v), [weights] "+r"(weights), [h0] "=&r"(h0), [h1] "=&r"(h1), [h2] "=&r"(h2),
+          [h3] "=&r"(h3), [l0] "=&r"(l0), [l1] "=&r"(l1), [l2] "=&r"(l2), [l3] "=&r"(l3),
+          [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0), [v1] "=&r"(v1),
+          [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
+        : [n] "r"(rows->count / 4U), [stride] "r"(rows->stride), [even] "r"(0x06040200U),
+          [odd] "r"(0x07050301U), [upper] "r"(0x07060302U)
+        : "memory");
+    acc[0] += h0 * 256 + l0;
+    acc[1] += h1 * 256 + l1;
+    acc[2] += h2 * 256 + l2;
+    acc[3] += h3 * 256 + l3;
+}
+
+/* acc[i] += sum of weights[u] * v[u][i], of aligned rows. */
+EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *weights,
+                                     int32_t *acc) {
+    const uint32_t whole = rows->count & ~3U;
+    for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
+        edgec_x_weigh_4(rows, rows->row + i, weights, acc + i);
+    }
+    for (uint32_t u = whole; u < rows->count; u++) {
+        const int8_t *const v = rows->row + u * rows->stride;
+        const int32_t w = weights[u];
+        for (uint32_t i = 0U; i < rows->head_dim; i++) {
+            acc[i] += v[i] * w;
+        }
+    }
+}
+
+#endif
+
+#endif

@@ -1,0 +1,48 @@
+/* The codes of cached scales (edgec_types.h): exponents of 6 bits, signed, and their spread. */
+#ifndef EDGEC_KV_SCALE_H
+#define EDGEC_KV_SCALE_H
+
+#include "edgec_math.h"
+#include "edgec_types.h"
+
+#define EDGEC_KV_SPREAD 15 /* as large, or larger */
+
+static inline int32_t edgec_kv_exponent(edgec_kv_scale scale) {
+    return edgec_signed((uint32_t)scale.code << 26) >> 26;
+}
+
+/* The largest exponent of the KV head up to here. */
+static inline int32_t edgec_kv_top(edgec_kv_scale scale) {
+    return edgec_signed((uint32_t)scale.code << 20) >> 26;
+}
+
+/* Top less the smallest exponent up to here, EDGEC_KV_SPREAD when it is larger. */
+static inline int32_t edgec_kv_spread(edgec_kv_scale scale) {
+    return scale.code >> 12;
+}
+
+/* The scale of a vector behind that of the position before, null at position 0. */
+static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
+                                               const edgec_kv_scale *before) {
+    int32_t top = exponent;
+    int32_t low = exponent;
+    if (before != NULL) {
+        const int32_t last = edgec_kv_top(*before);
+        const int32_t lowest = last - edgec_kv_spread(*before);
+        top = last > top ? last : top;
+        low = lowest < low ? lowest : low;
+    }
+    const int32_t spread = top - low < EDGEC_KV_SPREAD ? top - low : EDGEC_KV_SPREAD;
+    const edgec_kv_scale scale = {(uint16_t)amax,
+                                  (uint16_t)((uint32_t)spread << 12 | ((uint32_t)top & 63U) << 6 |
+                                             ((uint32_t)exponent & 63U))};
+    return scale;
+}
+
+/* What is left of a number and an exponent when only the lower bits of their difference count: a
+ * shift by 0 to 31. */
+static inline uint32_t edgec_kv_shift(int32_t number, uint32_t code) {
+    return ((uint32_t)number - code) & 31U;
+}
+
+#endif
