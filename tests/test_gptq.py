@@ -31,8 +31,9 @@ SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 72, "context": 
         Format(bits=4, group_size=-1, version="gptq_v2", sym=False, head=True),
         Format(bits=4, group_size=16, sym=False, version="gptq_v2", head=True, desc_act="site"),
         Format(bits=3, group_size=12, desc_act="each"),
+        Format(bits=4, group_size=16, version="awq", sym=False),
     ],
-    ids=["mixed bits", "zero points", "orders of sites", "orders of each"],
+    ids=["mixed bits", "zero points", "orders of sites", "orders of each", "awq"],
 )
 def test_blobs_hold_the_codes(tmp_path: Path, written: Format) -> None:
     coded = write_gptq(tmp_path / "model", written, **SHAPE)
@@ -73,6 +74,7 @@ def test_blobs_hold_the_codes(tmp_path: Path, written: Format) -> None:
         Format(bits=4, group_size=32, desc_act="each"),
         Format(bits=3, group_size=32, version="gptq_v2", sym=False, desc_act="site"),
         Format(bits=8, group_size=16, desc_act="site"),
+        Format(bits=4, group_size=16, version="awq", sym=False),
     ],
     ids=str,
 )

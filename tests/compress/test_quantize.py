@@ -13,13 +13,16 @@ import torch
 from tests.compress.toys import compress, recipe_of, stage_values, text_file, toy_model
 from toolchain.compress.checkpoint import Source, block_name
 from toolchain.compress.forward import mean_loss
+from toolchain.compress.gptq_format import CodeMatrix
 from toolchain.compress.grids import GridKind, round_to_nearest
 from toolchain.compress.masks import read_masks
 from toolchain.compress.quantized import QuantizedSource, open_any
 from toolchain.compress.texts import TextCache
 from toolchain.compress.width import Options as TextOptions
+from toolchain.model.checkpoint import load_model
 from toolchain.model.errors import CompressionError, ConfigError
-from toolchain.model.names import LINEAR_SUFFIXES
+from toolchain.model.names import LINEAR_SUFFIXES, hf_name_of
+from toolchain.model.quantize import QuantConfig, quantize_model
 
 NAMES = [block_name(block, suffix) for block in (0, 1) for suffix in LINEAR_SUFFIXES]
 
@@ -106,6 +109,25 @@ def test_awq_scales_change_nothing_but_the_rounding(tmp_path: Path, model: Path)
     norm = "model.layers.0.input_layernorm.weight"
     before, after = Source.open(model).stored(norm), open_any(out).stored(norm)
     assert torch.equal(before, after) == (alphas["l00.attn.norm"] == 0)
+
+
+@pytest.mark.parametrize("method", ["rtn", "awq", "gptq"])
+def test_a_compile_has_the_codes(tmp_path: Path, model: Path, method: str) -> None:
+    """Zero points off the middle, and gptq by activation: the integers are code - zero."""
+    options = {} if method == "rtn" else text(tmp_path)
+    if method == "gptq":
+        options |= {"desc_act": True, "engine": "edgec"}
+    stage = quantize(method=method, group_size=8, sym=False, **options)
+    compress(model, tmp_path / "o", stage)
+    out = tmp_path / "o" / "01-quantize"
+    codes = QuantizedSource.open(out)
+    for op_id, tensor in quantize_model(load_model(out), QuantConfig()).linears.items():
+        matrix = codes.matrix(hf_name_of(op_id))
+        assert isinstance(matrix, CodeMatrix)
+        integers = matrix.codes.int() - matrix.zeros.int()[:, matrix.group_of]
+        order = torch.argsort(matrix.group_of, stable=True)
+        assert torch.equal(torch.from_numpy(tensor.values.astype("i4")), integers[:, order])
+        assert (tensor.order is not None) == (method == "gptq")
 
 
 def test_eora_recovers_and_writes_peft(tmp_path: Path, model: Path) -> None:

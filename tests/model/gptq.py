@@ -110,12 +110,29 @@ def order_of(op_id: str, columns: int, written: Format) -> Ints | None:
 
 
 def tensors_of(module: str, coded: Coded, bits: int, version: str) -> Encoded:
+    if version == "awq":
+        return awq_tensors_of(module, coded)
     stored = coded.zeros - (1 if version == "gptq" else 0)
     arrays = {
         "qweight": np.ascontiguousarray(pack_bits(coded.codes, bits).T),
         "qzeros": pack_bits(stored.T, bits),
         "g_idx": coded.groups.astype(np.int32),
     }
+    found: Encoded = {
+        f"{module}.{part}": ("I32", array.shape, array.tobytes()) for part, array in arrays.items()
+    }
+    found[f"{module}.scales"] = encode_tensor(coded.scales.T.astype(np.float32), "f16")
+    return found
+
+
+def awq_tensors_of(module: str, coded: Coded) -> Encoded:
+    """Version gemm: eight outputs per word, the even ones in the lower half."""
+
+    def packed(fields: Ints) -> npt.NDArray[np.int32]:
+        words = fields.reshape(len(fields), -1, 8)[:, :, [0, 2, 4, 6, 1, 3, 5, 7]]
+        return pack_bits(words.reshape(fields.shape), 4)
+
+    arrays = {"qweight": packed(coded.codes.T), "qzeros": packed(coded.zeros.T)}
     found: Encoded = {
         f"{module}.{part}": ("I32", array.shape, array.tobytes()) for part, array in arrays.items()
     }
@@ -168,5 +185,9 @@ def write_gptq(
     else:
         path = directory / "config.json"
         config = json.loads(path.read_text())
-        write_json(path, config | {"quantization_config": {"quant_method": "gptq"} | values})
+        own: dict[str, Any] = {"quant_method": "gptq"}
+        if written.version == "awq":
+            own = {"quant_method": "awq", "version": "gemm", "zero_point": True}
+            del values["checkpoint_format"]
+        write_json(path, config | {"quantization_config": own | values})
     return coded

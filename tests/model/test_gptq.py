@@ -21,7 +21,7 @@ from toolchain.model.errors import (
     EdgecError,
     UnsupportedModelError,
 )
-from toolchain.model.gptq_codes import unpack_fields
+from toolchain.model.gptq_codes import _awq_fields, unpack_fields
 from toolchain.model.names import hf_name_of
 from toolchain.model.quant_settings import Override, QuantConfig
 from toolchain.model.quantize import quantize_model
@@ -38,6 +38,7 @@ FORMATS = [
     Format(bits=3, version="gptq", sym=False, group_size=-1, head=True),
     Format(bits=2, version="gptq_v2", sym=False, group_size=5),
     Format(bits=4, group_size=8, desc_act="site"),
+    Format(bits=4, group_size=8, version="awq", sym=False),
     Format(bits=3, version="gptq_v2", sym=False, group_size=5, head=True, desc_act="each"),
 ]
 
@@ -77,6 +78,11 @@ def test_integers_and_weights(tmp_path: Path, written: Format) -> None:
         else:
             assert quant.weight_snr_db[op_id] > 50
     assert quant.embed.bits == 8  # by our own rule
+
+
+def test_awq_by_hand() -> None:
+    word = np.array([[0x75316420, 0x0FEDCBA9]], np.int32)
+    assert _awq_fields(word).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9, 13, 10, 14, 11, 15, 12, 0]]
 
 
 def test_bits_cover_the_zero_points(tmp_path: Path) -> None:
@@ -204,7 +210,13 @@ def test_broken_scales(tmp_path: Path) -> None:
     [
         ({"bits": 5}, "one of 2, 3, 4, 8"),
         ({"group_size": 0}, "group_size"),
-        ({"quant_method": "awq"}, r"awq .*in 14 modules: model.*q_proj, .*and 2 more.*method awq"),
+        (
+            {"quant_method": "awq", "version": "gemv"},
+            r"awq .*in 14 modules: model.*q_proj, .*and 2 more.*version gemm",
+        ),
+        ({"quant_method": "awq", "bits": 8}, "4 in format awq"),
+        ({"quant_method": "awq", "modules_to_not_convert": 3}, "a list of names"),
+        ({"quant_method": "awq", "modules_to_not_convert": ["lm_head", Q]}, "q_proj.qweight"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8 .*--bits 8"),
         ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}, "nf4 .*table"),
         ({"quant_method": "fp8"}, "8-bit floats"),
@@ -235,7 +247,7 @@ def test_both_places_must_agree(tmp_path: Path) -> None:
 def test_settings_without_codes(tmp_path: Path) -> None:
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 8}
     write_model(tmp_path, quantization_config=settings)
-    with pytest.raises(CheckpointError, match="settings of GPTQ, and no codes"):
+    with pytest.raises(CheckpointError, match="settings of gptq, and no codes"):
         load_model(tmp_path)
 
 

@@ -157,7 +157,7 @@ def load_float_model(model_dir: Path) -> FloatModel:
     model = load_model(model_dir)
     allowed = "a checkpoint in f32, f16 or bf16"
     if model.codes:
-        found = f"GPTQ codes of {len(model.codes)} linears"
+        found = f"integer codes of {len(model.codes)} linears"
         problem = Problem(str(model_dir), found, allowed)
         raise UnsupportedModelError("the weights are quantized already", [problem])
     if model.factors:

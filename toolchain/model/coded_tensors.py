@@ -1,4 +1,4 @@
-"""Which linears of a checkpoint are stored as GPTQ codes, checked part by part."""
+"""Which linears of a checkpoint are stored as integer codes, checked part by part."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ def take_codes(
         if len(good) == len(parts):
             log.broken += check_shapes(found[name])
     if settings is not None and not found and not log.broken:
-        log.add_broken(CONFIG_KEY, "settings of GPTQ, and no codes", "codes, or no such settings")
+        log.add_broken(
+            CONFIG_KEY,
+            f"settings of {settings.version}, and no codes",
+            "codes, or no such settings",
+        )
     _refuse_embedding(found, log)
     return found
 
@@ -65,4 +69,4 @@ def check_codes(codes: Mapping[str, CodeRef], log: ProblemLog) -> None:
 def _refuse_embedding(codes: Mapping[str, CodeRef], log: ProblemLog) -> None:
     if hf_name_of(EMBED) in codes:
         allowed = "floats, which edgec quantizes by row"
-        log.add_unsupported(f"tensor {hf_name_of(EMBED)}", "GPTQ codes", allowed)
+        log.add_unsupported(f"tensor {hf_name_of(EMBED)}", "integer codes", allowed)

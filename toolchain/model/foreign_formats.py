@@ -16,15 +16,15 @@ from toolchain.model.safetensors_file import read_header
 
 FLOAT_4 = "compile the float checkpoint with --bits 4, or quantize it to GPTQ"
 FLOAT_8 = "compile the float checkpoint with --bits 8"
-SUPPORTED = "GPTQ checkpoints of 2, 3, 4 or 8 bits, and floats in f32, f16 or bf16"
+SUPPORTED = "GPTQ of 2, 3, 4 or 8 bits, AWQ of version gemm, and floats in f32, f16 or bf16"
 MOST_MODULES = 12  # named in one message
 
 _PART = re.compile(r"(.*\.[a-z_]+_proj|lm_head|model\.embed_tokens)\.(?!(?:weight|bias)$).+")
 _LOOKUP = "weights are entries of a table of real numbers, not multiples of a step"
 _REASONS: Mapping[str, tuple[str, str]] = {
     "awq": (
-        "codes lie in the order of its GPU kernels, with zero points for all groups",
-        "quantize the float checkpoint with method awq of `edgec compress` (GPTQ layout)",
+        "versions other than gemm lie in the order of their GPU kernels",
+        "save it with version gemm, or quantize with method awq of `edgec compress`",
     ),
     "nf4": (f"NF4: {_LOOKUP}", FLOAT_4),
     "fp4": (f"FP4: {_LOOKUP}", FLOAT_4),

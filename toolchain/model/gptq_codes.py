@@ -1,10 +1,13 @@
-"""Integer codes of GPTQ checkpoints: qweight, qzeros, scales and g_idx of one matrix.
+"""Integer codes of GPTQ and AWQ checkpoints: qweight, qzeros, scales and g_idx of one matrix.
 
 A weight is scale * (code - zero). The codes of an output are a stream of bits along the inputs that
 begins at bit 0 of word 0, and so are the zero points of a group along the outputs; `gptq` stores
 zero - 1, `gptq_v2` zero itself. g_idx names the group of every input, in any order (desc_act).
 Codes and zero points are taken over as they are: what is compiled are the integers code - zero,
 column by column of the order in which groups follow each other (input_order.py).
+
+AWQ (`gemm`, 4 bits): a row of qweight is an input, a word has eight outputs, output AWQ_ORDER[i] in
+bits 4 i to 4 i + 3; qzeros likewise, zero points as they are. Groups are consecutive inputs.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.errors import CheckpointError, Problem
-from toolchain.model.gptq_settings import V1
+from toolchain.model.gptq_settings import AWQ, AWQ_BITS, V1
 from toolchain.model.input_order import (
     MAX_INPUTS,
     Order,
@@ -29,6 +32,7 @@ from toolchain.model.safetensors_file import TensorRef
 PARTS = ("qweight", "qzeros", "scales")
 OPTIONAL_PARTS = ("g_idx", "bias")
 WORD_BITS = 32
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # outputs of a word, lowest bits first
 FEWEST_BITS, MOST_BITS = 2, 8  # of code - zero, as the kernels store it
 _CHUNK_FIELDS = 1 << 22
 
@@ -79,10 +83,7 @@ class CodeRef:
             found = f"{int(bad.sum())} negative, NaN or infinite values"
             problem = Problem(f"tensor {self.module}.scales", found, "finite values of at least 0")
             raise CheckpointError("the scales of a quantized matrix are broken", [problem])
-        codes, order = (
-            unpack_fields(self.words("qweight").T, self.bits, self.shape[1]),
-            self.order(),
-        )
+        codes, order = self.codes(), self.order()
         if order is not None:
             codes = codes[:, order]
         zeros = np.repeat(self.zeros(), self.group_size, axis=1)[:, : self.shape[1]]
@@ -92,6 +93,12 @@ class CodeRef:
         values[dead] = 0
         return CodeMatrix(values, scales, self.group_size, order)
 
+    def codes(self) -> Codes:
+        """Codes by output and input, (n_out, n_in)."""
+        if self.version == AWQ:
+            return np.ascontiguousarray(_awq_fields(self.words("qweight")).T)
+        return unpack_fields(self.words("qweight").T, self.bits, self.shape[1])
+
     def order(self) -> Order | None:
         """The order of the inputs by group; None when they are in order, or in one group."""
         if self.groups == 1 or "g_idx" not in self.parts:
@@ -100,6 +107,8 @@ class CodeRef:
 
     def zeros(self) -> npt.NDArray[np.int16]:
         """Zero points, (n_out, n_groups)."""
+        if self.version == AWQ:
+            return np.ascontiguousarray(_awq_fields(self.words("qzeros")).T.astype(np.int16))
         stored = unpack_fields(self.words("qzeros"), self.bits, self.shape[0]).T.astype(np.int16)
         return stored + (1 if self.version == V1 else 0)
 
@@ -128,12 +137,12 @@ class CodeRef:
 
 def check_shapes(ref: CodeRef) -> Iterator[Problem]:
     """What contradicts the shape of the matrix, its bits and its groups."""
-    rows, columns = ref.shape
+    (rows, columns), is_awq = ref.shape, ref.version == AWQ
     words = {_words(columns, ref.bits), _words(-(-columns // WORD_BITS) * WORD_BITS, ref.bits)}
     zeros = {_words(rows, ref.bits), _words(-(-rows // WORD_BITS) * WORD_BITS, ref.bits)}
     wanted: dict[str, tuple[str | None, set[tuple[int, ...]]]] = {
-        "qweight": ("I32", {(n, rows) for n in words}),
-        "qzeros": ("I32", {(ref.groups, n) for n in zeros}),
+        "qweight": ("I32", {(columns, rows // 8)} if is_awq else {(n, rows) for n in words}),
+        "qzeros": ("I32", {(ref.groups, n) for n in ({rows // 8} if is_awq else zeros)}),
         "scales": (None, {(ref.groups, rows)}),
         "g_idx": ("I32", {(columns,)}),
         "bias": (None, {(rows,)}),
@@ -189,6 +198,14 @@ def check_contents(ref: CodeRef) -> Iterator[Problem]:
             "-128..127",
             "quantize with sym=True, or with 4 bits",
         )
+
+
+def _awq_fields(words: I32) -> Codes:
+    """All fields of every row of words, in the order of the outputs: uint8 (rows, 8 * words)."""
+    fields = unpack_fields(words, AWQ_BITS, 8 * words.shape[1])
+    ordered = np.empty_like(fields).reshape(len(fields), -1, 8)
+    ordered[:, :, AWQ_ORDER] = fields.reshape(ordered.shape)
+    return ordered.reshape(fields.shape)
 
 
 def unpack_fields(words: I32, bits: int, count: int) -> Codes:

@@ -1,7 +1,8 @@
 """quantize_config.json, or `quantization_config` of config.json -> GptqSettings.
 
 Formats `gptq` (AutoGPTQ, also called v1) and `gptq_v2` (GPTQModel) are read; `dynamic` gives
-modules other bits and groups, or leaves them out, as GPTQModel defines it.
+modules other bits and groups, or leaves them out, as GPTQModel defines it. Of AWQ the layout
+`gemm` (AutoAWQ) is read, the one that its checkpoints have; `modules_to_not_convert` are floats.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from toolchain.model.json_fields import FieldReader, ProblemLog, read_json_objec
 SETTINGS_FILE = "quantize_config.json"
 CONFIG_KEY = "quantization_config"
 BITS = (2, 3, 4, 8)
-V1, V2 = "gptq", "gptq_v2"
+V1, V2, AWQ = "gptq", "gptq_v2", "awq"
+AWQ_BITS = 4
 MAX_GROUP = 1 << 18
 
 
@@ -34,11 +36,11 @@ class DynamicRule:
 
 @dataclass(frozen=True, slots=True)
 class GptqSettings:
-    """How the matrices of a GPTQ checkpoint are stored; group size -1 is one group."""
+    """How the matrices of a coded checkpoint are stored; group size -1 is one group."""
 
     bits: int
     group_size: int
-    version: str  # V1 or V2
+    version: str  # V1, V2 or AWQ
     dynamic: tuple[DynamicRule, ...] = ()
 
     def of(self, module: str) -> tuple[int, int] | None:
@@ -86,6 +88,12 @@ def parse_settings(
         kind = str(values.get("checkpoint_format", values.get("format", V1))).lower()
     if values.get("is_marlin_format"):
         kind = "marlin"
+    if kind == AWQ and str(values.get("version", "gemm")).lower() == "gemm":
+        fields = FieldReader(values, f"{where}: ", log)
+        bits = _bits(fields)
+        if fields.good("bits") and bits != AWQ_BITS:
+            fields.unsupported("bits", bits, f"{AWQ_BITS} in format awq")
+        return GptqSettings(bits, _group_size(fields), AWQ, _left_out(fields))
     if kind not in (V1, V2):
         log.unsupported.append(refusal(where, kind, modules))
         return None
@@ -107,6 +115,17 @@ def _group_size(fields: FieldReader) -> int:
     if size == 0:
         fields.broken("group_size", 0, "-1 (one group), or at least 1")
     return size
+
+
+def _left_out(fields: FieldReader) -> tuple[DynamicRule, ...]:
+    """Modules whose names contain one of `modules_to_not_convert`."""
+    value = fields.raw("modules_to_not_convert")
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        fields.broken("modules_to_not_convert", value, "a list of names")
+        return ()
+    return tuple(DynamicRule(f".*{re.escape(name)}", True) for name in value)
 
 
 def _dynamic(fields: FieldReader, log: ProblemLog) -> tuple[DynamicRule, ...]:
