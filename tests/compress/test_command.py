@@ -79,7 +79,7 @@ def test_errors_have_their_codes(tmp_path: Path, arguments: list[str]) -> None:
     assert done.exit_code == 2
     (problem,) = json.loads(done.stdout)["problems"]
     assert problem["where"] == "depth.remove"
-    short = text_file(tmp_path / "short", "too short")
+    short = text_file(tmp_path / "short", "")
     done = CliRunner().invoke(main, [*arguments, "--eval-text", str(short)])
     assert done.exit_code == CompressionError.exit_code
     assert "too short for a perplexity" in done.stderr

@@ -98,8 +98,10 @@ def test_the_whole_way(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("gptqmodel") is None, reason="gptqmodel is not installed")
-def test_the_package_by_activation(tmp_path: Path) -> None:
-    """desc_act of gptqmodel, float16: three orders per block, codes unchanged."""
+def test_the_package_by_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """desc_act of gptqmodel, float16: three orders per block, codes unchanged; no logs stay."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     model = toy_model(
         tmp_path / "m", hidden_size=32, intermediate_size=64, context=12, num_layers=2
     )
@@ -107,6 +109,7 @@ def test_the_package_by_activation(tmp_path: Path) -> None:
     stage = {"kind": "quantize", "group_size": 16, "desc_act": True, **text}
     compress(model, tmp_path / "out", stage)
     coded = tmp_path / "out" / "01-quantize"
+    assert not any((tmp_path / "here").iterdir())
     compiled = compile_model(coded, "siracusa", CompileOptions(), lambda _: None)
     write_bundle(compiled.bundle, tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")

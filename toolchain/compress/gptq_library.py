@@ -7,7 +7,8 @@ read once and dropped; edgec writes the codes itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import chdir
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,9 +58,11 @@ def quantize_with_library(
 
     `tokens` is (samples, positions); `scratch` is a directory for the package's own output.
     """
-    with TemporaryDirectory(dir=scratch) as folder:
+    job = replace(job, source=job.source.resolve())
+    with TemporaryDirectory(dir=scratch.resolve()) as folder:
         try:
-            with surroundings(ENVIRONMENT):
+            # It leaves a folder of logs in the current directory.
+            with surroundings(ENVIRONMENT), chdir(folder):
                 _run(job, tokens, folder)
         except Exception as error:  # it raises types of its own
             text = str(error).strip().split("\n")[0] or type(error).__name__

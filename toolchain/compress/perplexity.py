@@ -1,29 +1,36 @@
 """Perplexity of a checkpoint, float or quantized, on held-out text, block by block.
 
-Protocol: the text is tokenized as a whole and cut into windows that do not overlap, each behind the
-token that the tokenizer puts in front of a text; the first token of a window is given, every other
-one counts once: exp of the mean negative log-likelihood. A rest shorter than a window is left out.
+The protocol is that of `edgec eval` (toolchain/evaluate/perplexity.py): the same windows, and every
+token but the first of each counts once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import torch
+
 from toolchain.compress.bit_losses import RoundedSource
+from toolchain.compress.checkpoint import Source
 from toolchain.compress.forward import mean_loss, perplexity_of
 from toolchain.compress.quantized import open_any
 from toolchain.compress.stage import Progress, ticker
 from toolchain.compress.texts import (
     TextCache,
-    cut_windows,
+    first_token,
     heldout_file,
     read_text,
     window_length,
 )
+from toolchain.evaluate.perplexity import windows_of
+from toolchain.evaluate.scoring import Ints
 from toolchain.model.bits_file import read_bits
 from toolchain.model.errors import CompressionError, Problem
 from toolchain.model.json_fields import read_json_object
+from toolchain.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +59,28 @@ def evaluate(
     text = read_text(evaluation.text, heldout_file(), texts.allow_hub)
     length = window_length(home, evaluation.tokens)
     ids = texts.ids(home, text)
-    windows = cut_windows(home, ids, length)[: evaluation.windows]
-    if not len(windows):
-        problem = Problem(evaluation.text, f"{len(ids)} tokens", f"at least {length}")
+    start = first_token(load_tokenizer(home))
+    windows = list(islice(windows_of(ids, length, start), evaluation.windows))
+    if not windows:
+        problem = Problem(evaluation.text, f"{len(ids)} tokens", "a window of at least 2")
         raise CompressionError("the text is too short for a perplexity", [problem])
     source, allocated = open_any(directory), read_bits(directory)
     if allocated is not None and is_float(directory):  # what a compile of this directory rounds to
         source = RoundedSource.of(source, allocated.bits, allocated.group_size)
-    order = range(source.config.num_layers)
-    tick = ticker(progress, "perplexity: blocks run", len(order))
-    return perplexity_of(mean_loss(source, windows, device, order, tick))
+    return perplexity_of(_mean_loss(source, windows, device, progress))
+
+
+def _mean_loss(source: Source, windows: Sequence[Ints], device: str, progress: Progress) -> float:
+    """Nats per token; windows of equal length run together."""
+    order, total, count = range(source.config.num_layers), 0.0, 0
+    lengths = dict.fromkeys(map(len, windows))
+    tick = ticker(progress, "perplexity: blocks run", len(order) * len(lengths))
+    for length in lengths:
+        rows = [torch.from_numpy(row) for row in windows if len(row) == length]
+        tokens = len(rows) * (length - 1)
+        total += mean_loss(source, torch.stack(rows), device, order, tick) * tokens
+        count += tokens
+    return total / count
 
 
 def is_float(directory: Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 
 from toolchain.compress.checkpoint import Tensor
 from toolchain.compress.stage import CalibratedOptions
+from toolchain.evaluate.perplexity import window_size, windows_of
 from toolchain.model.config import read_config
 from toolchain.model.errors import CompressionError, ConfigError, Problem
 from toolchain.model.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
@@ -23,7 +24,6 @@ from toolchain.options import bundled_model
 
 BUILTIN = "builtin"
 HUB = "hub:"
-DEFAULT_WINDOW = 512
 
 
 def read_text(spec: str, builtin: Path, allow_hub: bool = False) -> str:
@@ -123,27 +123,19 @@ def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return plain if len(plain) <= len(whole) else whole
 
 
-def first_token(tokenizer: Tokenizer) -> list[int]:
+def first_token(tokenizer: Tokenizer) -> int | None:
     """The token that the tokenizer puts in front of a text, if any."""
-    return tokenizer.encode("")[:1]
+    return next(iter(tokenizer.encode("")), None)
 
 
 def window_length(model_dir: Path, asked: int | None) -> int:
     """Tokens per window: what is asked for, else 512; never more than the context."""
     context = read_config(model_dir).max_position_embeddings
-    if asked is None:
-        return min(DEFAULT_WINDOW, context)
-    if asked > context:
-        problem = Problem("tokens per window", str(asked), f"2..{context}, the model's context")
-        raise ConfigError("the windows are too long", [problem])
-    return asked
+    return window_size(asked, context, "tokens per window")
 
 
 def cut_windows(model_dir: Path, ids: list[int], length: int) -> Tensor:
-    """(count, length) int64: consecutive pieces of a text, each after the usual first tokens."""
-    start = first_token(load_tokenizer(model_dir))
-    body = length - len(start)
-    count = len(ids) // body if body > 0 else 0
-    pieces = torch.tensor(ids[: count * body], dtype=torch.int64).reshape(count, max(body, 1))
-    front = torch.tensor(start, dtype=torch.int64).expand(count, len(start))
-    return torch.cat((front, pieces), dim=1)
+    """(count, length) int64: the whole windows of a text, each after its usual first token."""
+    rows = windows_of(ids, length, first_token(load_tokenizer(model_dir)))
+    whole = [torch.from_numpy(row) for row in rows if len(row) == length]
+    return torch.stack(whole) if whole else torch.empty((0, length), dtype=torch.int64)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -39,16 +40,16 @@ class Perplexity:
         return cls(value, mean, tokens, len(windows), max(len(row) for row in windows))
 
 
-def window_size(asked: int | None, context: int) -> int:
+def window_size(asked: int | None, context: int, where: str = "--window") -> int:
     """Tokens of a window: what was asked, else 512 or the shorter context of the model.
 
-    Raises ConfigError for a window beyond the context.
+    Raises ConfigError for a window beyond the context; `where` names the option.
     """
     if asked is None:
         return min(DEFAULT_WINDOW, context)
     if not 2 <= asked <= context:
-        problem = Problem("--window", f"{asked} tokens", f"2..{context}, the context of the model")
-        raise ConfigError("the perplexity cannot be measured", [problem])
+        problem = Problem(where, f"{asked} tokens", f"2..{context}, the context of the model")
+        raise ConfigError("the text cannot be cut into windows", [problem])
     return asked
 
 
@@ -60,19 +61,23 @@ def cut_windows(
     `ids` holds no beginning-of-sequence token of its own. A rest without a token to score is left
     out. Raises ConfigError when no window remains.
     """
-    head = [] if bos is None else [bos]
-    step = window - len(head)
-    if step < 1 or window < 2:
+    if window < 2:
         raise ConfigError("the text cannot be cut", [Problem("--window", str(window), "2 or more")])
-    rows = [
-        np.array([*head, *ids[start : start + step]], np.int64)
-        for start in range(0, len(ids), step)
-    ]
-    rows = [row for row in rows if len(row) >= 2][:limit]
+    rows = list(islice(windows_of(ids, window, bos), limit))
     if not rows:
-        problem = Problem("text", f"{len(ids)} tokens", f"at least {2 - len(head)}")
+        problem = Problem("text", f"{len(ids)} tokens", f"at least {1 if bos is not None else 2}")
         raise ConfigError("the text is too short for a perplexity", [problem])
     return rows
+
+
+def windows_of(ids: Sequence[int], window: int, bos: int | None) -> Iterator[Ints]:
+    """Consecutive windows of `window` (2 or more) tokens; the last may be shorter, but not 1."""
+    head = [] if bos is None else [bos]
+    step = window - len(head)
+    for start in range(0, len(ids), step):
+        row = np.array([*head, *ids[start : start + step]], np.int64)
+        if len(row) >= 2:
+            yield row
 
 
 def measure_perplexity(
