@@ -15,11 +15,13 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from codegen.bundle_read import load_bundle
+from tests.model.gptq import Format, write_gptq
+from tests.model.test_lora import random, write_adapter
 from tests.model.tiny import write_model
 from tests.paths import STORIES, needs_shared
 from toolchain.cli import main
 from toolchain.evaluate.float_run import FloatSession
-from toolchain.evaluate.network import network_of_build, network_of_float
+from toolchain.evaluate.network import network_of_build, network_of_float, network_of_quant
 from toolchain.evaluate.sensitivity import cosine, log_softmax, measure_sensitivity, snr_db
 from toolchain.model.checkpoint import FloatModel, load_model
 from toolchain.model.outline import weight_layouts
@@ -45,6 +47,28 @@ def test_snr_and_cosine_by_hand() -> None:
     assert snr_db(np.zeros(2, np.float32), x) == -200.0
     assert cosine(x, np.array([4.0, 3.0], np.float32)) == pytest.approx(24 / 25)
     assert cosine(x, np.zeros(2, np.float32)) == 0.0
+
+
+def test_adapters_stay_while_their_matrix_changes(tmp_path: Path) -> None:
+    """The whole model is that of a build; single figures have the product of the adapter, too."""
+    write_gptq(
+        tmp_path / "base", Format(bits=3, group_size=8), hidden_size=32, intermediate_size=48
+    )
+    rows, columns, scale = 32, 32, np.float32(0.2)
+    module = "model.layers.1.self_attn.o_proj"
+    factors = {module: (random(3, columns, 1) * scale, random(rows, 3, 2) * scale)}
+    write_adapter(tmp_path / "eora", factors, base_model_name_or_path="../base")
+    model = load_model(tmp_path / "eora")
+    found = measure_sensitivity(model, QuantConfig(), WINDOWS, lambda _: None)
+    network = network_of_quant(quantize_model(model, QuantConfig()))
+    sums = [log_softmax(_logits(network, {}, row)) for row in WINDOWS]
+    nll = [-x[range(len(row) - 1), row[1:]] for x, row in zip(sums, WINDOWS, strict=True)]
+    assert found.quantized_nll == pytest.approx(float(np.concatenate(nll).mean()), abs=1e-4)
+    (own,) = [m for m in found.matrices if m.op_id == "l01.attn.o_proj"]
+    assert own.effect.bits == 3
+    assert own.effect.weight_snr_db > 30  # against codes and product in float
+    assert own.less
+    assert own.less.weight_snr_db < 20
 
 
 def test_figures_of_single_matrices_are_their_definitions(model: FloatModel) -> None:

@@ -26,9 +26,8 @@ from toolchain.evaluate.network import dense, network_of_float
 from toolchain.evaluate.scoring import F32, Ints
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.coded_settings import with_codes
-from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.group_scales import quantize_matrix
-from toolchain.model.names import EMBED, HEAD
+from toolchain.model.names import EMBED, HEAD, hf_name_of
 from toolchain.model.outline import weight_layouts
 from toolchain.model.packing import WeightLayout, packing_for_bits
 from toolchain.model.quant_settings import (
@@ -38,7 +37,7 @@ from toolchain.model.quant_settings import (
     TensorSetting,
     effective_settings,
 )
-from toolchain.model.quantize import MAX_SNR_DB, QuantTensor, quantize_tensor
+from toolchain.model.quantize import MAX_SNR_DB, QuantTensor, quantize_adapters, quantize_tensor
 from toolchain.model.sparsity import find_patterns
 
 Progress = Callable[[str], None]
@@ -95,12 +94,13 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Measure every stored matrix of `model` around the settings of `quant`.
 
-    Raises ConfigError for settings that cannot be used, and for adapters beside integer codes.
+    Adapters beside integer codes stay as a build has them while their matrix changes. Raises
+    ConfigError for settings that cannot be used.
     """
-    if model.adapters:
-        problem = Problem("the checkpoint", "adapters beside integer codes", "no adapters")
-        raise ConfigError("sensitivity changes one matrix at a time", [problem])
     quant = with_codes(model, quant)
+    products = {
+        op_id: dense(up) @ dense(down) for op_id, (down, up) in quantize_adapters(model, {}).items()
+    }
     settings = effective_settings(model.config, quant)
     layouts = weight_layouts(model.config, quant, find_patterns(model, quant))
     bench = _Bench(model, windows)
@@ -110,11 +110,14 @@ def measure_sensitivity(
         progress(op_id)
         inputs = bench.inputs(op_id)
         effects = {}
+        code = model.codes.get(hf_name_of(op_id))
+        base = bench.weights[op_id] if code is None else code.read().dequantize()
         for bits in _widths(setting.bits):
             if bits == setting.bits:  # a coded matrix as it is
                 weights = dense(quantize_tensor(model, op_id, setting)[0])
             else:
-                weights = _quantized(bench.weights[op_id], replace(setting, bits=bits))
+                weights = _quantized(base, replace(setting, bits=bits))
+            weights = weights + products[op_id] if op_id in products else weights
             effects[bits] = bench.effect(op_id, weights, bits, layouts[op_id], inputs)
             if bits == setting.bits:
                 quantized[op_id] = weights

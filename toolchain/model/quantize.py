@@ -150,7 +150,7 @@ def quantize_model(
         patterns=patterns,
         scale_changes=MappingProxyType(changes),
         blocks=copied_blocks(model, quant, patterns),
-        adapters=MappingProxyType(_quantize_adapters(model, snr_db)),
+        adapters=MappingProxyType(quantize_adapters(model, snr_db)),
     )
 
 
@@ -165,7 +165,7 @@ def adapter_ranks_of(model: FloatModel) -> dict[str, int]:
     return found
 
 
-def _quantize_adapters(
+def quantize_adapters(
     model: FloatModel, snr_db: dict[str, float]
 ) -> dict[str, tuple[QuantTensor, QuantTensor]]:
     """A and B in 8 bits of every projection of an adapted role, by op id; adds to `snr_db`.
