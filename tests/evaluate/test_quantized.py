@@ -49,6 +49,20 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_pickled_adapters_are_refused(model: Path, text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    shutil.copytree(model, tmp_path / "base")
+    values = {"peft_type": "LORA", "base_model_name_or_path": "../base", "r": 2, "lora_alpha": 2}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(values))
+    (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"\x80\x02")
+    for device in ("cpu", "numpy"):
+        options = ["--suite", "text", "--text", str(text), "--device", device]
+        result = CliRunner().invoke(main, ["eval", str(tmp_path / "adapter"), *options])
+        assert result.exit_code == 5, result.output
+        assert "safetensors" in result.output
+
+
 @pytest.mark.filterwarnings("ignore")  # of gptqmodel and what it imports
 def test_gptq_checkpoints_run_as_the_weights_that_they_stand_for(
     model: Path, text: Path, tmp_path: Path

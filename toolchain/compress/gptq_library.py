@@ -21,7 +21,7 @@ from toolchain.compress.grids import PER_CHANNEL, GridKind
 from toolchain.compress.packages import surroundings
 from toolchain.compress.quantized import module_of
 from toolchain.compress.tensor_directory import TensorDirectory
-from toolchain.model.errors import CompressionError, Problem
+from toolchain.model.errors import CompressionError, EnvironmentFailureError, Problem
 from toolchain.model.json_fields import read_json_object
 
 ENVIRONMENT = {
@@ -66,6 +66,9 @@ def quantize_with_library(
                 _run(job, tokens, folder)
         except Exception as error:  # it raises types of its own
             text = str(error).strip().split("\n")[0] or type(error).__name__
+            if getattr(error, "errno", None) is not None or "(os error" in text:
+                fix = "make room, then run the same again"
+                raise EnvironmentFailureError(f"gptqmodel: {text}", fix=fix) from error
             problem = Problem("gptqmodel", text, "a quantized model")
             fix = 'engine = "edgec" uses the implementation of edgec'
             raise CompressionError("GPTQ fails", [problem], fix) from error

@@ -22,7 +22,7 @@ from toolchain.model.json_fields import read_json_object
 
 STAGE_FILE = "edgec_stage.json"
 LOCK_FILE = ".edgec-compress.lock"
-CONTENT = (".json", ".safetensors", ".model", ".txt", ".jinja")
+CONTENT = (".json", ".safetensors", ".model", ".txt", ".jinja", ".toml")
 IDENTITY = ("kind", "options", "seed", "input_hash", "texts", "device")
 
 
@@ -152,7 +152,9 @@ def discard(out: Path) -> None:
     for path in sorted(out.iterdir()):
         name = path.name
         partial = name.startswith(".") and name.endswith(".partial")
-        if is_stage(path) or (partial and path.is_dir()):
+        if is_stage(path):  # in one step first: half a stage must never look finished
+            shutil.rmtree(path.rename(out / f".{name}.partial"))
+        elif partial and path.is_dir():
             shutil.rmtree(path)
         elif partial:
             path.unlink()

@@ -124,6 +124,7 @@ def load_torch_model(directory: Path, device: str) -> tuple[TorchModel, str]:
     """
     base = adapter_base(directory)
     config = read_json_object((base or directory) / "config.json")
+    _refuse_pickles(directory, base or directory)
     try:
         with _stdout_is_for_results():
             module = _load(base or directory, config, device)
@@ -141,6 +142,20 @@ def load_torch_model(directory: Path, device: str) -> tuple[TorchModel, str]:
     context = int(getattr(module.config, "max_position_embeddings", 0) or 2048)
     dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
     return TorchModel(module, device, context), "float16" if is_packed(config) else dtype
+
+
+def _refuse_pickles(directory: Path, base: Path) -> None:
+    """The libraries would unpickle what has no safetensors; raises CheckpointError instead."""
+    problems = []
+    if not any(base.glob("*.safetensors")):
+        problems.append(Problem(str(base), "no *.safetensors", "weights as safetensors"))
+    for place in dict.fromkeys((directory, base)):
+        adapter = place / "adapter_model.safetensors"
+        if (place / "adapter_config.json").is_file() and not adapter.is_file():
+            problems.append(Problem(str(adapter), "nothing", "factors as safetensors"))
+    if problems:
+        fix = "pickled weights are never unpickled; convert them to safetensors"
+        raise CheckpointError("the checkpoint cannot be loaded", problems, fix)
 
 
 def adapter_base(directory: Path) -> Path | None:
