@@ -10,6 +10,7 @@ are multiples of the alignment; results depend on the input alone, not on its or
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -98,8 +99,9 @@ def greedy(buffers: Sequence[Buffer], align: int, enough: int = 0) -> Allocation
 
 def greedy_results(buffers: Sequence[Buffer], align: int) -> Iterator[Allocation]:
     """The allocation of each greedy order."""
-    bound = _fullest(buffers, align)
-    for method, order in _orders(buffers, align):
+    live = _live_at_starts(buffers, align)
+    bound = max(live.values(), default=0)
+    for method, order in _orders(buffers, live):
         offsets = _best_fit(order, align)
         height = max((offsets[b.name] + align_up(b.size, align) for b in buffers), default=0)
         yield Allocation(offsets, height, bound, height == bound, method)
@@ -188,38 +190,45 @@ def _fullest(buffers: Sequence[Buffer], align: int) -> int:
     return max(_live_at_starts(buffers, align).values(), default=0)
 
 
-def _orders(buffers: Sequence[Buffer], align: int) -> list[tuple[str, list[Buffer]]]:
-    """Orders by name; ties are broken by start and name."""
-    live = _live_at_starts(buffers, align)
+def _orders(
+    buffers: Sequence[Buffer], live: Mapping[int, int]
+) -> Iterator[tuple[str, list[Buffer]]]:
+    """Orders by name; ties are broken by start and name. `live`: bytes by time."""
+    breadths: dict[tuple[int, int], int] = {}
 
     def breadth(buffer: Buffer) -> int:
-        return max(size for time, size in live.items() if buffer.first <= time < buffer.last)
+        span = buffer.first, buffer.last
+        if span not in breadths:
+            breadths[span] = max(n for time, n in live.items() if span[0] <= time < span[1])
+        return breadths[span]
 
     def duration(buffer: Buffer) -> int:
         return buffer.last - buffer.first
 
     keys: dict[str, Callable[[Buffer], tuple[int, ...]]] = {
-        "size": lambda b: (b.size, duration(b)),
-        "area": lambda b: (b.size * duration(b), b.size),
-        "duration": lambda b: (duration(b), b.size),
-        "fullest, size": lambda b: (breadth(b), b.size),
-        "fullest, duration": lambda b: (breadth(b), duration(b), b.size),
+        "size": lambda b: (-b.size, -duration(b)),
+        "area": lambda b: (-b.size * duration(b), -b.size),
+        "duration": lambda b: (-duration(b), -b.size),
+        "fullest, size": lambda b: (-breadth(b), -b.size),
+        "fullest, duration": lambda b: (-breadth(b), -duration(b), -b.size),
     }
-    return [
-        (name, sorted(buffers, key=lambda b: (*(-part for part in key(b)), b.first, b.name)))
-        for name, key in keys.items()
-    ]
+    ordered = sorted(buffers, key=lambda b: (b.first, b.name))
+    for name, key in keys.items():
+        yield name, sorted(ordered, key=key)
 
 
 def _best_fit(order: Sequence[Buffer], align: int) -> dict[str, int]:
     offsets: dict[str, int] = {}
-    for index, buffer in enumerate(order):
-        taken = sorted(
-            (offsets[other.name], offsets[other.name] + align_up(other.size, align))
-            for other in order[:index]
-            if other.first < buffer.last and buffer.first < other.last
-        )
-        offsets[buffer.name] = _smallest_gap(taken, align_up(buffer.size, align))
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last; in order
+    for buffer in order:
+        taken = [
+            (low, high)
+            for low, high, first, last in placed
+            if first < buffer.last and buffer.first < last
+        ]
+        size = align_up(buffer.size, align)
+        offset = offsets[buffer.name] = _smallest_gap(taken, size)
+        insort(placed, (offset, offset + size, buffer.first, buffer.last))
     return offsets
 
 

@@ -72,6 +72,7 @@ class Assignment:
     program: Program
     layouts: Mapping[str, EngineLayout]
     decisions: tuple[Decision, ...]
+    draft: Plan | None = None  # of `program`, on a target with an engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,37 @@ def assign_engines(
     }
     for op_id in candidates.keys() - wanted.keys():
         refused[op_id] = "slower than the cores"
-    if wanted and any(region.free < 0 for region in draft(program).regions):
+    drafts = _Drafts(program, draft)
+    if wanted and any(region.free < 0 for region in drafts.of({})[1].regions):
         refused |= dict.fromkeys(wanted, "the model does not fit")
         wanted = {}
-    layouts = _settle(program, target, wanted, refused, draft)
+    kept = _settle(drafts, target, wanted, refused)
+    layouts = {op_id: each.layout for op_id, each in kept.items()}
     decisions = tuple(
         _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))
         for op in program.ops
         if op.kind is OpKind.LINEAR
     )
-    return Assignment(with_engine(program, layouts), layouts, decisions)
+    assigned, plan = drafts.of(kept)
+    return Assignment(assigned, layouts, decisions, plan)
+
+
+class _Drafts:
+    """The program with some linears on the engine, and its plan; none is planned twice."""
+
+    def __init__(self, program: Program, draft: Draft) -> None:
+        self.program = program  # all on the cores
+        self._draft = draft
+        self._known: dict[frozenset[str], tuple[Program, Plan]] = {}
+
+    def of(self, kept: Mapping[str, _Candidate]) -> tuple[Program, Plan]:
+        """Program and plan with the linears of `kept` on the engine."""
+        key = frozenset(kept)
+        if key not in self._known:
+            layouts = {op_id: each.layout for op_id, each in kept.items()}
+            program = with_engine(self.program, layouts)
+            self._known[key] = program, self._draft(program)
+        return self._known[key]
 
 
 def _candidates(
@@ -159,12 +181,11 @@ def _width(program: Program, op: Op, bits: Mapping[str, int]) -> int:
 
 
 def _settle(
-    program: Program,
+    drafts: _Drafts,
     target: TargetSpec,
     wanted: Mapping[str, _Candidate],
     refused: dict[str, str],
-    draft: Draft,
-) -> dict[str, EngineLayout]:
+) -> dict[str, _Candidate]:
     """What stays on the engine: all words where it reads them, nothing too large for a memory.
 
     Words often take more bytes than the matrices of the cores. Where not all have room, some
@@ -178,16 +199,22 @@ def _settle(
         away = set(order[: len(order) * share // SHARES])
         reasons = dict.fromkeys(away, "no room on chip")
         kept = {op_id: each for op_id, each in wanted.items() if op_id not in away}
-        plan = _give_back(program, target, kept, reasons, draft)
-        saved = sum(each.cores - each.cost.cycles for each in kept.values())
-        score = saved - _off_chip_cycles(target, plan)
+        if best is not None and sum(max(0.0, _saved(each)) for each in kept.values()) <= best[0]:
+            continue  # what is given back saves nothing more
+        plan = _give_back(drafts, target, kept, reasons)
+        score = sum(map(_saved, kept.values())) - _off_chip_cycles(target, plan)
         if best is None or score > best[0]:
             best = score, kept, reasons
         if share == 0 and len(kept) == len(wanted):
             break
     assert best is not None
     refused.update(best[2])
-    return {op_id: each.layout for op_id, each in best[1].items()}
+    return best[1]
+
+
+def _saved(each: _Candidate) -> float:
+    """Cycles, against the cores."""
+    return each.cores - each.cost.cycles
 
 
 def _off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
@@ -199,18 +226,16 @@ def _off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
 
 
 def _give_back(
-    program: Program,
+    drafts: _Drafts,
     target: TargetSpec,
     kept: dict[str, _Candidate],
     reasons: dict[str, str],
-    draft: Draft,
 ) -> Plan:
     """Takes from `kept` what cannot stay, until all is well; the plan of what is left."""
     assert target.engine is not None
     while True:
-        _keep_whole(program, kept, reasons)
-        laid_out = with_engine(program, {op_id: each.layout for op_id, each in kept.items()})
-        plan = draft(laid_out)
+        _keep_whole(drafts.program, kept, reasons)
+        laid_out, plan = drafts.of(kept)
         weights = {op.id: laid_out.weight_of(op).name for op in laid_out.ops if op.id in kept}
         regions = {op_id: plan.placements[name].region for op_id, name in weights.items()}
         outside = {
@@ -223,7 +248,7 @@ def _give_back(
             continue
         if not kept or all(region.free >= 0 for region in plan.regions):
             return plan
-        for op_id in _dropped(program, kept, draft):
+        for op_id in _dropped(drafts, kept):
             del kept[op_id]
             reasons[op_id] = "no room on chip"
 
@@ -238,15 +263,14 @@ def _keep_whole(program: Program, kept: dict[str, _Candidate], reasons: dict[str
             reasons[op.id] = "shared with the cores"
 
 
-def _dropped(program: Program, kept: Mapping[str, _Candidate], draft: Draft) -> list[str]:
+def _dropped(drafts: _Drafts, kept: Mapping[str, _Candidate]) -> list[str]:
     """The fewest linears, those with the largest burden, without which there is room."""
     order = sorted(kept, key=lambda op_id: (-_burden(kept[op_id]), op_id))
 
     def fits(count: int) -> bool:
         rest = {op_id: each for op_id, each in kept.items() if op_id not in order[:count]}
-        _keep_whole(program, rest, {})
-        laid_out = with_engine(program, {op_id: each.layout for op_id, each in rest.items()})
-        return all(region.free >= 0 for region in draft(laid_out).regions)
+        _keep_whole(drafts.program, rest, {})
+        return all(region.free >= 0 for region in drafts.of(rest)[1].regions)
 
     low, high = 1, len(order)  # need falls with the count, nearly: what is found is checked again
     while low < high:
@@ -262,7 +286,7 @@ def _burden(each: _Candidate) -> float:
     """Bytes more per cycle saved; linears that save bytes go last."""
     if each.extra <= 0:
         return float(each.extra)
-    return each.extra / max(1.0, each.cores - each.cost.cycles)
+    return each.extra / max(1.0, _saved(each))
 
 
 def _decision(

@@ -1,8 +1,8 @@
 """Which weights go to off-chip memory, and the staging buffer through which they come back.
 
-Weights leave the chip one by one, those first of which a byte costs least when it has to be
-streamed (`leaving_orders`), until the rest has room. Whether it has room is decided exactly for two
-regions of weights, so that a larger budget never sends more bytes outside.
+Weights leave the chip one by one, in the orders of leaving.py, until the rest has room. Whether it
+has room is decided exactly for two regions of weights, so that a larger budget never sends more
+bytes outside.
 """
 
 from __future__ import annotations
@@ -12,22 +12,15 @@ from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
 from memory_planner.arenas import Arenas, allocate_all, plan_arenas
-from memory_planner.blobs import (
-    Blob,
-    bytes_read,
-    in_order_of_use,
-    place_blobs_beside,
-    place_states,
-)
+from memory_planner.blobs import Blob, place_blobs_beside, place_states
 from memory_planner.footprint import STREAM_BUFFER
+from memory_planner.leaving import layers_of, leaving_orders
 from memory_planner.liveness import folded_roles
-from memory_planner.plan import Stream, StreamPlan
 from memory_planner.stream_slots import (
     Demand,
     OffChipWeights,
     head_of,
     head_sizes,
-    records_of,
     weights_read,
 )
 from memory_planner.target import TargetSpec, align_up
@@ -46,43 +39,6 @@ class Outside:
     cuts: tuple[str, ...]
 
 
-def leaving_orders(program: Program, target: TargetSpec) -> list[list[str]]:
-    """Orders in which weights may leave the chip, the usual one first.
-
-    The others are those of chips with less room: in them more weights are larger than every region.
-    Whatever is found on a smaller chip is found on a larger one too.
-    """
-    rooms = [target.region(name) for name in target.placement["weights"]]
-    most = max(room.size - room.reserved for room in rooms)
-    sizes = {s.size for s in program.tensors.values() if s.kind is Kind.WEIGHT and s.size <= most}
-    limits = [most, *(size - 1 for size in sorted(sizes, reverse=True))]
-    orders = [leaving_order(program, target, limit) for limit in limits]
-    return [order for index, order in enumerate(orders) if order not in orders[:index]]
-
-
-def leaving_order(program: Program, target: TargetSpec, most: int) -> list[str]:
-    """Weights that may leave the chip, cheapest first.
-
-    Those that the user pinned there lead, then those of more than `most` bytes.
-    An embedding costs one record per token. Weights of blocks overlap with the block before, best
-    when all blocks stream about as much: role by role, large ones first, and within a role from
-    the last block, so that the first, whose stream nothing hides, has least. A head is read while
-    nothing else runs.
-    """
-    assert target.off_chip is not None
-    layers, read = _layers(program), bytes_read(program)
-    names = [spec.name for spec in in_order_of_use(program, Kind.WEIGHT)]
-    free = [name for name in names if target.pinned(name) is None]
-    size = {name: program.tensors[name].size for name in free}
-    rows = [name for name in free if read[name] < size[name]]
-    blocks = [name for name in free if name in layers]
-    blocks.sort(key=lambda name: (-size[name], name.partition(".")[2], -layers[name]))
-    heads = [name for name in free if name not in rows and name not in layers]
-    pinned = [name for name in names if target.pinned(name) == target.off_chip.region]
-    huge = [name for name in free if size[name] > most]
-    return list(dict.fromkeys([*pinned, *huge, *rows, *blocks, *heads]))
-
-
 def place_outside(program: Program, target: TargetSpec) -> Outside:
     """The placement with the fewest bytes off chip; with all of them when nothing has room."""
     search = _Search(program, target)
@@ -96,52 +52,92 @@ def place_outside(program: Program, target: TargetSpec) -> Outside:
     return best[1] if best else search.everything(orders[0])
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Arenas without the slots, and what they leave."""
+
+    arenas: Arenas
+    heights: Mapping[str, int]  # by region, padded
+    room: int  # see `_room`
+
+
 class _Search:
     """Attempts with more and more weights outside; arenas are planned once."""
 
     def __init__(self, program: Program, target: TargetSpec) -> None:
         self.program, self.target = program, target
-        self.layers, self.read = _layers(program), weights_read(program, target)
+        self.layers, self.read = layers_of(program), weights_read(program, target)
         self.variants = _state_variants(program, target)
         self.sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
-        self.arenas: dict[tuple[frozenset[str], int], Arenas] = {}
-        rooms = [target.region(name) for name in target.placement["weights"]]
-        self.room = sum(room.size - room.reserved for room in rooms)  # were there nothing else
+        self.known: dict[tuple[frozenset[str], int], _Beside] = {}
+        # Beside state alone: where there is less, no arenas need to be planned.
+        self.rooms = [_room(target, _state_heights(target, each)) for each in self.variants]
 
     def first(self, order: Sequence[str], limit: int | None) -> tuple[int, Outside] | None:
         """The first placement in which all has room, with less than `limit` bytes outside."""
         least = sum(self.target.pinned(name) is not None for name in order)
-        total = sum(self.sizes.values())
-        for count in range(least, len(order) + 1):
-            names = frozenset(order[:count])
-            outside = sum(self.sizes[name] for name in names)
-            if limit is not None and outside >= limit:
-                return None
-            if total - outside > self.room:
+        inside = total = sum(self.sizes.values())
+        moved, most = frozenset[str](), max(self.rooms)
+        for count in range(len(order) + 1):
+            if count:
+                name = order[count - 1]
+                inside -= self.sizes[name]
+                moved = moved if name in self.layers else moved | {name}
+            if count < least or inside > most:
                 continue
-            weights = OffChipWeights(self.program, self.target, names, self.read)
-            for index in range(len(self.variants)):
-                found = _Attempt(weights, self._arenas(names, index), total - outside).find()
-                if found:
-                    return outside, found
+            if limit is not None and total - inside >= limit:
+                return None
+            found = self._attempt(frozenset(order[:count]), moved, inside)
+            if found:
+                return total - inside, found
         return None
 
     def everything(self, order: Sequence[str]) -> Outside:
         """All of them outside, whether or not the rest has room."""
         assert self.target.off_chip is not None
         names = frozenset(order)
-        weights = OffChipWeights(self.program, self.target, names, self.read)
         inside = sum(size for name, size in self.sizes.items() if name not in names)
-        last = _Attempt(weights, self._arenas(names, 0), inside)
-        return last.place(self.target.off_chip.staging[0], list(weights.demands())[-1])
+        beside = self._beside(frozenset(n for n in names if n not in self.layers), 0)
+        last = _Attempt(self._weights(names), beside, inside)
+        return last.place(self.target.off_chip.staging[0], list(last.weights.demands())[-1])
 
-    def _arenas(self, names: frozenset[str], variant: int) -> Arenas:
-        moved = frozenset(names - self.layers.keys())
+    def _attempt(self, names: frozenset[str], moved: frozenset[str], inside: int) -> Outside | None:
+        """The first placement of state with which everything has room."""
+        weights = self._weights(names)
+        for variant, room in enumerate(self.rooms):
+            if inside <= room and inside <= self._beside(moved, variant).room:
+                found = _Attempt(weights, self._beside(moved, variant), inside).find()
+                if found:
+                    return found
+        return None
+
+    def _weights(self, names: frozenset[str]) -> OffChipWeights:
+        return OffChipWeights(self.program, self.target, names, self.read)
+
+    def _beside(self, moved: frozenset[str], variant: int) -> _Beside:
+        """The arenas when weights outside of blocks, those of `moved`, are off chip."""
         key = moved, variant
-        if key not in self.arenas:
-            states = self.variants[variant]
-            self.arenas[key] = plan_arenas(self.program, self.target, {}, states, moved)
-        return self.arenas[key]
+        if key not in self.known:
+            states, target = self.variants[variant], self.target
+            arenas = plan_arenas(self.program, target, {}, states, moved)
+            heights = {
+                r.name: align_up(arenas.allocations[r.name].height, r.align) for r in target.regions
+            }
+            self.known[key] = _Beside(arenas, heights, _room(target, heights))
+        return self.known[key]
+
+
+def _state_heights(
+    target: TargetSpec, states: Mapping[str, Sequence[TensorSpec]]
+) -> dict[str, int]:
+    """Bytes that state takes of each region: less than any arena with it."""
+    return {r.name: sum(align_up(s.size, r.align) for s in states[r.name]) for r in target.regions}
+
+
+def _room(target: TargetSpec, heights: Mapping[str, int]) -> int:
+    """Bytes for weights beside arenas of these heights; -1 when one exceeds its region."""
+    free = {r.name: r.size - r.reserved - heights[r.name] for r in target.regions}
+    return sum(free[n] for n in target.placement["weights"]) if min(free.values()) >= 0 else -1
 
 
 def _state_variants(program: Program, target: TargetSpec) -> list[dict[str, list[TensorSpec]]]:
@@ -163,71 +159,12 @@ def _state_variants(program: Program, target: TargetSpec) -> list[dict[str, list
     return variants
 
 
-def streams_of(program: Program, target: TargetSpec, outside: Outside) -> StreamPlan:
-    """The streams of a step out of the off-chip blob; at least the slots for an embedding."""
-    assert target.off_chip is not None
-    offsets = outside.blobs[target.off_chip.region].offsets
-    spans = _block_spans(program, outside, offsets)
-    used = program.shape.layers * len(outside.cuts)
-    first_of_head, part_records = used, 0
-    head = head_of(program, offsets.keys())
-    if head:
-        records, record_size = records_of(program, head)
-        base = offsets[program.weight_of(head).name]
-        sizes = head_sizes(program, target, head, outside.staging)
-        part_records = best_within(sizes, 2 * outside.slot_size).records
-        for first in range(0, records, part_records):
-            last = min(first + part_records, records)
-            spans[used] = base + first * record_size, base + last * record_size
-            used += 1
-    link = target.link_between(target.off_chip.region, outside.staging)
-    return StreamPlan(
-        region=target.off_chip.region,
-        buffer=STREAM_BUFFER,
-        slot_size=outside.slot_size,
-        max_transfer=link.max_transfer,
-        cuts=outside.cuts,
-        head=first_of_head,
-        part_records=part_records,
-        count=used + used % 2,
-        streams=tuple(Stream(n, begin, end - begin) for n, (begin, end) in sorted(spans.items())),
-    )
-
-
-def _block_spans(
-    program: Program, outside: Outside, offsets: Mapping[str, int]
-) -> dict[int, tuple[int, int]]:
-    """[begin, end) in the off-chip region of each stream of a block that moves anything."""
-    spans: dict[int, tuple[int, int]] = {}
-    index = -1
-    for op in program.ops:
-        if op.layer < 0:
-            continue
-        index += op.role in outside.cuts
-        for name in op.inputs:
-            if name in offsets:
-                begin, end = offsets[name], offsets[name] + program.tensors[name].size
-                low, high = spans.get(index, (begin, end))
-                spans[index] = min(low, begin), max(high, end)
-    return spans
-
-
-def _layers(program: Program) -> dict[str, int]:
-    """The first block that reads each weight of a block."""
-    found: dict[str, int] = {}
-    for op in program.ops:
-        for name in op.inputs:
-            if op.layer >= 0 and program.tensors[name].kind is Kind.WEIGHT:
-                found.setdefault(name, op.layer)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """A placement with some weights outside."""
 
     weights: OffChipWeights
-    arenas: Arenas  # without the slots
+    beside: _Beside
     inside: int  # bytes of the other weights
 
     @property
@@ -239,7 +176,7 @@ class _Attempt:
         """The first region and the fewest cuts with which everything has room."""
         assert self.target.off_chip is not None
         for staging in self.target.off_chip.staging:
-            if not self.may_fit(staging, 0) or not self.may_fit(staging, self.weights.smallest):
+            if not self.may_fit(staging, self.weights.smallest):
                 continue
             for demand in self.weights.demands():
                 if self.may_fit(staging, demand.slot):
@@ -250,14 +187,10 @@ class _Attempt:
 
     def may_fit(self, staging: str, slot: int) -> bool:
         """A necessary condition: arenas, and the other weights, against the room there is."""
-        free = {r.name: r.size - r.reserved - self.height(r.name) for r in self.target.regions}
-        free[staging] -= 2 * align_up(slot, self.target.region(staging).align)
-        room = sum(free[name] for name in self.target.placement["weights"])
-        return self.inside <= room and min(free.values()) >= 0
-
-    def height(self, region: str) -> int:
-        """Bytes of a region's arena, padded."""
-        return align_up(self.arenas.allocations[region].height, self.target.region(region).align)
+        slots = 2 * align_up(slot, self.target.region(staging).align)
+        heights = self.beside.heights
+        room = _room(self.target, {**heights, staging: heights[staging] + slots})
+        return self.inside <= room
 
     def place(self, staging: str, demand: Demand) -> Outside:
         """Blobs around the arenas; a region may exceed its capacity."""
@@ -274,12 +207,12 @@ class _Attempt:
     def with_slots(self, staging: str, slot: int) -> Arenas:
         """The arenas with both slots, if anything is off chip."""
         if not self.weights.names:
-            return self.arenas
+            return self.beside.arenas
         end = len(folded_roles(self.weights.program))
         buffer = Buffer(STREAM_BUFFER, 2 * slot, 0, end)
-        held = self.arenas.buffers
-        buffers = {**held, staging: (*held[staging], buffer)}
-        return allocate_all(self.target, buffers, self.arenas.tiles, {})
+        arenas = self.beside.arenas
+        buffers = {**arenas.buffers, staging: (*arenas.buffers[staging], buffer)}
+        return allocate_all(self.target, buffers, arenas.tiles, {})
 
     def grown(self, outside: Outside) -> Outside:
         """Slots as large as the head is fastest with, in what everything else leaves."""

@@ -19,9 +19,10 @@ from memory_planner.engines import Assignment, EngineWish, assign_engines
 from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
-from memory_planner.off_chip import place_outside, streams_of
+from memory_planner.off_chip import place_outside
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.rows import report_rows
+from memory_planner.stream_plan import streams_of
 from memory_planner.target import OffChip, TargetSpec, align_up
 from memory_planner.tiling import max_transfer, plan_attention, plan_linears
 from memory_planner.validate import validate_plan

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import accumulate
 
 from memory_planner.footprint import BLOB_HEADER_SIZE
 from memory_planner.plan import StreamPlan
@@ -96,6 +96,16 @@ class OffChipWeights:
         return frozenset(tuple(sizes) for sizes in blocks.values())
 
     @cached_property
+    def _sums(self) -> tuple[tuple[int, ...], ...]:
+        """Bytes in front of each role, of each way in which a block streams."""
+        return tuple(tuple(accumulate(sizes, initial=0)) for sizes in self._blocks)
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, int], int]:
+        """What `_largest` has found."""
+        return {}
+
+    @cached_property
     def least(self) -> int:
         """Bytes of the records of embedding and head, and of what the check of a blob needs."""
         if not self.names:
@@ -115,23 +125,34 @@ class OffChipWeights:
             return
         slot = None
         for count in range(1, len(self.roles) + 1):
-            size, cuts = min(self._cut(count))
+            size, cuts = self._cut(count)
             found = max(self.least, size)
             if slot is None or found < slot:
                 slot = found
                 yield Demand(tuple(self.roles[cut] for cut in cuts), slot)
 
-    def _cut(self, count: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """The largest stream of every way to cut a block into `count`."""
-        last = len(self.roles)
-        for inner in combinations(range(1, last), count - 1):
-            cuts = (0, *inner)
-            sums = (
-                sum(sizes[begin:end])
-                for sizes in self._blocks
-                for begin, end in pairwise((*cuts, last))
-            )
-            yield max(sums), cuts
+    def _cut(self, count: int) -> tuple[int, tuple[int, ...]]:
+        """The smallest largest stream of a block cut into `count`, and the first cuts with it."""
+        size = self._largest(0, count)
+        cuts = [0]
+        for left in range(count - 1, 0, -1):
+            begin = cuts[-1]
+            ends = range(begin + 1, len(self.roles) - left + 1)
+            cuts.append(next(e for e in ends if self._with_end(begin, e, left) <= size))
+        return size, tuple(cuts)
+
+    def _largest(self, begin: int, count: int) -> int:
+        """The smallest largest stream of the roles from `begin` on, in `count` streams."""
+        key, last = (begin, count), len(self.roles)
+        if key not in self._known:
+            ends = range(begin + 1, last - count + 2) if count > 1 else [last]
+            self._known[key] = min(self._with_end(begin, end, count - 1) for end in ends)
+        return self._known[key]
+
+    def _with_end(self, begin: int, end: int, left: int) -> int:
+        """The same when the first stream ends in front of role `end` and `left` follow it."""
+        first = max(sums[end] - sums[begin] for sums in self._sums)
+        return max(first, self._largest(end, left)) if left else first
 
 
 def stream_points(program: Program, streams: StreamPlan | None) -> dict[str, int]:

@@ -265,8 +265,8 @@ class TargetSpec:
 
     def pinned(self, name: str) -> str | None:
         """The region to which the user pinned a tensor."""
-        regions = [pin.region for pin in self.pins if fnmatchcase(name, pin.pattern)]
-        return regions[-1] if regions else None
+        matching = (pin.region for pin in reversed(self.pins) if fnmatchcase(name, pin.pattern))
+        return next(matching, None) if self.pins else None
 
 
 CORES, ENGINE = "cores", "engine"  # lanes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 from memory_planner.plan import LinearPlan, Plan, Transfer
 from memory_planner.target import TargetSpec
@@ -91,11 +93,14 @@ def _check_tiled(
         return [Problem(op.id, f"{how.slots} slots", "1 or 2 slots")]
     problems = _check_slots(op, how.tile_buffer, (how.slots, how.slot_size), target, plan)
     limit, whole = None, 0
+    ordered = sorted(enumerate(how.transfers), key=lambda pair: pair[1].first_record)
+    firsts = [transfer.first_record for _, transfer in ordered]
     for part in _read_from(op, how, layout, plan):
         limit = _limit(part.region, target)
         if limit is None:
             return [*problems, Problem(op.id, f"weight in {part.region}", "a region with a link")]
-        tiles = [t for t in how.transfers if part.first <= t.first_record < part.last]
+        span = bisect_left(firsts, part.first), bisect_left(firsts, part.last)
+        tiles = [transfer for _, transfer in sorted(ordered[slice(*span)], key=itemgetter(0))]
         whole += len(tiles)
         problems += _check_part(op, how, layout, (part, tiles, limit))
     if whole != len(how.transfers):

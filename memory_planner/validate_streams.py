@@ -94,11 +94,12 @@ def _check_head(
         return [Problem("streams", f"{streams.part_records} records of the head", allowed)]
     layout, problems = program.layout_of(head), []
     base = plan.placements[program.weight_of(head).name].offset
+    moved = {stream.index: stream for stream in streams.streams}
     for part in range(_parts(program, plan)):
         first = part * streams.part_records
         last = min(first + streams.part_records, layout.records)
         wanted = (base + first * layout.record_size, (last - first) * layout.record_size)
-        stream = streams.stream(streams.head + part)
+        stream = moved.get(streams.head + part)
         if stream is None or (stream.source_offset, stream.size) != wanted:
             problems.append(
                 Problem(
@@ -113,11 +114,14 @@ def _check_head(
 def _readers(program: Program, streams: StreamPlan, needed: set[str]) -> dict[int, list[str]]:
     """The off-chip weights that blocks read from each stream; -1: from none."""
     found: dict[int, list[str]] = {}
+    times: dict[int, dict[str, int]] = {}  # by block: when each role is first, in ops
+    for time, op in enumerate(program.ops):
+        times.setdefault(op.layer, {}).setdefault(op.role, time)
     for op in program.ops:
         if op.layer < 0:
             continue
-        block = [other.role for other in program.ops if other.layer == op.layer]
-        begun = [r for r in streams.cuts if r in block and block.index(r) <= block.index(op.role)]
+        block = times[op.layer]
+        begun = [r for r in streams.cuts if r in block and block[r] <= block[op.role]]
         index = op.layer * len(streams.cuts) + len(begun) - 1 if begun else -1
         for name in op.inputs:
             if name in needed:

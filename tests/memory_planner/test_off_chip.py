@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_planner.explain import PlanDoesNotFitError
+from memory_planner.leaving import leaving_orders
 from memory_planner.limits import MemoryLimits, limited_target
-from memory_planner.off_chip import leaving_orders
 from memory_planner.plan import Plan, Stream, StreamPlan
 from memory_planner.planner import draft_plan, plan_memory
 from memory_planner.target import OffChip, Pin

@@ -50,7 +50,7 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     chosen = choose_engines(build_program(design), target, design.wish)
     program = chosen.program
     check_pins(program, target)
-    draft = draft_plan(program, target)
+    draft = chosen.draft or draft_plan(program, target)
     lacking: tuple[Shortfall, ...] = ()
     problems: tuple[Problem, ...] = ()
     try:

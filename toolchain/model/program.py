@@ -148,9 +148,8 @@ class Program:
 
     def weight_of(self, op: Op) -> TensorSpec:
         """The packed matrix that a LINEAR or EMBED op reads."""
-        return next(
-            self.tensors[name] for name in op.inputs if self.tensors[name].kind is Kind.WEIGHT
-        )
+        specs = (self.tensors[name] for name in op.inputs)
+        return next(spec for spec in specs if spec.kind is Kind.WEIGHT)
 
     def layout_of(self, op: Op) -> WeightLayout:
         """The layout of the packed matrix that the cores read in a LINEAR or EMBED op."""
