@@ -59,18 +59,35 @@ def working_buffers(program: Program) -> tuple[Buffer, ...]:
     return tuple(sorted(buffers, key=lambda buffer: buffer.name))
 
 
+class Contents:
+    """The buffers of a program on a target: what does not depend on where its tensors are."""
+
+    def __init__(self, program: Program, target: TargetSpec) -> None:
+        self.program, self.target = program, target
+        self.times = {role: time for time, role in enumerate(folded_roles(program))}
+        self.working = working_buffers(program)
+        self.engine = engine_buffers(program, target, self.times)
+        self._tiles: dict[frozenset[str], dict[str, RoleTiles]] = {}
+
+    def tiles(self, off_chip: frozenset[str]) -> Mapping[str, RoleTiles]:
+        """Sizes of tiles by role with these weights off chip."""
+        if off_chip not in self._tiles:
+            self._tiles[off_chip] = role_tiles(self.program, self.target, off_chip)
+        return self._tiles[off_chip]
+
+
 def plan_arenas(
-    program: Program,
-    target: TargetSpec,
+    contents: Contents,
     blobs: Mapping[str, Blob],
     states: Mapping[str, Sequence[TensorSpec]],
-    off_chip: Set[str] = frozenset(),
+    off_chip: frozenset[str] = frozenset(),
 ) -> Arenas:
     """Arenas of all regions. One may exceed its region when nothing is left that can give way.
 
     The embedding has a tile only when it is among the weights `off_chip`.
     """
-    search = _Search(program, target, blobs, states, role_tiles(program, target, off_chip))
+    target = contents.target
+    search = _Search(contents, blobs, states, contents.tiles(off_chip))
     moved: set[str] = set()
     tiles = {role: options.within(inf) for role, options in search.options.items()}
     while True:
@@ -93,24 +110,23 @@ class _Search:
 
     def __init__(
         self,
-        program: Program,
-        target: TargetSpec,
+        contents: Contents,
         blobs: Mapping[str, Blob],
         states: Mapping[str, Sequence[TensorSpec]],
         options: Mapping[str, RoleTiles],
     ) -> None:
-        self.program, self.target, self.options = program, target, options
+        self.program, self.options = contents.program, options
+        target = self.target = contents.target
         self.homes = target.placement["activations"]
         self.home = target.region(self.homes[0])
         blob = blobs[self.home.name].size if self.home.name in blobs else 0
         self.room = self.home.size - self.home.reserved - blob
-        self.times = {role: time for time, role in enumerate(folded_roles(program))}
+        self.times = contents.times
         self.states = {
             name: [Buffer(spec.name, spec.size, 0, len(self.times)) for spec in specs]
             for name, specs in states.items()
         }
-        self.working = working_buffers(program)
-        self.engine = engine_buffers(program, target, self.times)
+        self.working, self.engine = contents.working, contents.engine
 
     def buffers(self, moved: Set[str], tiles: Mapping[str, int]) -> dict[str, list[Buffer]]:
         """The buffers of every region, with the tiles of these sizes."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
-from memory_planner.arenas import Arenas, allocate_all, plan_arenas
+from memory_planner.arenas import Arenas, Contents, allocate_all, plan_arenas
 from memory_planner.blobs import Blob, place_blobs_beside, place_states
 from memory_planner.footprint import STREAM_BUFFER
 from memory_planner.leaving import layers_of, leaving_orders
@@ -52,6 +52,21 @@ def place_outside(program: Program, target: TargetSpec) -> Outside:
     return best[1] if best else search.everything(orders[0])
 
 
+def has_room_outside(program: Program, target: TargetSpec) -> bool:
+    """Whether the result of `place_outside` has room everywhere, in a part of the time."""
+    assert target.off_chip is not None
+    region, order = target.region(target.off_chip.region), leaving_orders(program, target)[0]
+    found = _Search(program, target).first(order, None)
+    if found is None:
+        return False
+
+    def has_room(outside: Outside) -> bool:
+        height = align_up(outside.arenas.allocations[region.name].height, region.align)
+        return outside.blobs[region.name].size + height <= region.size - region.reserved
+
+    return has_room(found[1]) or has_room(place_outside(program, target))
+
+
 @dataclass(frozen=True, slots=True)
 class _Beside:
     """Arenas without the slots, and what they leave."""
@@ -67,6 +82,7 @@ class _Search:
     def __init__(self, program: Program, target: TargetSpec) -> None:
         self.program, self.target = program, target
         self.layers, self.read = layers_of(program), weights_read(program, target)
+        self.contents = Contents(program, target)
         self.variants = _state_variants(program, target)
         self.sizes = {n: s.size for n, s in program.tensors.items() if s.kind is Kind.WEIGHT}
         self.known: dict[tuple[frozenset[str], int], _Beside] = {}
@@ -119,7 +135,7 @@ class _Search:
         key = moved, variant
         if key not in self.known:
             states, target = self.variants[variant], self.target
-            arenas = plan_arenas(self.program, target, {}, states, moved)
+            arenas = plan_arenas(self.contents, {}, states, moved)
             heights = {
                 r.name: align_up(arenas.allocations[r.name].height, r.align) for r in target.regions
             }

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from memory_planner.allocate import Allocation, Buffer
-from memory_planner.arenas import Arenas, plan_arenas
+from memory_planner.arenas import Arenas, Contents, plan_arenas
 from memory_planner.blobs import Blob, place_blobs, place_states
 from memory_planner.engine_job_plan import plan_engine
 from memory_planner.engines import Assignment, EngineWish, assign_engines
 from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
-from memory_planner.off_chip import place_outside
+from memory_planner.off_chip import has_room_outside, place_outside
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.rows import report_rows
 from memory_planner.stream_plan import streams_of
@@ -68,15 +68,30 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
 
     A plan without transfers, in which a region may exceed its capacity.
     """
+    draft = _draft_on_chip(program, target)
+    if draft is not None:
+        return draft
+    assert target.off_chip is not None
+    return _streamed_draft(program, target, target.off_chip)
+
+
+def has_room(program: Program, target: TargetSpec) -> bool:
+    """Whether no region of `draft_plan` has too much, in a part of its time."""
+    draft = _draft_on_chip(program, target)
+    if draft is None:
+        return has_room_outside(program, target)
+    return all(region.free >= 0 for region in draft.regions)
+
+
+def _draft_on_chip(program: Program, target: TargetSpec) -> Plan | None:
+    """The draft without off-chip memory; None when that is too little and there is some."""
     if target.off_chip is not None and _exceeds_the_chip(program, target):
-        return _streamed_draft(program, target, target.off_chip)
+        return None
     for aside in (False, True):
         draft = _on_chip(program, target, aside=aside)
         if _is_enough(draft, target):
             return draft
-    if target.off_chip is None:
-        return draft
-    return _streamed_draft(program, target, target.off_chip)
+    return None if target.off_chip else draft
 
 
 def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
@@ -97,7 +112,8 @@ def _streamed_draft(program: Program, target: TargetSpec, off_chip: OffChip) -> 
 def _on_chip(program: Program, target: TargetSpec, *, aside: bool) -> Plan:
     """The draft without off-chip memory; `aside`: constants leave room for the rest."""
     blobs = place_blobs(program, target, aside=aside)
-    arenas = plan_arenas(program, target, blobs, place_states(program, target, blobs))
+    contents = Contents(program, target)
+    arenas = plan_arenas(contents, blobs, place_states(program, target, blobs))
     return _draft(program, target, blobs, arenas)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
 from memory_planner.plan import Placement, Plan
 from memory_planner.target import TargetSpec
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.errors import Problem
 from toolchain.model.program import Op, Program
 
@@ -184,17 +183,18 @@ def _check_linear(
     ends = [piece.first_channel + piece.channels for piece in linear.pieces]
     if [0, *ends[:-1]] != covered or ends[-1:] != [layout.channels]:
         return [Problem(op.id, f"pieces {covered} to {ends}", f"0..{layout.channels} in order")]
+    size = layout.channel_size
     base, _ = _range(place, target)
     sums, _ = _range(plan.placements[chain.accumulator_buffer], target)
     staged, _ = _range(plan.placements[chain.input_buffer], target)
     for piece in linear.pieces:
         for group in range(layout.groups):
-            words = base + group * layout.words_size + piece.first_channel * layout.channel_size
+            words = base + group * layout.words_size + piece.first_channel * size
             at = sums + piece.accumulators + group * piece.group_stride
             owners = [
                 number
                 for number, job in enumerate(jobs[: piece.needed])
-                if _computes(job, layout, words, piece) and _leaves(job, layout, words, at, piece)
+                if _computes(job, size, words, piece) and _leaves(job, size, words, at, piece)
             ]
             inputs = {jobs[number].input[0] for number in owners}
             if not owners or inputs != {staged + group * chain.group_stride}:
@@ -204,15 +204,15 @@ def _check_linear(
     return problems
 
 
-def _computes(job: _Job, layout: EngineLayout, words: int, piece: PiecePlan) -> bool:
-    """Whether the words of the piece are all among those of the job."""
-    end = words + piece.channels * layout.channel_size
-    return job.words <= words and end <= job.words + job.channels * layout.channel_size
+def _computes(job: _Job, size: int, words: int, piece: PiecePlan) -> bool:
+    """Whether the words of the piece, `size` bytes per channel, are all among those of the job."""
+    end = words + piece.channels * size
+    return job.words <= words and end <= job.words + job.channels * size
 
 
-def _leaves(job: _Job, layout: EngineLayout, words: int, at: int, piece: PiecePlan) -> bool:
+def _leaves(job: _Job, size: int, words: int, at: int, piece: PiecePlan) -> bool:
     """Whether the job leaves the piece's sums at `at`, with the piece's pixels."""
-    channel = (words - job.words) // layout.channel_size
+    channel = (words - job.words) // size
     return job.output + 4 * channel == at and job.pixel == piece.pixel_stride
 
 

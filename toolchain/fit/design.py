@@ -184,7 +184,9 @@ def width_of(name: str, what_if: WhatIf) -> Pattern | None:
 
 def _paying_patterns(design: Design) -> dict[str, Pattern]:
     """Patterns of the projections that are then stored sparse, by id."""
-    found = {}
+    found: dict[str, Pattern] = {}
+    if not (design.what_if.attn_width or design.what_if.mlp_width or design.patterns):
+        return found
     for name, dense in weight_layouts(design.shape, design.quant).items():
         pattern = design.pattern_of(name)
         if pattern and sparse_layout(dense, pattern).pays:

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-from memory_planner.limits import check_pins
-from memory_planner.plan import Plan
-from memory_planner.planner import complete_plan, draft_plan
+from memory_planner.planner import has_room, plan_memory
 from memory_planner.target import TargetSpec
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.knobs import Knob, knobs_of
@@ -89,9 +87,10 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
+    """A design for which there is room."""
+
     design: Design
     program: Program
-    plan: Plan
 
 
 def find_remedies(design: Design, target: TargetSpec) -> list[Remedy]:
@@ -242,7 +241,7 @@ class _Probe:
         return _is_possible(design) and may_fit(build_program(design), self.target)
 
     def fitting(self, design: Design) -> _Draft | None:
-        """The draft of a design; None when it does not fit."""
+        """A design with its program; None when there is no room for it."""
         for known, draft in self.made:
             if known == design:
                 return draft
@@ -250,16 +249,14 @@ class _Probe:
             return None
         self.drafts += 1
         program = build_program(design)
-        plan = draft_plan(program, self.target)
-        fits = all(region.free >= 0 for region in plan.regions)
-        self.made.append((design, _Draft(design, program, plan) if fits else None))
+        fits = has_room(program, self.target)
+        self.made.append((design, _Draft(design, program) if fits else None))
         return self.made[-1][1]
 
     def is_planned(self, draft: _Draft) -> bool:
-        """Whether `plan_memory` accepts a draft that fits."""
+        """Whether `plan_memory` accepts a design for which there is room."""
         try:
-            check_pins(draft.program, self.target)
-            complete_plan(draft.program, self.target, draft.plan)
+            plan_memory(draft.program, self.target)
         except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
             return False
         return True
