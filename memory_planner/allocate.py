@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from memory_planner.search import Outcome, Verdict, search
-from memory_planner.sections import Problem, make_problem
 from memory_planner.target import align_up
+from memory_planner.verdict import Outcome, Verdict
 
 SEARCH_LIMIT = 4000  # visited states: at most about a second for the graphs of this planner
 
@@ -115,10 +114,15 @@ class _Request:
         self.buffers = [buffer for buffer in order if buffer.size]
         self.empty = [buffer.name for buffer in order if not buffer.size]
         self.sizes = [align_up(buffer.size, align) for buffer in self.buffers]
-        self.problem: Problem = make_problem(self.sizes, [(b.first, b.last) for b in self.buffers])
+        # Imported now: the search needs numpy, and hardly any model needs the search.
+        from memory_planner.sections import make_problem
+
+        self.problem = make_problem(self.sizes, [(b.first, b.last) for b in self.buffers])
 
     def search(self, capacity: int, limit: int) -> Outcome:
         """Offsets within `capacity` bytes."""
+        from memory_planner.search import search
+
         return search(self.problem, capacity // self.problem.unit, limit)
 
     def allocation(self, outcome: Outcome, bound: int) -> Allocation:

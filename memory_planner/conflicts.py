@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory_planner.allocate import SEARCH_LIMIT, Buffer, fit
-from memory_planner.search import Verdict
 from memory_planner.target import align_up
+from memory_planner.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

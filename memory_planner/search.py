@@ -16,30 +16,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import count
 from random import Random
 
 from memory_planner.bounds import Bound, Inference, State, reason_for
 from memory_planner.sections import Problem
 from memory_planner.valleys import find_valley
-
-
-class Verdict(Enum):
-    """What a search has shown."""
-
-    FITS = "fits"
-    IMPOSSIBLE = "impossible"  # proven
-    UNDECIDED = "undecided"  # the limit was reached
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """`offsets`, by buffer and in units of the problem, are empty unless it fits."""
-
-    verdict: Verdict
-    offsets: tuple[int, ...]
-    nodes: int  # visited states
+from memory_planner.verdict import Outcome, Verdict
 
 
 @dataclass(frozen=True, slots=True)

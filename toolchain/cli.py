@@ -339,15 +339,18 @@ def read_model_options(
     Those are chosen by allocate-bits or fixed by integer codes. Raises ConfigError naming every bad
     option, and what reading a checkpoint of codes raises.
     """
+    from toolchain.options import parse_model_options
+
+    options, given = parse_model_options(**values), given_names(ctx)
+    if model_dir is None or not model_dir.exists():
+        return options
     from dataclasses import replace
 
     from toolchain.model.bits_file import apply_bits
     from toolchain.model.coded_settings import apply_codes
     from toolchain.model.lora import base_directory
-    from toolchain.options import parse_model_options
 
-    options, given = parse_model_options(**values), given_names(ctx)
-    model_dir = None if model_dir is None else base_directory(model_dir)
+    model_dir = base_directory(model_dir)
     quant = apply_bits(model_dir, options.quant, given)
     return replace(options, quant=apply_codes(model_dir, quant, given))
 

@@ -22,7 +22,7 @@ from memory_planner.allocate import (
     live_sizes,
     peak_time,
 )
-from memory_planner.search import Verdict
+from memory_planner.verdict import Verdict
 from tests.paths import SHARED
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from memory_planner.allocate import Buffer, allocate, fit, greedy, live_sizes
 from memory_planner.bounds import Bound, reason_for
-from memory_planner.search import Outcome, Verdict, search
+from memory_planner.search import search
 from memory_planner.sections import Problem, make_problem
+from memory_planner.verdict import Outcome, Verdict
 from tests.memory_planner.packings import ONE_OVER, can_fit, full_packing
 from tests.memory_planner.test_allocate import assert_no_overlap
 from tests.paths import REPOSITORY

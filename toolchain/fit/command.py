@@ -1,12 +1,13 @@
-"""What `edgec fit` does with its options: one of four reports, as tables, JSON or CSV."""
+"""What `edgec fit` does with its options: one of four reports, as tables, JSON or CSV.
+
+What only one of them needs is imported there.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,27 +15,17 @@ from memory_planner.limits import limited_target, without_off_chip
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
 from toolchain.cli import print_json
-from toolchain.fit import tables
 from toolchain.fit.design import Design, WhatIf, check_design
-from toolchain.fit.misfit import misfit_text
 from toolchain.fit.parse import FitOptions
 from toolchain.fit.planning import Outcome, plan_design
-from toolchain.fit.remedies import find_remedies
 from toolchain.fit.report import fit_report
 from toolchain.fit.shapes import Subject, find_model, list_shapes, load_shape
 from toolchain.fit.sizes import config_parameters
-from toolchain.fit.suggest import (
-    DEFAULT_CONTEXT,
-    DEFAULT_VOCAB,
-    base_config,
-    config_values,
-    suggest_shapes,
-)
-from toolchain.fit.sweep import sweep
 from toolchain.model.errors import DoesNotFitError
-from toolchain.model.weight_facts import facts_of
 from toolchain.options import ModelOptions
-from toolchain.tables import stderr
+
+if TYPE_CHECKING:
+    from toolchain.fit.remedies import Remedy
 
 Json = dict[str, Any]
 
@@ -58,8 +49,15 @@ def analyse(model: str | None, options: ModelOptions, what_if: WhatIf) -> Analys
     target = limited_target(load_target(options.target), options.limits)
     design = make_design(subject, options, what_if)
     outcome = plan_design(design, target)
-    remedies = [] if outcome.fits else find_remedies(design, target)
-    return Analysis(subject, target, outcome, fit_report(outcome, remedies))
+    return Analysis(subject, target, outcome, fit_report(outcome, _remedies(outcome)))
+
+
+def _remedies(outcome: Outcome) -> list[Remedy]:
+    if outcome.fits:
+        return []
+    from toolchain.fit.remedies import find_remedies
+
+    return find_remedies(outcome.design, outcome.target)
 
 
 def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Design:
@@ -77,6 +75,8 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
     check_design(design)
     if subject.model is None:
         return design
+    from toolchain.model.weight_facts import facts_of
+
     return replace(design, facts=facts_of(subject.model, options.quant, {}))
 
 
@@ -105,16 +105,22 @@ def _run_report(analysis: Analysis, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
+        from toolchain.fit import tables
+
         tables.print_verdict(report)
         tables.print_subject(analysis.subject)
         tables.print_fit(report)
     if not report["fits"]:
         if not as_json:
+            from toolchain.fit.misfit import misfit_text
+
             click.echo(f"edgec: {misfit_text(report)}", err=True)
         raise SystemExit(DoesNotFitError.exit_code)
 
 
 def _run_shapes(as_json: bool) -> None:
+    from toolchain.fit.suggest import config_values
+
     shapes: list[Json] = [
         {
             "name": subject.name,
@@ -128,22 +134,29 @@ def _run_shapes(as_json: bool) -> None:
     if as_json:
         print_json({"shapes": shapes})
     else:
-        tables.print_shapes(shapes)
+        from toolchain.fit.lists import print_shapes
+
+        print_shapes(shapes)
 
 
 def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
     """Shapes with the vocabulary and context of MODEL, or of a small story model without one."""
+    from toolchain.fit import suggest
+    from toolchain.fit.lists import print_suggestions
+    from toolchain.tables import stderr
+
     whole = limited_target(load_target(options.target), options.limits)
     target = without_off_chip(whole)
     if model is None:
-        config = base_config(DEFAULT_VOCAB, options.context or DEFAULT_CONTEXT)
+        context = options.context or suggest.DEFAULT_CONTEXT
+        config = suggest.base_config(suggest.DEFAULT_VOCAB, context)
         subject = Subject("", "", config)
     else:
         subject = find_model(model)
     design = make_design(subject, options, fit.what_if)
-    design = replace(design, config=base_config(design.shape.vocab_size, design.context))
+    design = replace(design, config=suggest.base_config(design.shape.vocab_size, design.context))
     with stderr().status("planning shapes"):
-        found = [shape.to_dict() for shape in suggest_shapes(design, target, fit.params)]
+        found = [shape.to_dict() for shape in suggest.suggest_shapes(design, target, fit.params)]
     facts = {
         "target": target.name,
         "context": design.context,
@@ -156,10 +169,15 @@ def _run_suggest(model: str | None, options: ModelOptions, fit: FitOptions, as_j
     elif fit.as_csv:
         _print_csv([_flat(entry) for entry in found], "suggestions")
     else:
-        tables.print_suggestions(facts, found)
+        print_suggestions(facts, found)
 
 
 def _run_table(model: str | None, options: ModelOptions, fit: FitOptions, as_json: bool) -> None:
+    from toolchain.fit.lists import print_points
+    from toolchain.fit.sweep import sweep
+    from toolchain.fit.tables import print_subject
+    from toolchain.tables import stderr
+
     subject = find_model(model)
     target = limited_target(load_target(options.target), options.limits)
     design = make_design(subject, options, fit.what_if)
@@ -171,8 +189,8 @@ def _run_table(model: str | None, options: ModelOptions, fit: FitOptions, as_jso
     elif fit.as_csv:
         _print_csv(points, "points")
     else:
-        tables.print_subject(subject)
-        tables.print_points(target.name, points)
+        print_subject(subject)
+        print_points(target.name, points)
 
 
 def _flat(entry: Json) -> Json:
@@ -183,6 +201,9 @@ def _flat(entry: Json) -> Json:
 
 def _print_csv(rows: Sequence[Json], what: str) -> None:
     """A header line and one line per row on stdout; booleans as true and false."""
+    import csv
+    import io
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if rows:

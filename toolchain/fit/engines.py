@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from memory_planner.engines import Decision
 
 Json = dict[str, Any]
@@ -33,23 +31,3 @@ def engine_entries(decisions: Sequence[Decision]) -> list[Json]:
         entry["linears"] += 1
     order = list(dict.fromkeys(entry["what"] for entry in entries.values()))
     return sorted(entries.values(), key=lambda entry: order.index(entry["what"]))
-
-
-def engine_table(entries: Sequence[Json]) -> Table:
-    """The entries as people see them."""
-    table = Table(
-        "linears",
-        title="What multiplies: arrangement on the engine, packing on the cores (cycles: estimate)",
-    )
-    table.add_column("", justify="right")
-    table.add_column("weights")
-    for title in ("engine", "cores"):
-        table.add_column(title, justify="right")
-    table.add_column("why")
-    for entry in entries:
-        how = entry["arrangement"] or entry["packing"].removeprefix("nm-sparse ")
-        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
-        cycles = (engine, f"{entry['core_cycles']:,}")
-        count = str(entry["linears"])
-        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
-    return table

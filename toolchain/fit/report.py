@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memory_planner.explain import Shortfall
 from sim.profile import prefill
@@ -15,12 +15,14 @@ from sim.step import decode_step
 from toolchain.fit.engines import engine_entries
 from toolchain.fit.placements import weight_placements
 from toolchain.fit.planning import Outcome, contributors
-from toolchain.fit.remedies import Remedy
 from toolchain.fit.sizes import count_parameters, gptq_checkpoint_size, packed_size
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND, Speed
 from toolchain.fit.width import width_report
 from toolchain.model.errors import Problem
 from toolchain.model.program import OpKind
+
+if TYPE_CHECKING:
+    from toolchain.fit.remedies import Remedy
 
 Json = dict[str, Any]
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolchain.fit.options import BUNDLED
-from toolchain.model.checkpoint import FloatModel, load_model
-from toolchain.model.coded_settings import has_codes
 from toolchain.model.config import ModelConfig, read_config
 from toolchain.model.errors import ConfigError, EdgecError, Problem
-from toolchain.model.lora import base_directory, is_adapter
+
+if TYPE_CHECKING:
+    from toolchain.model.checkpoint import FloatModel
 
 BUNDLED_SOURCE = "trained by this project, comes with edgec"
 
@@ -60,23 +61,30 @@ def find_model(text: str | None) -> Subject:
         return load_shape(BUNDLED)
     path = Path(text)
     if path.exists():
-        base = base_directory(path)
-        return Subject(_name_of(path), str(path), read_config(base), _weights(path))
+        return _load_path(path)
     if text.lower() not in list_shapes():
         raise _unknown(text)
     return load_shape(text.lower())
 
 
-def _weights(path: Path) -> FloatModel | None:
-    """The checkpoint, where there is one that can be read; adapters and codes must be readable."""
-    if not path.is_dir():
-        return None
-    try:
-        return load_model(path)
-    except EdgecError:
-        if is_adapter(path) or has_codes(path):
-            raise
-        return None
+def _load_path(path: Path) -> Subject:
+    """The model in a file or directory, with its weights where they can be read.
+
+    Adapters and codes must be readable.
+    """
+    # Imported now: a built-in shape has no weights.
+    from toolchain.model.checkpoint import load_model
+    from toolchain.model.coded_settings import has_codes
+    from toolchain.model.lora import base_directory, is_adapter
+
+    base, model = base_directory(path), None
+    if path.is_dir():
+        try:
+            model = load_model(path)
+        except EdgecError:
+            if is_adapter(path) or has_codes(path):
+                raise
+    return Subject(_name_of(path), str(path), read_config(base), model)
 
 
 def _unknown(text: str) -> ConfigError:

@@ -1,26 +1,18 @@
-"""The fit reports as people see them, within 100 columns."""
+"""The fit report of one model as people see it, within 100 columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from memory_planner.rows import CATEGORIES
-from toolchain.fit.engines import engine_table
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
 
 Json = dict[str, Any]
 MAX_REGIONS = 5  # side by side
-SHAPE_KEYS = (
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
 UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -51,7 +43,7 @@ def print_fit(report: Json) -> None:
     console.print(_row_table(report))
     console.print(_placement_table(report["placements"]))
     if report["linears"]:
-        console.print(engine_table(report["linears"]))
+        console.print(_engine_table(report["linears"]))
     if report["width"]:
         console.print(_width_table(report["width"]))
         console.print("gain: bits saved per group of M inputs, the index taken off")
@@ -76,81 +68,6 @@ def _verdict(report: Json) -> str:
     return (
         f"does not fit {target}: region {first['region']}, capacity {first['capacity']:,}, "
         f"need {first['need']:,}, excess {first['excess']:,} bytes{more}"
-    )
-
-
-def print_shapes(shapes: Iterable[Json]) -> None:
-    """The built-in shapes."""
-    table = Table("name", title="Built-in shapes")
-    titles = ("parameters", "blocks", "hidden", "FFN", "heads", "KV", "vocab", "context")
-    for title in titles:
-        table.add_column(title, justify="right")
-    table.add_column("head")
-    keys = [*SHAPE_KEYS, "vocab_size", "max_position_embeddings"]
-    for shape in shapes:
-        config = shape["config"]
-        values = [f"{config[key]:,}" for key in keys]
-        tied = "tied" if config["tie_word_embeddings"] else "own"
-        table.add_row(shape["name"], f"{shape['parameters']:,}", *values, tied)
-    stdout().print(table)
-
-
-def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
-    """Suggested shapes, best first."""
-    console = stdout()
-    if not found:
-        console.print(
-            f"no shape fits {facts['target']} with {facts['vocab']:,} tokens, {facts['context']:,} "
-            "positions\nand as few parameters: try a smaller --vocab or --context, or more --params"
-        )
-        return
-    title = f"Shapes that fit {facts['target']} on chip: vocabulary {facts['vocab']:,}, tied, "
-    table = Table(title=title + f"context {facts['context']:,}")
-    for name in ("blocks", "hidden", "FFN", "heads", "KV", "parameters", "packed bytes"):
-        table.add_column(name, justify="right")
-    for name in ("fill %", "grain %", "tokens/s"):
-        table.add_column(name, justify="right")
-    for entry in found:
-        table.add_row(
-            *(f"{entry['config'][key]:,}" for key in SHAPE_KEYS),
-            f"{entry['parameters']:,}",
-            size_text(entry["packed"]),
-            f"{100 * entry['fill']:.1f}",
-            f"{100 * entry['grain']:.1f}",
-            rate_text(entry["tokens_per_second"]),
-        )
-    console.print(table)
-    console.print(
-        "off-chip memory is not used: what is listed needs no stream\n"
-        * facts["off_chip_exists"]
-        + "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
-        "tokens/s: estimate at half of the context; --json prints each as a config.json"
-    )
-
-
-def print_points(target: str, points: Sequence[Json]) -> None:
-    """The points of a sweep that no other point beats."""
-    console = stdout()
-    shown = [point for point in points if point["pareto"]]
-    table = Table("depth", "width", "bits", title=f"Depth x width x bits on {target}: Pareto set")
-    for name in ("kept parameters", "packed bytes", "not on chip", "tokens/s"):
-        table.add_column(name, justify="right")
-    table.add_column("fits")
-    for point in shown:
-        table.add_row(
-            f"D{point['depth']}",
-            point["width"],
-            str(point["bits"]),
-            f"{point['kept']:,}",
-            size_text(point["packed"]),
-            size_text(point["off_chip"]),
-            rate_text(point["tokens_per_second"]),
-            "yes" if point["fits"] else "no",
-        )
-    console.print(table)
-    console.print(
-        f"{len(shown)} of {len(points)} points: no other is smaller, keeps more parameters and "
-        "bits, and is faster.\ntokens/s are estimates; --csv prints every point"
     )
 
 
@@ -235,6 +152,26 @@ def _placement_table(entries: Sequence[Json]) -> Table:
         sizes = (size_text(entry["bytes"]), size_text(entry["bytes_per_token"]))
         names = (entry["region"], entry["reason"])
         table.add_row(entry["what"], *sizes, *names)
+    return table
+
+
+def _engine_table(entries: Sequence[Json]) -> Table:
+    """Where the linears run, and why."""
+    table = Table(
+        "linears",
+        title="What multiplies: arrangement on the engine, packing on the cores (cycles: estimate)",
+    )
+    table.add_column("", justify="right")
+    table.add_column("weights")
+    for title in ("engine", "cores"):
+        table.add_column(title, justify="right")
+    table.add_column("why")
+    for entry in entries:
+        how = entry["arrangement"] or entry["packing"].removeprefix("nm-sparse ")
+        engine = f"{entry['engine_cycles']:,}" if entry["engine_cycles"] else ""
+        cycles = (engine, f"{entry['core_cycles']:,}")
+        count = str(entry["linears"])
+        table.add_row(entry["what"], count, how, *cycles, entry["reason"])
     return table
 
 

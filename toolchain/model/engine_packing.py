@@ -22,16 +22,18 @@ behind C hold code 0. The last `tail` columns are not in the words; the cores ad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from toolchain.model.lazy_numpy import np
 from toolchain.model.packing import Packing, WeightInts
 
 WORD_SIZE = 32  # bytes the engine reads per cycle
 TAPS = 9  # of a 3 x 3 kernel
 
-_ByteArray = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    _ByteArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.lazy_numpy import np
 from toolchain.model.names import EMBED, HEAD
 from toolchain.model.packing import WeightInts, WeightLayout
 from toolchain.model.program import DType, Kind, Op, OpKind, Program, TensorSpec
 from toolchain.model.requant_table import requant_layout
 
-Constant = WeightInts | npt.NDArray[np.generic]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Constant = WeightInts | npt.NDArray[np.generic]
 
 
 def table_name(weight: str) -> str:

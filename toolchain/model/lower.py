@@ -24,7 +24,6 @@ from toolchain.model.outline import (
     WeightFacts,
     assemble_program,
     check_lower_config,
-    real_to_multiplier,
     with_facts,
 )
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
@@ -46,9 +45,20 @@ SITE_OF = {
 INT32_MAX = (1 << 31) - 1
 
 
+def reals_to_multipliers(
+    real: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(M, e) with real ~ M * 2^-e and 2^15 <= M < 2^16, for each real > 0 (numerics 0, mexp)."""
+    fraction, exponent = np.frexp(real)
+    m = np.round(fraction * 65536.0).astype(np.int64)
+    e = 16 - exponent.astype(np.int64)
+    over = m == 65536
+    return np.where(over, m >> 1, m), np.where(over, e - 1, e)
+
+
 def requant_words(real: npt.NDArray[np.float64], where: str) -> npt.NDArray[np.uint32]:
     """Packed requantization constants M << 16 | (e & 0xFFFF)."""
-    m, e = real_to_multiplier(real)
+    m, e = reals_to_multipliers(real)
     if np.abs(e).max() > 1000:
         raise QuantizationError(
             "a scale is out of the range of the requantization",

@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from toolchain.model.lazy_numpy import np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class IndexForm(StrEnum):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil, log2, sqrt
+from math import ceil, e, frexp, log2, sqrt
 from types import MappingProxyType
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from toolchain.model.adapters import with_adapters
 from toolchain.model.config import ModelConfig
@@ -26,6 +24,10 @@ from toolchain.model.program import ActMode, Program, ProgramShape
 from toolchain.model.quant_settings import QuantConfig, effective_settings
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import unrolled, with_shared_blocks
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 ACTIVATION_BITS = 16  # F: fraction bits of q, k, v, gate, up and of the logits
 MAX_EPS = 1 << 33  # eps << 30 plus the sum of squares stays below 2^64
@@ -59,23 +61,19 @@ class LowerConfig:
         return self.modes.get(site, ActMode.A16)
 
 
-def real_to_multiplier(
-    real: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def real_to_multiplier(real: float) -> tuple[int, int]:
     """(M, e) with real ~ M * 2^-e and 2^15 <= M < 2^16, for real > 0 (numerics 0, mexp)."""
-    fraction, exponent = np.frexp(real)
-    m = np.round(fraction * 65536.0).astype(np.int64)
-    e = 16 - exponent.astype(np.int64)
-    over = m == 65536
-    return np.where(over, m >> 1, m), np.where(over, e - 1, e)
+    fraction, exponent = frexp(real)
+    m = round(fraction * 65536.0)
+    return (m >> 1, 15 - exponent) if m == 65536 else (m, 16 - exponent)
 
 
 def attention_constants(head_dim: int, context: int) -> dict[str, int]:
     """Mc, ec and EB of numerics 6."""
-    real = log2(np.e) / sqrt(head_dim) / 127**2 * 2.0**8 * 2.0 ** (-2 * ACTIVATION_BITS)
-    m, e = real_to_multiplier(np.asarray(real))
+    real = log2(e) / sqrt(head_dim) / 127**2 * 2.0**8 * 2.0 ** (-2 * ACTIVATION_BITS)
+    multiplier, exponent = real_to_multiplier(real)
     exp_bits = 15 if context <= 512 else 24 - ceil(log2(context))
-    return {"score_multiplier": int(m), "score_exponent": int(e), "exp_bits": exp_bits}
+    return {"score_multiplier": multiplier, "score_exponent": exponent, "exp_bits": exp_bits}
 
 
 def eps_constant(config: ModelConfig, residual_bits: int) -> int:

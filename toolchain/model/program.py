@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightInts, WeightLayout
 from toolchain.model.requant_table import TABLE_ROWS, RequantLayout
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Layout = WeightLayout | EngineLayout | RequantLayout
 
@@ -36,7 +38,7 @@ class DType(StrEnum):
     @property
     def itemsize(self) -> int:
         """Bytes per element."""
-        return np.dtype(self.value).itemsize
+        return int(self.value.lstrip("uint")) // 8
 
 
 class Kind(StrEnum):

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.lazy_numpy import np
 from toolchain.model.packing import Packing, WeightInts
 
 TABLE_ROWS = 4  # rows per record

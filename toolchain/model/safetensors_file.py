@@ -14,13 +14,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeGuard
 
 from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.json_fields import ProblemLog, parse_json_object, show
+from toolchain.model.lazy_numpy import np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 FLOAT_SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per element
 SIZES = FLOAT_SIZES | {"I32": 4}  # integers: the packed codes of quantized matrices

@@ -27,17 +27,19 @@ one. A tensor is ceil(rows / R) records back to back; any run of records is one 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
+from toolchain.model.lazy_numpy import np
 from toolchain.model.nm_pattern import IndexForm, Pattern
 from toolchain.model.packing import Packing, WeightInts, WeightLayout
 
 UNIT = 16  # inputs: the least common multiple of all M
 
-Bytes = npt.NDArray[np.uint8]
-Ints = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+    Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
