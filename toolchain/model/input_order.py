@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from toolchain.model.lazy_numpy import np
 from toolchain.model.program import DType, Kind, Op, OpKind, Program, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 GATHER = ".gather"  # ends the id and the role of the op
 MAX_INPUTS = 1 << 16  # positions are stored in 16 bits
@@ -31,8 +32,8 @@ _READERS = (
     ("lm_head",),
 )
 
-T = TypeVar("T", bound=np.generic)
-Order = npt.NDArray[np.int64]  # column j is input order[j]
+T = TypeVar("T", bound="np.generic")
+Order: TypeAlias = "npt.NDArray[np.int64]"  # column j is input order[j]
 Gathers = Mapping[str, str]  # role of a linear to the role in front of which its input is permuted
 
 
