@@ -1,12 +1,14 @@
 """Cycles of a prompt: the ops of the blocks for every token, the head for the last one.
 
 The same formulas as for one token (sim/step.py); off-chip weights travel for every token, those
-of the head once.
+of the head once. Long prompts are sampled: between evenly spread positions the cycles of a token
+grow linearly but for rounding and the last, partial chunk of the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from memory_planner.stream_slots import stream_points
 from sim.cycle_model import OpCycles
@@ -15,15 +17,32 @@ from sim.step import Step
 from sim.streams import Bus, stream_pieces
 from toolchain.model.program import Op
 
+EXACT = 64  # tokens in front of the last one of which each is counted
+SAMPLES = 16  # of longer prompts
+
 
 def prefill_cycles(step: Step, tokens: int) -> int:
-    """Cycles of the first `tokens` tokens of a context as one prompt; `step` is one of them."""
+    """Cycles of the first `tokens` tokens of a context as one prompt; `step` is one of them.
+
+    Of more than `EXACT` tokens in front of the last, `SAMPLES` are counted and the others
+    interpolated.
+    """
     parts = parts_of(step.context.program)
-    last = len(parts.every)
-    cycles = 0
-    for position in range(tokens - 1):
-        cycles += _blocks(step, parts.every, step.cycles_at(position)[:last])
-    return cycles + step.at(tokens - 1).total
+    before, last = tokens - 1, len(parts.every)
+
+    def at(position: int) -> int:
+        return _blocks(step, parts.every, step.cycles_at(position)[:last])
+
+    if before <= EXACT:
+        cycles = sum(map(at, range(before)))
+    else:
+        places = [(before - 1) * index // (SAMPLES - 1) for index in range(SAMPLES)]
+        samples = [(place, at(place)) for place in places]
+        cycles = samples[-1][1]
+        for (begin, low), (end, high) in pairwise(samples):  # `begin` counted, `end` not
+            length = end - begin
+            cycles += length * low + (high - low) * (length - 1) // 2
+    return cycles + step.at(before).total
 
 
 def _blocks(step: Step, ops: Sequence[Op], cycles: Sequence[OpCycles]) -> int:
