@@ -43,7 +43,7 @@ from toolchain.model.program import (
 from toolchain.model.requant_table import RequantLayout
 from toolchain.model.sparse_packing import SparseLayout
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Json = dict[str, Any]
 

@@ -104,7 +104,8 @@ def _rms_norm(step: _Step) -> None:
 
 
 def _linear(step: _Step) -> None:
-    shift = int(step.store.constant(step.op.inputs[3])[step.op.attrs["shift_index"]])
+    scaling = int(step.store.constant(step.op.inputs[3])[step.op.attrs["shift_index"]])
+    shift = scaling & 15  # the other bits say which shortcuts are exact
     step.output(step.store.linear(step.op, step.input(0), step.input(1), shift))
 
 

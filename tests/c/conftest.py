@@ -14,10 +14,21 @@ from toolchain.c_tools import find_rv32_compiler
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
+FLAGS = SANITIZERS if os.environ.get(SANITIZED) else ("-O2",)
+
+
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime | CoreRuntime:
     directory = tmp_path_factory.mktemp("runtime")
     if os.environ.get(ON_CORE):
         return CoreRuntime(directory, find_rv32_compiler(), *os.environ[ON_CORE].split())
-    flags = SANITIZERS if os.environ.get(SANITIZED) else ("-O2",)
-    return Runtime(build_library(directory, flags))
+    return Runtime(build_library(directory, FLAGS))
+
+
+@pytest.fixture(scope="session")
+def scalar_runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """With the linear kernels of cores without vectors; those of the model of a core have none."""
+    if os.environ.get(ON_CORE):
+        pytest.skip("the kernels of this core are the scalar ones")
+    directory = tmp_path_factory.mktemp("scalar")
+    return Runtime(build_library(directory, (*FLAGS, "-DEDGEC_LINEAR_VECTORS=0")))

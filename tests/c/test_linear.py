@@ -29,6 +29,15 @@ class Case:
     q: npt.NDArray[np.int64]
     mode: ActMode
     shift: int
+    headroom: int  # bits that the accumulators leave unused
+
+
+@pytest.fixture(params=["vectors", "scalar"])
+def kernels(request: pytest.FixtureRequest) -> Runtime:
+    """The runtime with either kind of linear kernels."""
+    name = {"vectors": "runtime", "scalar": "scalar_runtime"}[request.param]
+    runtime: Runtime = request.getfixturevalue(name)
+    return runtime
 
 
 def random_weights(layout: WeightLayout, rng: np.random.Generator, extreme: bool) -> WeightInts:
@@ -60,11 +69,19 @@ def make_case(layout: WeightLayout, mode: ActMode, seed: int, extreme: bool = Fa
         shift += 1
     assert shift <= 8
     assert mode is ActMode.A16 or 127 * largest <= INT32_MAX
-    return Case(layout, weights, q, mode, shift)
+    headroom = 31 - ((bound * largest >> shift) + 1).bit_length()
+    return Case(layout, weights, q, mode, shift, min(headroom, 15))
 
 
 def run_linear(
-    runtime: Runtime, cores: int, case: Case, scale: tuple[int, int], tile: int = 0, slots: int = 2
+    runtime: Runtime,
+    cores: int,
+    case: Case,
+    scale: tuple[int, int],
+    *,
+    tile: int = 0,
+    slots: int = 2,
+    headroom: int = 0,
 ) -> list[int]:
     """`tile`: records per tile; 0 reads in place."""
     layout, guarded = case.layout, Guarded()
@@ -79,7 +96,8 @@ def run_linear(
     data = np.frombuffer(pack_weights(case.weights, layout), np.uint8).copy()
     runtime.run(
         *(cores, "edgec_linear", matrix, runtime.function(kernel), data, tiles),
-        *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32), case.shift, y),
+        *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32)),
+        *(case.shift | headroom << 4, y),
     )
     guarded.check()
     return [int(v) for v in y]
@@ -97,52 +115,55 @@ def expected(case: Case, scale: tuple[int, int]) -> list[int]:
     ("rows", "columns", "group"),
     [
         *((1, 1, 1), (3, 6, 6), (6, 97, 32), (97, 100, 16), (40, 64, 32), (70, 33, 1)),
-        *((5, 1500, 1500), (9, 1100, 600), (130, 5, 2)),
+        *((5, 1500, 1500), (9, 1100, 600), (130, 5, 2), (24, 129, 129), (23, 131, 42)),
     ],
 )
 def test_linear(
-    runtime: Runtime, packing: Packing, mode: ActMode, rows: int, columns: int, group: int
+    kernels: Runtime, packing: Packing, mode: ActMode, rows: int, columns: int, group: int
 ) -> None:
     case = make_case(WeightLayout(packing, rows, columns, group), mode, rows * columns)
     for scale in ((1 << 14, -20), (1 << 15, 3), (0, 0), (12345, -70), (1, 40)):
-        assert run_linear(runtime, 1, case, scale) == expected(case, scale), scale
+        want = expected(case, scale)
+        for headroom in {0, 1, case.headroom}:
+            assert run_linear(kernels, 1, case, scale, headroom=headroom) == want, scale
 
 
 @MODES
 @PACKINGS
-@pytest.mark.parametrize(("columns", "group"), [(31, 31), (1500, 1500), (256, 128)])
+@pytest.mark.parametrize(("columns", "group"), [(31, 31), (32, 32), (1500, 1500), (256, 128)])
 def test_linear_at_the_accumulator_bound(
-    runtime: Runtime, packing: Packing, mode: ActMode, columns: int, group: int
+    kernels: Runtime, packing: Packing, mode: ActMode, columns: int, group: int
 ) -> None:
     case = make_case(WeightLayout(packing, 3, columns, group), mode, 7, extreme=True)
     for scale in ((1 << 15, -30), (1 << 14, 5)):
-        assert run_linear(runtime, 1, case, scale) == expected(case, scale)
+        for headroom in {0, case.headroom}:
+            assert run_linear(kernels, 1, case, scale, headroom=headroom) == expected(case, scale)
 
 
 @pytest.mark.parametrize(("columns", "shift"), [(64, 5), (200, 6), (700, 8)])
-def test_accumulators_beyond_32_bits(runtime: Runtime, columns: int, shift: int) -> None:
+def test_accumulators_beyond_32_bits(kernels: Runtime, columns: int, shift: int) -> None:
     layout = WeightLayout(Packing.BYTE, 4, columns, columns // 2)
     case = make_case(layout, ActMode.A16, 1, extreme=True)
     assert case.shift == shift
     matrix = ops.matrix_of(case.weights, layout.group_size)
     assert np.abs(case.q @ matrix.transposed).max() > INT32_MAX
     for scale in ((1 << 14, -30), (1 << 15, -50)):
-        assert run_linear(runtime, 3, case, scale) == expected(case, scale)
+        assert run_linear(kernels, 3, case, scale) == expected(case, scale)
 
 
 @TEAMS
 @MODES
 @PACKINGS
 def test_tiles_and_cores_change_nothing(
-    runtime: Runtime, packing: Packing, mode: ActMode, cores: int
+    kernels: Runtime, packing: Packing, mode: ActMode, cores: int
 ) -> None:
     layout = WeightLayout(packing, 151, 40, 16)
     case, scale = make_case(layout, mode, 5), (1 << 14, -25)
     want = expected(case, scale)
     for tile in (0, 1, 3, 8, layout.records):
-        assert run_linear(runtime, cores, case, scale, tile) == want, tile
+        assert run_linear(kernels, cores, case, scale, tile=tile) == want, tile
     for tile in (1, 3, layout.records):
-        assert run_linear(runtime, cores, case, scale, tile, slots=1) == want, tile
+        assert run_linear(kernels, cores, case, scale, tile=tile, slots=1) == want, tile
 
 
 @TEAMS
@@ -171,17 +192,33 @@ def test_embed(
         assert r.tolist() == want[0].tolist()
 
 
-def test_hand_computed_record(runtime: Runtime) -> None:
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_pairs_at_the_bound_of_16_bits(kernels: Runtime, sign: int) -> None:
+    """All weights -2^(bits-1), all activations 127: sums of 32512 in the upper half of a word."""
+    for packing, columns in ((Packing.NIBBLE, 32), (Packing.CRUMB, 128)):
+        layout = WeightLayout(packing, packing.rows, columns, columns)
+        half = 1 << (packing.field_bits - 1)
+        shape = (layout.rows, columns)
+        weights = WeightInts(
+            np.full(shape, -half, np.int8), np.ones((layout.rows, 1), np.uint8),
+            np.full(layout.rows, 0x80000000 | 15, np.uint32),
+        )  # fmt: skip
+        q = np.full(columns, 127 * sign)
+        case = Case(layout, weights, q, ActMode.A8, 0, 0)
+        assert run_linear(kernels, 1, case, (1, 0)) == [-32512 * sign] * layout.rows
+
+
+def test_hand_computed_record(kernels: Runtime) -> None:
     """The nibble example of docs/packing.md: W = [[-24, 0, 1785], [4, -4, 10]], x = 100, 3, -2."""
     record = bytes.fromhex(
-        "ffff0180" + "100000c0" + "00" * 24 + "0304000000000000" + "90888888" + "78888888"
-        "ff05000000000000" + "af888888"
+        "ffff0180 100000c0" + "00" * 24 + "03040000 00000000 90887888 88888888 ff050000 00000000"
+        "af888888"
     )
     matrix = Matrix(2, 3, 2, 4, 60, 1, 0, 1)
     x, scale, guarded = np.array([100, 3, -2], np.int16), np.array([1, 0], np.int32), Guarded()
     y = guarded.array(2, np.int32)
-    runtime.run(
-        *(1, "edgec_linear", matrix, runtime.function("edgec_linear_s16_w4")),
+    kernels.run(
+        *(1, "edgec_linear", matrix, kernels.function("edgec_linear_s16_w4")),
         *(np.frombuffer(record, np.uint8).copy(), y, x, scale, 0, y),
     )
     # acc = -24*100 - 2*1785 = -5970 and 4*100 - 4*3 - 2*10 = 368

@@ -40,6 +40,7 @@ class Case:
     q: npt.NDArray[np.int64]
     mode: ActMode
     shift: int
+    headroom: int  # bits that the accumulators leave unused
 
 
 def make_case(layout: SparseLayout, mode: ActMode, seed: int, extreme: bool = False) -> Case:
@@ -62,7 +63,8 @@ def make_case(layout: SparseLayout, mode: ActMode, seed: int, extreme: bool = Fa
     while mode is ActMode.A16 and (64.5 * largest + 1) * 2 ** (8 - shift) > INT32_MAX:
         shift += 1
     assert shift <= 8
-    return Case(layout, weights, q, mode, shift)
+    headroom = 31 - ((bound * largest >> shift) + 1).bit_length()
+    return Case(layout, weights, q, mode, shift, min(headroom, 15))
 
 
 def run_linear(runtime: Runtime, cores: int, case: Case, tile: int = 0) -> None:
@@ -81,7 +83,8 @@ def run_linear(runtime: Runtime, cores: int, case: Case, tile: int = 0) -> None:
     data = np.frombuffer(pack_matrix(case.weights, layout), np.uint8).copy()
     runtime.run(
         *(cores, "edgec_linear", matrix, runtime.function(kernel), data, tiles),
-        *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32), case.shift, y),
+        *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32)),
+        *(case.shift | case.headroom << 4, y),
     )
     guarded.check()
     dense = ops.matrix_of(case.weights, layout.group_size)

@@ -94,10 +94,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda root: (root / MANIFEST).unlink(), "not a bundle"),
     "manifest text": (lambda root: (root / MANIFEST).write_text("{"), "cannot be read"),
     "manifest list": (lambda root: (root / MANIFEST).write_text("[]"), "the top level is"),
-    "version": (edit_manifest("format", 2), "format 2, this edgec reads 1"),
+    "version": (edit_manifest("format", 1), "format 1, this edgec reads 2"),
     "manifest value": (edit_manifest("target", "rv32"), "digest"),
     "no files": (
-        lambda root: (root / MANIFEST).write_text('{"format": 1}'),
+        lambda root: (root / MANIFEST).write_text('{"format": 2}'),
         r"manifest\.json: files: found nothing",
     ),
     "stale plan": (stale_plan, "graph hash"),

@@ -48,8 +48,8 @@ def test_a_stored_plan_has_no_constants(tiny_bundle: LoadedBundle) -> None:
 
 def test_another_format_is_refused() -> None:
     value = document(*planned())
-    with pytest.raises(BundleError, match="format 2, this edgec reads 1"):
-        from_document(value | {"format": 2})
+    with pytest.raises(BundleError, match="format 1, this edgec reads 2"):
+        from_document(value | {"format": 1})
     del value["plan"]["roles"]
     with pytest.raises(BundleError, match="not a plan"):
         from_document(value)

@@ -32,10 +32,11 @@ def test_nibble_record_by_hand() -> None:
     expected = bytes.fromhex(
         "ff ff 01 80  10 00 00 c0"
         + "00 00 00 00" * 6  # requantization of rows 0..7
-        # group 0: multipliers, then columns 0 and 1; padding rows store 8 (= 0 + 8)
-        + "03 04 00 00 00 00 00 00  90 88 88 88  78 88 88 88"
+        # group 0: multipliers, columns 0 and 1 of rows 0..3, then of rows 4..7, which are padding
+        # and store 8 (= 0 + 8)
+        + "03 04 00 00 00 00 00 00  90 88  78 88  88 88  88 88"
         # group 1: multipliers, then column 2 = 7 + 8, 2 + 8
-        + "ff 05 00 00 00 00 00 00  af 88 88 88"
+        + "ff 05 00 00 00 00 00 00  af 88  88 88"
     )
     assert layout.record_size == len(expected) == layout.size
     assert pack_weights(weights, layout) == expected
@@ -48,6 +49,14 @@ def test_byte_and_crumb_words_by_hand() -> None:
     crumb = WeightLayout(Packing.CRUMB, 16, 1, 1, requant=False)
     values = [[-2], [-1], [0], [1]] * 4  # fields 0, 1, 2, 3: byte 0b11_10_01_00
     assert pack_weights(ints(values, [[1]] * 16, [0] * 16), crumb).hex() == "e4e4e4e4"
+
+
+def test_runs_lie_one_behind_the_other() -> None:
+    """Two columns of a byte matrix: rows 0 and 1 of both, then rows 2 and 3 of both."""
+    layout = WeightLayout(Packing.BYTE, 4, 2, 2, requant=False)
+    values = [[-127, 1], [-126, 2], [-125, 3], [-124, 4]]
+    data = pack_weights(ints(values, [[1]] * 4, [0] * 4), layout)
+    assert data.hex(" ") == "01 02 81 82 03 04 83 84"
 
 
 @pytest.mark.parametrize("packing", CORE_PACKINGS)

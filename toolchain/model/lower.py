@@ -43,6 +43,7 @@ SITE_OF = {
     "lm_head": "head_in",
 }
 INT32_MAX = (1 << 31) - 1
+MAX_HEADROOM = 15  # four bits of linear.shift
 
 
 def reals_to_multipliers(
@@ -78,7 +79,7 @@ class LoweredLinear:
 
     weights: WeightInts
     layout: WeightLayout
-    shift: int
+    scaling: int  # 8 - b, and 16 times the bits that accumulators leave unused
 
 
 def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int) -> LoweredLinear:
@@ -106,7 +107,9 @@ def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int)
     if mode is ActMode.A16:
         scale = tensor.scale * c_in * 127.0 * 2.0 ** (out_bits + 8 - bits)
     weights = WeightInts(tensor.values, tensor.multipliers, requant_words(scale, tensor.name))
-    return LoweredLinear(weights, layout, 8 - bits)
+    largest = ((l1 << 14 >> (8 - bits)) + 1) if mode is ActMode.A16 else 127 * l1
+    headroom = min(31 - largest.bit_length(), MAX_HEADROOM)
+    return LoweredLinear(weights, layout, 8 - bits | headroom << 4)
 
 
 def lower_norm(gamma: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int16], float]:
@@ -180,8 +183,8 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
         layouts["embed"] = WeightLayout(packing, rows, columns, columns, requant=False)
     adapters = _adapters(model, config, c_in)
     constants = _constants(model, config, norms, linears, tied)
-    shifts = [linear.shift for linear in [*linears.values(), *adapters.values()]]
-    constants["linear.shift"] = np.array(shifts, np.uint8)
+    scalings = [linear.scaling for linear in [*linears.values(), *adapters.values()]]
+    constants["linear.shift"] = np.array(scalings, np.uint8)
     constants |= {f"{name}.weight": linear.weights for name, linear in adapters.items()}
     gathers = gathers_of(orders, model.config.num_layers)
     inputs = {name: linear.layout.columns for name, linear in linears.items()}

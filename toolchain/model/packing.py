@@ -1,14 +1,15 @@
 """The one place that knows how weight integers become bytes, and how many bytes they take.
 
-Rows (output channels) are interleaved: a 32-bit little-endian word holds the same column of
-R = 32 / field_bits consecutive rows, so that one activation feeds R accumulators and the fields
-need no masks (see docs/packing.md for the arithmetic). A *record* is everything about R rows:
+Rows (output channels) are interleaved: a 16-bit little-endian half-word holds the same column of
+H = 16 / field_bits consecutive rows, a *run*. So one activation feeds H sums without masks, and two
+neighbours of a run multiply two activations at once (see docs/packing.md for the arithmetic). A
+*record* is everything about R = 2 H rows:
 
     requant      R x u32     multiplier << 16 | (exponent & 0xFFFF), only when `requant` is set
     per group g:
       multipliers  R x u8    only when there is more than one group
-      words        len(g) x u32: column k is the sum over rows j of
-                   (w[j, k] + 2^(field_bits-1)) << (field_bits * j)
+      2 runs       each len(g) x u16: column k of run s is the sum over its rows j of
+                   (w[s * H + j, k] + 2^(field_bits-1)) << (field_bits * j)
 
 A tensor is ceil(rows / R) records back to back; rows that pad the last record are zero weights
 with zero multipliers. Any whole number of records is contiguous, hence one DMA transfer.
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 class Packing(Enum):
     """Storage of one weight; the value is the name in plans, blobs and reports."""
 
-    CRUMB = "crumb"  # 2-bit fields, 16 rows per word: weights of 2 bits
-    NIBBLE = "nibble"  # 4-bit fields, 8 rows per word: weights of 3 and 4 bits
-    BYTE = "byte"  # 8-bit fields, 4 rows per word: weights of 5 to 8 bits
+    CRUMB = "crumb"  # 2-bit fields, 8 rows per half-word: weights of 2 bits
+    NIBBLE = "nibble"  # 4-bit fields, 4 rows per half-word: weights of 3 and 4 bits
+    BYTE = "byte"  # 8-bit fields, 2 rows per half-word: weights of 5 to 8 bits
     NM_SPARSE = "nm-sparse"  # kept weights of N:M patterns, row by row (sparse_packing.py)
     NEUREKA_3X3 = "neureka-3x3"  # 32-byte words of one bit of 9 x 28 inputs (engine_packing.py)
     NEUREKA_1X1 = "neureka-1x1"  # 32-byte words of eight bits of 32 inputs (engine_packing.py)
@@ -45,7 +46,7 @@ class Packing(Enum):
 
     @cached_property
     def rows(self) -> int:
-        """Rows per word and per record."""
+        """Rows per record, two runs of them."""
         return 32 // self.field_bits
 
     @property
@@ -153,9 +154,9 @@ def pack_weights(weights: WeightInts, layout: WeightLayout) -> bytes:
     values = np.pad(weights.values.astype(np.int64), ((0, padding), (0, 0)))
     multipliers = np.pad(weights.multipliers, ((0, padding), (0, 0)))
     requant = np.pad(weights.requant, (0, padding)).reshape(layout.records, lanes)
-    shifts = layout.packing.field_bits * np.arange(lanes, dtype=np.uint64)
-    fields = (values + half).astype(np.uint64).reshape(layout.records, lanes, layout.columns)
-    words = np.bitwise_or.reduce(fields << shifts[None, :, None], axis=1).astype("<u4")
+    shifts = layout.packing.field_bits * np.arange(lanes // 2, dtype=np.uint64)
+    fields = (values + half).astype(np.uint64).reshape(layout.records, 2, -1, layout.columns)
+    runs = np.bitwise_or.reduce(fields << shifts[:, None], axis=2).astype("<u2")
     parts: list[npt.NDArray[np.uint8]] = []
     if layout.requant:
         parts.append(requant.astype("<u4").view(np.uint8))
@@ -163,7 +164,8 @@ def pack_weights(weights: WeightInts, layout: WeightLayout) -> bytes:
     for group, columns in enumerate(group_slices(layout)):
         if layout.groups > 1:
             parts.append(np.ascontiguousarray(by_group[:, :, group]))
-        parts.append(np.ascontiguousarray(words[:, columns]).view(np.uint8))
+        stored = np.ascontiguousarray(runs[:, :, columns])
+        parts.append(stored.reshape(layout.records, -1).view(np.uint8))
     return np.concatenate(parts, axis=1).tobytes()
 
 
@@ -180,15 +182,16 @@ def unpack_records(data: bytes | memoryview, layout: WeightLayout, rows: int) ->
         requant = np.ascontiguousarray(raw[:, : 4 * lanes]).view("<u4").reshape(-1)
         position = 4 * lanes
     multipliers = np.ones((records, lanes, layout.groups), np.uint8)
-    words = np.empty((records, layout.columns), np.uint32)
+    runs = np.empty((records, 2, layout.columns), np.uint16)
     for group, columns in enumerate(group_slices(layout)):
         if layout.groups > 1:
             multipliers[:, :, group] = raw[:, position : position + lanes]
             position += lanes
         end = position + 4 * (columns.stop - columns.start)
-        words[:, columns] = np.ascontiguousarray(raw[:, position:end]).view("<u4")
+        stored = np.ascontiguousarray(raw[:, position:end]).view("<u2")
+        runs[:, :, columns] = stored.reshape(records, 2, -1)
         position = end
-    values = _unpack_words(words, layout.packing)
+    values = _unpack_runs(runs, layout.packing)
     return WeightInts(
         values.reshape(records * lanes, layout.columns)[:rows],
         multipliers.reshape(records * lanes, layout.groups)[:rows],
@@ -203,11 +206,10 @@ def unpack_weights(data: bytes | memoryview, layout: WeightLayout) -> WeightInts
     return unpack_records(data, layout, layout.rows)
 
 
-def _unpack_words(words: npt.NDArray[np.uint32], packing: Packing) -> npt.NDArray[np.int8]:
+def _unpack_runs(runs: npt.NDArray[np.uint16], packing: Packing) -> npt.NDArray[np.int8]:
+    """Runs (records, 2, columns) -> values (records, 2, rows of a run, columns)."""
     half = 1 << (packing.field_bits - 1)
-    mask = np.uint32((1 << packing.field_bits) - 1)
-    values = np.empty((words.shape[0], packing.rows, words.shape[1]), np.int8)
-    for lane in range(packing.rows):
-        field = (words >> np.uint32(packing.field_bits * lane)) & mask
-        values[:, lane, :] = field.astype(np.int16) - half
+    shifts = packing.field_bits * np.arange(packing.rows // 2, dtype=np.uint16)
+    fields = (runs[:, :, None] >> shifts[:, None]) & np.uint16((1 << packing.field_bits) - 1)
+    values: npt.NDArray[np.int8] = (fields.astype(np.int16) - half).astype(np.int8)
     return values

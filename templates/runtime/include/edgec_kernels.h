@@ -29,28 +29,30 @@ void edgec_rmsnorm_s16(const edgec_worker *worker, const int32_t *r, const int16
 
 /* y[rows] = the first `rows` rows of the records that begin at `record`, for one core. One kernel
  * per activation type and stored field width; x: int8 or int16 [columns]. The records must have
- * requantization words. shift: the bits by which accumulators are rounded down to fit 32 bits
- * before they are multiplied; 0 says that all of them fit. */
+ * requantization words. scaling: in the low four bits those by which accumulators are rounded
+ * down to fit 32 bits before they are multiplied, 0 when all of them fit; above them the bits that
+ * the accumulators then leave unused. */
 typedef void (*edgec_linear_kernel)(const edgec_matrix *matrix, const uint8_t *record,
                                     uint32_t rows, const void *x, const int32_t *scale,
-                                    uint32_t shift, int32_t *y);
+                                    uint32_t scaling, int32_t *y);
 void edgec_linear_s8_w2(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                        const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 void edgec_linear_s8_w4(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                        const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 void edgec_linear_s8_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                        const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                        const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 void edgec_linear_s16_w2(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                         const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 void edgec_linear_s16_w4(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                         const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 void edgec_linear_s16_w8(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                         const void *x, const int32_t *scale, uint32_t scaling, int32_t *y);
 
 /* The same for the packing nm-sparse: wF_NofM for F stored bits and N of every M inputs removed.
  * There is one for each pattern with which that packing takes fewer bytes than a dense one. */
 typedef void edgec_linear_function(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                                   const void *x, const int32_t *scale, uint32_t shift, int32_t *y);
+                                   const void *x, const int32_t *scale, uint32_t scaling,
+                                   int32_t *y);
 edgec_linear_function edgec_linear_s8_w2_1of2;
 edgec_linear_function edgec_linear_s8_w4_1of2;
 edgec_linear_function edgec_linear_s8_w8_1of2;
@@ -92,7 +94,7 @@ edgec_linear_function edgec_linear_s16_w8_12of16;
  * place. With two slots the transfer of one tile overlaps with the work on the other. */
 void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
                   edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles, const void *x,
-                  const int32_t *scale, uint32_t shift, int32_t *y);
+                  const int32_t *scale, uint32_t scaling, int32_t *y);
 
 /* Rotates and quantizes each head of x[heads][head_dim].
  * table: cos[head_dim/2] then sin[head_dim/2] of the position, Q14; pairs are (i, i + head_dim/2).

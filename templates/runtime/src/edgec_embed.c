@@ -6,6 +6,8 @@ void edgec_embed(const edgec_worker *worker, const edgec_matrix *matrix, const u
     const uint32_t bits = matrix->field_bits;
     const uint32_t lanes = 32U / bits;
     const uint32_t lane = token % lanes;
+    const uint32_t run = 2U * lane / lanes;
+    const uint32_t bit = bits * lane % 16U;
     const int32_t half = 1 << (bits - 1U);
     const int32_t multiplier = edgec_word_multiplier(requant[token]);
     const int32_t exponent = edgec_word_exponent(requant[token]);
@@ -20,11 +22,11 @@ void edgec_embed(const edgec_worker *worker, const edgec_matrix *matrix, const u
             scale = group[lane];
             group += lanes;
         }
-        const void *const stored = group;
-        const edgec_word *const words = (const edgec_word *)stored;
+        const void *const stored = group + 2U * columns * run;
+        const edgec_half *const halves = (const edgec_half *)stored;
         const uint32_t begin = share.first > first ? share.first : first;
         for (uint32_t k = begin; k < first + columns && k < share.last; k++) {
-            const uint32_t field = (words[k - first] >> (bits * lane)) & ((1U << bits) - 1U);
+            const uint32_t field = (uint32_t)halves[k - first] >> bit & ((1U << bits) - 1U);
             r[k] = edgec_requantize(((int32_t)field - half) * scale, multiplier, exponent);
         }
         group += 4U * columns;

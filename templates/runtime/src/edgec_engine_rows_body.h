@@ -109,7 +109,7 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
     const uint32_t group_stride = piece->group_stride;
     const uint32_t below = (EDGEC_HALVES - 1) * EDGEC_SLOT_PIXELS * piece->pixel_stride;
     const uint32_t record_size = matrix->record_size;
-    const uint32_t shift = operands->shift;
+    const uint32_t shift = edgec_scaling_shift(operands->shift);
     const int32_t a = operands->scale[0];
     const int32_t e = operands->scale[1];
     const uint32_t index = first - operands->first_row;

@@ -4,14 +4,14 @@
 /* The worker's rows of `records` records, the first of which lies at `base`. */
 static void compute_share(const edgec_worker *worker, const edgec_matrix *matrix,
                           edgec_linear_kernel kernel, const uint8_t *base, uint32_t rows,
-                          const void *x, const int32_t *scale, uint32_t shift, int32_t *y) {
+                          const void *x, const int32_t *scale, uint32_t scaling, int32_t *y) {
     const uint32_t lanes = 32U / matrix->field_bits;
     const edgec_slice share = edgec_slice_of(worker, (rows + lanes - 1U) / lanes);
     const uint32_t first_row = share.first * lanes;
     if (share.first < share.last) {
         const uint32_t last_row = share.last * lanes < rows ? share.last * lanes : rows;
         kernel(matrix, base + share.first * matrix->record_size, last_row - first_row, x, scale,
-               shift, y + first_row);
+               scaling, y + first_row);
     }
 }
 
@@ -30,9 +30,9 @@ static void start_tile(const edgec_matrix *matrix, edgec_dma *dma, const uint8_t
 
 void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
                   edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles, const void *x,
-                  const int32_t *scale, uint32_t shift, int32_t *y) {
+                  const int32_t *scale, uint32_t scaling, int32_t *y) {
     if (matrix->slot_size == 0U) {
-        compute_share(worker, matrix, kernel, weights, matrix->rows, x, scale, shift, y);
+        compute_share(worker, matrix, kernel, weights, matrix->rows, x, scale, scaling, y);
         return;
     }
     edgec_dma dma[2];
@@ -58,7 +58,7 @@ void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
             start_tile(matrix, dma, weights, tiles, tile + 1U);
         }
         compute_share(worker, matrix, kernel, tiles + slot * matrix->slot_size,
-                      left < tile_rows ? left : tile_rows, x, scale, shift, y + row);
+                      left < tile_rows ? left : tile_rows, x, scale, scaling, y + row);
         tile++;
     }
 }

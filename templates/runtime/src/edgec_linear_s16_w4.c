@@ -1,4 +1,4 @@
-#define EDGEC_ACTIVATION int16_t
+#define EDGEC_ACTIVATION_BITS 16
 #define EDGEC_FIELD_BITS 4
 #define EDGEC_LINEAR_KERNEL edgec_linear_s16_w4
 #include "edgec_linear_body.h"

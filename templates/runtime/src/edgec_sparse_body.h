@@ -237,29 +237,29 @@ EDGEC_INLINE int32_t edgec_row_sum(const edgec_matrix *matrix, const edgec_row_s
 /* Requantized outputs of `rows` rows of one record. */
 EDGEC_INLINE void edgec_record_rows(const edgec_matrix *matrix, const edgec_row_shape *shape,
                                     const uint8_t *record, uint32_t rows, const EDGEC_ACTIVATION *x,
-                                    const int32_t *scale, uint32_t shift, int32_t *y) {
-    const void *const requant = record;
-    const edgec_word *words = (const edgec_word *)requant;
+                                    const edgec_requantizer *by, uint32_t shift, int32_t *y) {
+    const uint8_t *word = record;
     const uint8_t *row = record + 4U * EDGEC_LANES;
     for (const int32_t *const end = y + rows; y != end; y++) {
         const int32_t acc = edgec_row_sum(matrix, shape, row, x, shift);
-        const uint32_t word = *words++;
-        *y = edgec_requantize(acc, edgec_word_multiplier(word) * scale[0],
-                              edgec_word_exponent(word) - scale[1]);
+        *y = edgec_requantize_row(by, acc, word);
+        word += 4;
         row += shape->size;
     }
 }
 
 void EDGEC_LINEAR_KERNEL(const edgec_matrix *matrix, const uint8_t *record, uint32_t rows,
-                         const void *x, const int32_t *scale, uint32_t shift, int32_t *y) {
+                         const void *x, const int32_t *scale, uint32_t scaling, int32_t *y) {
     const EDGEC_ACTIVATION *const activations = (const EDGEC_ACTIVATION *)x;
+    const edgec_requantizer by = edgec_requantizer_of(scale, scaling);
+    const uint32_t shift = edgec_scaling_shift(scaling);
     const edgec_row_shape shape = edgec_row_shape_of(matrix);
     while (rows != 0U) {
         const uint32_t n = rows < EDGEC_LANES ? rows : EDGEC_LANES;
         if (shift == 0U) {
-            edgec_record_rows(matrix, &shape, record, n, activations, scale, 0U, y);
+            edgec_record_rows(matrix, &shape, record, n, activations, &by, 0U, y);
         } else {
-            edgec_record_rows(matrix, &shape, record, n, activations, scale, shift, y);
+            edgec_record_rows(matrix, &shape, record, n, activations, &by, shift, y);
         }
         record += matrix->record_size;
         y += n;
