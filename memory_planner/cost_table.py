@@ -33,6 +33,9 @@ def read_costs(table: Table) -> Costs:
         counted = found.startswith("instructions")
         return contention * (value * per_instruction + extra if counted else value)
 
+    def optional(key: str, unit: str) -> float:
+        return cost(table, key, unit) if table.has(key) else 0.0
+
     mac = table.table("mac")
     macs = {packing.value: cost(mac, packing.value, "MAC", multiply) for packing in CORE_PACKINGS}
     mac.finish()
@@ -50,6 +53,8 @@ def read_costs(table: Table) -> Costs:
         mac=macs,
         linear_row=cost(table, "linear_row", "row"),
         linear_group=cost(table, "linear_group", "group"),
+        linear_call=optional("linear_call", "call"),
+        linear_column=optional("linear_column", "column"),
         embed=cost(table, "embed", "element"),
         quantize=cost(table, "quantize", "element"),
         rmsnorm=cost(table, "rmsnorm", "element"),

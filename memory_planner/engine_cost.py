@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_time import job_cycles
 from memory_planner.target import TargetSpec
-from memory_planner.tile_time import record_cycles
+from memory_planner.tile_time import core_work
 from memory_planner.tiling import linear_sizes
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
@@ -71,9 +71,10 @@ def finish_cycles(layout: EngineLayout, rows: int, windows: int, target: TargetS
 
 def core_cycles(layout: WeightLayout, target: TargetSpec) -> float:
     """Cycles of the linear on the cores with the best tiles, from the preferred weight memory."""
-    rest = target.costs.barrier
+    rest, source = target.costs.barrier, target.placement["weights"][0]
     if target.tiling is None:
         share = -(-layout.records // target.cores)
-        return record_cycles(target, layout) * share + rest
-    link = target.link(target.placement["weights"][0])
+        words = layout.size / 4 / target.cores
+        return core_work(target, layout).cycles(share) + words * target.extra_load(source) + rest
+    link = target.link(source)
     return linear_sizes(layout, link, target)[-1].cycles + rest

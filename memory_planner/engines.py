@@ -32,6 +32,8 @@ from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
 
 SHARES = 4  # of the linears that are tried on the engine when not all have room
+OFF_CHIP = "off chip"  # begins the reason of linears that stream
+NO_ROOM = "no room on chip"  # for words that the engine reads
 Draft = Callable[[Program], Plan]
 
 
@@ -197,14 +199,14 @@ def _settle(
     best: tuple[float, dict[str, _Candidate], dict[str, str]] | None = None
     for share in range(SHARES + 1):
         away = set(order[: len(order) * share // SHARES])
-        reasons = dict.fromkeys(away, "no room on chip")
+        reasons = dict.fromkeys(away, NO_ROOM)
         kept = {op_id: each for op_id, each in wanted.items() if op_id not in away}
         if best is not None and sum(max(0.0, _saved(each)) for each in kept.values()) <= best[0]:
             continue  # what is given back saves nothing more
         plan = _give_back(drafts, target, kept, reasons)
-        score = sum(map(_saved, kept.values())) - _off_chip_cycles(target, plan)
+        score = sum(map(_saved, kept.values())) - off_chip_cycles(target, plan)
         if best is None or score > best[0]:
-            best = score, kept, reasons
+            best = score, kept, _streamed(drafts.program, target, plan, reasons)
         if share == 0 and len(kept) == len(wanted):
             break
     assert best is not None
@@ -217,7 +219,7 @@ def _saved(each: _Candidate) -> float:
     return each.cores - each.cost.cycles
 
 
-def _off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
+def off_chip_cycles(target: TargetSpec, plan: Plan) -> float:
     """Cycles in which everything that is off chip would travel once."""
     if target.off_chip is None:
         return 0.0
@@ -238,19 +240,29 @@ def _give_back(
         laid_out, plan = drafts.of(kept)
         weights = {op.id: laid_out.weight_of(op).name for op in laid_out.ops if op.id in kept}
         regions = {op_id: plan.placements[name].region for op_id, name in weights.items()}
-        outside = {
-            n: region for n, region in regions.items() if region not in target.engine.weights
-        }
-        for op_id, region in outside.items():
+        outside = [n for n, region in regions.items() if region not in target.engine.weights]
+        for op_id in outside:
             del kept[op_id]
-            reasons[op_id] = f"words in {region}"
+            reasons[op_id] = NO_ROOM
         if outside:
             continue
         if not kept or all(region.free >= 0 for region in plan.regions):
             return plan
         for op_id in _dropped(drafts, kept):
             del kept[op_id]
-            reasons[op_id] = "no room on chip"
+            reasons[op_id] = NO_ROOM
+
+
+def _streamed(
+    program: Program, target: TargetSpec, plan: Plan, reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """The reasons, of linears whose matrices the cores get from off chip that."""
+    if target.off_chip is None:
+        return dict(reasons)
+    text = f"{OFF_CHIP}, streamed into {' or '.join(target.off_chip.staging)}"
+    names = {op.id: program.weight_of(op).name for op in program.ops if op.id in reasons}
+    outside = {n for n in names if plan.placements[names[n]].region == target.off_chip.region}
+    return {op_id: text if op_id in outside else why for op_id, why in reasons.items()}
 
 
 def _keep_whole(program: Program, kept: dict[str, _Candidate], reasons: dict[str, str]) -> None:

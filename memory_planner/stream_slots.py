@@ -16,7 +16,7 @@ from memory_planner.footprint import BLOB_HEADER_SIZE
 from memory_planner.plan import StreamPlan
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, tile_sizes
-from memory_planner.tile_time import LinearTiles, linear_tiles
+from memory_planner.tile_time import CoreWork, LinearTiles, linear_tiles
 from toolchain.model.program import Kind, Op, OpKind, Program
 
 
@@ -194,7 +194,7 @@ def head_sizes(program: Program, target: TargetSpec, head: Op, staging: str) -> 
     link = target.link_between(target.off_chip.region, staging)
     records, size = records_of(program, head)
     if program.engine_layout_of(head):
-        tiles = LinearTiles(records, size, 0.0, link, target.cores, target.costs.barrier)
+        tiles = LinearTiles(records, size, CoreWork(0.0), link, target.cores, target.costs.barrier)
     else:
         tiles = linear_tiles(program.layout_of(head), link, target)
     return tile_sizes(tiles, target.region(staging).align, link.max_transfer, (2,))

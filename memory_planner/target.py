@@ -140,6 +140,8 @@ class Costs:
     reduction: float  # serial part of an op that reduces over all cores
     barrier: float  # all cores arriving together
     sparse: SparseCosts
+    linear_call: float = 0.0  # per core and tile of a linear
+    linear_column: float = 0.0  # per core, tile and element of the vector, of dense kernels
     cold_code: float = 0.0  # least cycles of an op beside its work: code that no cache holds
     # By kind of op: calls, descriptors, and what of its code the instruction cache had lost.
     fixed: Mapping[str, float] = field(default_factory=dict)
@@ -253,6 +255,11 @@ class TargetSpec:
             for link in self.links
             if source in link.sources and link.destination == destination
         )
+
+    def extra_load(self, source: str) -> float:
+        """Cycles by which a load from region `source` is longer than in the kernels as measured."""
+        usual = self.region(self.placement["activations"][0]).load_cycles
+        return max(0.0, self.region(source).load_cycles - usual)
 
     def read_as(self, reading: Reading) -> TargetSpec:
         """This target, whose fields are those of the simulator, with the timing of a reading."""

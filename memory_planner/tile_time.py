@@ -19,6 +19,8 @@ from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ProgramShape
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
+BLOCK_ROWS = 64  # that share one pass over the vector: EDGEC_BLOCK_ROWS
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -76,12 +78,36 @@ def _sparse_row_cycles(costs: SparseCosts, layout: SparseLayout) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class CoreWork:
+    """Cycles of one core for some records of a matrix in one go."""
+
+    record: float
+    call: float = 0.0
+    rows_pass: float = 0.0  # of the vector, once per `pass_records` records
+    pass_records: int = 1
+
+    def cycles(self, records: int) -> float:
+        """Those of `records` records, 1 or more."""
+        passes = -(-records // self.pass_records)
+        return self.call + passes * self.rows_pass + records * self.record
+
+
+def core_work(target: TargetSpec, layout: WeightLayout) -> CoreWork:
+    """What a core does in a linear; only the dense kernels sum the vector up before they begin."""
+    costs, record = target.costs, record_cycles(target, layout)
+    if isinstance(layout, SparseLayout):
+        return CoreWork(record, costs.linear_call)
+    once = layout.columns * costs.linear_column
+    return CoreWork(record, costs.linear_call, once, max(1, BLOCK_ROWS // layout.packing.rows))
+
+
+@dataclass(frozen=True, slots=True)
 class LinearTiles:
     """What the time of a tiled linear depends on, besides the size of its tiles."""
 
     records: int
     record_size: int  # bytes
-    record_cycles: float  # of one core
+    work: CoreWork
     link: Link
     cores: int
     barrier: float
@@ -89,7 +115,7 @@ class LinearTiles:
     def run(self, count: int, records: int) -> Run:
         """`count` tiles of `records` records, a barrier at the end of each."""
         travel = transfer_cycles(self.link, records * self.record_size)
-        return Run(count, travel, self.barrier + self.record_cycles * -(-records // self.cores))
+        return Run(count, travel, self.barrier + self.work.cycles(-(-records // self.cores)))
 
     def cycles(self, per_tile: int, slots: int) -> float:
         """Cycles of all tiles of `per_tile` records, the last of which may have fewer."""
@@ -105,7 +131,7 @@ def linear_tiles(layout: WeightLayout, link: Link, target: TargetSpec) -> Linear
     return LinearTiles(
         records=layout.records,
         record_size=layout.record_size,
-        record_cycles=record_cycles(target, layout),
+        work=core_work(target, layout),
         link=link,
         cores=target.cores,
         barrier=target.costs.barrier,

@@ -20,10 +20,10 @@ from memory_planner.target import ENGINE_PORT, Costs, TargetSpec
 from memory_planner.tile_time import (
     LinearTiles,
     attention_runs,
+    core_work,
     linear_tiles,
     overlapped_cycles,
     pieces_cycles,
-    record_cycles,
     sequence_cycles,
 )
 from toolchain.model.engine_packing import WORD_SIZE
@@ -180,8 +180,8 @@ def _linear(context: Context, op: Op) -> OpCycles:
     rest = _stalls(context, op) + op_end
     if not how.transfers:
         words = layout.size / 4 / target.cores
-        rest += words * _extra_load(context, region)
-        compute = record_cycles(target, layout) * _share(context, layout.records) + rest
+        rest += words * context.target.extra_load(region)
+        compute = core_work(target, layout).cycles(_share(context, layout.records)) + rest
         return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
     tiles = linear_tiles(layout, link, target)
     runs = [tiles.run(1, tile.records) for tile in how.transfers]
@@ -243,7 +243,7 @@ def _attention(context: Context, op: Op) -> OpCycles:
     op_end = costs.op_end(op.kind.value)
     rest = _stalls(context, op) + op_end
     if how.tile_buffer is None:
-        rest += kv_bytes(context) / target.cores * _extra_load(context, region)
+        rest += kv_bytes(context) / target.cores * context.target.extra_load(region)
         runs = attention_runs(shape, link, target, length, length)
         compute = sum(run.work - costs.barrier for run in runs) + rest
         return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
@@ -256,13 +256,6 @@ def _attention(context: Context, op: Op) -> OpCycles:
     return OpCycles(compute, sum(dma), total, moved, dma, work, slots, overhead=overhead)
 
 
-def _extra_load(context: Context, region: str) -> float:
-    """Cycles by which a load from `region` is longer than in the kernels as measured."""
-    target = context.target
-    usual = target.region(target.placement["activations"][0]).load_cycles
-    return max(0.0, target.region(region).load_cycles - usual)
-
-
 def _stalls(context: Context, op: Op) -> float:
     """Cycles of the fullest core for operands outside the fast memory, tiles excepted."""
     plan = context.plan
@@ -271,7 +264,7 @@ def _stalls(context: Context, op: Op) -> float:
         region = plan.placements[name].region
         if plan.streams and region == plan.streams.region:  # read from its copy
             region = plan.placements[plan.streams.buffer].region
-        total += accesses / context.target.cores * _extra_load(context, region)
+        total += accesses / context.target.cores * context.target.extra_load(region)
     return total
 
 

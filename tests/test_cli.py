@@ -84,6 +84,7 @@ def test_without_a_model_the_bundled_one_is_compiled(tmp_path: Path) -> None:
     [
         (["--bits", "8"], "weights/mram.bin"),
         (["--bits", "3"], "weights/mram.bin"),
+        (["--bits", "*.down_proj=3"], "weights/mram.bin"),
         (["--group-size", "-1"], "weights/mram.bin"),
         (["--embed-bits", "4"], "weights/mram.bin"),
         (["--head-bits", "8", "--embed-bits", "5"], None),
@@ -109,11 +110,27 @@ def test_every_compile_option_changes_the_bundle(
     assert tree(tmp_path / "out")[changed] != tree(build).get(changed)
 
 
+def test_bits_by_pattern(model: Path) -> None:
+    """The same as --layer, which comes behind; the last number is that of the rest."""
+    one, two = (
+        edgec_json("fit", str(model), *options)
+        for options in (
+            ["--bits", "8", "--bits", "l0?.mlp.*=5", "--bits", "3", "--layer", "l01.mlp.*=2"],
+            ["--bits", "3", "--layer", "l0?.mlp.*=5", "--layer", "l01.mlp.*=2"],
+        )
+    )
+    assert one == two
+    assert one["settings"]["bits"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (["--bits", "9"], 2, ["bits", "9", "2..8"]),
         (["--bits", "1"], 2, ["2..8"]),
+        (["--bits", "l00.*=9"], 2, ["l00.*", "9", "2..8"]),
+        (["--bits", "nothing=4"], 2, ["nothing", "l00.attn.q_proj"]),
+        (["--bits", "=4"], 2, ["--bits", "PATTERN=BITS"]),
         (["--group-size", "0"], 2, ["group_size", "0"]),
         (["--layer", "nothing=4"], 2, ["nothing", "l00.attn.q_proj"]),
         (["--layer", "l00"], 2, ["--layer", "PATTERN=BITS"]),

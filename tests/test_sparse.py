@@ -25,7 +25,7 @@ from toolchain.model.nm_pattern import PATTERNS, Pattern
 from toolchain.model.program import ActMode
 from toolchain.model.quant_settings import Override, QuantConfig
 from toolchain.model.sparse_packing import SparseLayout
-from toolchain.model.sparsity import OFF
+from toolchain.model.sparsity import FOUND, OFF
 from toolchain.verify import VerifyOptions, verify_bundle
 
 MIXED = {
@@ -39,7 +39,7 @@ MIXED = {
     "lm_head": Pattern(1, 16),
 }
 SHAPE: dict[str, Any] = {"hidden_size": 66, "pruned": MIXED}
-QUANT = QuantConfig(bits=4, group_size=32, head_bits=8)
+QUANT = QuantConfig(bits=4, group_size=32, head_bits=8, sparse=(FOUND,))
 
 
 def needs_rv32(scratch: Path) -> None:
@@ -168,6 +168,7 @@ def test_odd_shapes_are_equal(
             bits=data.draw(st.integers(2, 8)),
             group_size=data.draw(st.sampled_from([-1, 16, 32, 64])),
             overrides=(Override("l01.*", bits=data.draw(st.integers(2, 8))),),
+            sparse=(FOUND,),
         ),
         hidden_size=data.draw(st.integers(1, 140)),
         intermediate_size=data.draw(st.integers(1, 140)),
@@ -195,11 +196,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("rules", "sparse"),
     [
-        ([], 14),
-        (["auto"], 14),
+        ([], 0),  # dense is faster, and has room
+        (["auto"], 0),
+        (["found"], 14),
         (["2:4"], 14),
         (["off"], 0),
-        (["off", "*.down_proj=auto"], 2),
+        (["off", "*.down_proj=found"], 2),
         (["2:4", "l00.*=off"], 7),
     ],
 )
@@ -244,7 +246,7 @@ def test_sparse_storage_decides_what_fits(directory: Path, tmp_path: Path) -> No
         return run(*place, "--region", f"flash={limit}", *options, "--json")
 
     limit = 24576
-    code, output = compiled(limit)
+    code, output = compiled(limit, "--sparse", "found")
     assert code == 0
     flash = json.loads(output)["fit"]["regions"][0]
     room = flash["used"] - (flash["capacity"] - limit)
@@ -261,7 +263,7 @@ def test_sparse_storage_decides_what_fits(directory: Path, tmp_path: Path) -> No
         ("3:4", 9, "l00.attn.q_proj, row"),
         ("2:5", 2, "1:2, 2:4, 3:4, 1:8, 4:8, 1:16, 8:16, 12:16"),
         ("=auto", 2, "a pattern that matches a linear"),
-        ("none", 2, "auto, off or N:M"),
+        ("none", 2, "auto, found, off or N:M"),
         ("embed=2:4", 2, "a pattern that matches a linear"),
     ],
 )

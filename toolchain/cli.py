@@ -93,7 +93,13 @@ def json_option(command: Command) -> Command:
 
 # What every command that quantizes takes.
 QUANT_OPTIONS = (
-    click.option("--bits", type=int, default=4, show_default=True, help="Of the projections."),
+    click.option(
+        "--bits",
+        multiple=True,
+        metavar="[PATTERN=]BITS",
+        help="2 to 8, of the projections, or of the op ids that match PATTERN; may be repeated.  "
+        "[default: 4]",
+    ),
     click.option(
         "--group-size",
         type=int,
@@ -166,8 +172,9 @@ def main() -> None:
     "--sparse",
     multiple=True,
     metavar="[PATTERN=]RULE",
-    help="auto: store N:M patterns that are found (default); off: all dense; N:M: require N of "
-    "every M inputs to be zero. PATTERN names op ids; may be repeated, the last one counts.",
+    help="auto: store N:M patterns that are found where that is faster or needed for room "
+    "(default); found: wherever it saves bytes; off: all dense; N:M: require N of every M inputs "
+    "to be zero. PATTERN names op ids; may be repeated, the last one counts.",
 )
 @model_options
 @json_option
@@ -350,6 +357,8 @@ def read_model_options(
     from toolchain.model.coded_settings import apply_codes
     from toolchain.model.lora import base_directory
 
+    if all("=" in text for text in values["bits"]):  # of some matrices: checked like --layer
+        given = [name for name in given if name != "bits"]
     model_dir = base_directory(model_dir)
     quant = apply_bits(model_dir, options.quant, given)
     return replace(options, quant=apply_codes(model_dir, quant, given))

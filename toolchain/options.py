@@ -101,7 +101,7 @@ def bundled_model() -> Path:
 def parse_model_options(
     *,
     target: str,
-    bits: int,
+    bits: tuple[str, ...],
     group_size: int,
     embed_bits: int | None,
     head_bits: int | None,
@@ -116,18 +116,21 @@ def parse_model_options(
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
-    `head_bits` follows `embed_bits`, as a tied head must. Ranges are checked where they are used.
+    `head_bits` follows `embed_bits`, as a tied head must. `bits` are numbers, the last of which is
+    that of the projections, and PATTERN=BITS, which `layers` come after. Ranges are checked where
+    they are used.
     """
     problems: list[Problem] = []
     embed = 8 if embed_bits is None else embed_bits
     head = embed if head_bits is None else head_bits
-    overrides = tuple(_parse_override(text, problems) for text in layers)
+    default, patterns = _parse_bits(bits, problems)
+    overrides = (*patterns, *(_parse_override(text, problems) for text in layers))
     rules = tuple(_parse_sparse(text, problems) for text in sparse)
     modes = _parse_activations(activations, problems)
     limits = _parse_limits(pin, region if l1 is None else (*region, f"l1={l1}"), problems)
     if problems:
         raise ConfigError("some options cannot be used", problems)
-    quant = QuantConfig(bits, group_size, embed, head, overrides, rules)
+    quant = QuantConfig(default, group_size, embed, head, overrides, rules)
     return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
 
 
@@ -161,6 +164,22 @@ def _parse_limits(
     return MemoryLimits(sizes, tuple(parsed))
 
 
+def _parse_bits(
+    texts: tuple[str, ...], problems: list[Problem]
+) -> tuple[int, tuple[Override, ...]]:
+    """Bits of the projections, and of the op ids that match a pattern."""
+    default, overrides = 4, []
+    for text in texts:
+        pattern, equals, value = text.rpartition("=")
+        if not re.fullmatch(r"[+-]?\d{1,9}", value) or (equals and not pattern):
+            problems.append(Problem("--bits", repr(text), "BITS or PATTERN=BITS, like 'l00.*=3'"))
+        elif equals:
+            overrides.append(Override(pattern, int(value)))
+        else:
+            default = int(value)
+    return default, tuple(overrides)
+
+
 def _parse_override(text: str, problems: list[Problem]) -> Override:
     pattern, _, value = text.partition("=")
     bits, colon, group = value.partition(":")
@@ -176,18 +195,19 @@ def _parse_override(text: str, problems: list[Problem]) -> Override:
 
 
 def _parse_sparse(text: str, problems: list[Problem]) -> SparseRule:
-    """PATTERN=RULE or RULE alone: N:M of the projections of all blocks, auto and off of all."""
+    """PATTERN=RULE or RULE alone: N:M of the projections of all blocks, the others of all."""
     match, equals, choice = text.rpartition("=")
     patterns: tuple[Pattern, ...]
-    if choice in ("auto", "off"):
-        patterns, everywhere = PATTERNS if choice == "auto" else (), "*"
+    named = choice in ("auto", "found", "off")
+    if named:
+        patterns, everywhere = () if choice == "off" else PATTERNS, "*"
     else:
         pattern = parse_pattern(choice)
         patterns, everywhere = (pattern,) if pattern else (), BLOCKS
         if pattern is None:
-            allowed = f"auto, off or N:M ({PATTERN_NAMES}), or PATTERN= one of these"
+            allowed = f"auto, found, off or N:M ({PATTERN_NAMES}), or PATTERN= one of these"
             problems.append(Problem("--sparse", repr(text), allowed))
-    return SparseRule(match if equals else everywhere, patterns, choice not in ("auto", "off"))
+    return SparseRule(match if equals else everywhere, patterns, not named, choice == "found")
 
 
 def _parse_activations(text: str, problems: list[Problem]) -> dict[str, ActMode]:

@@ -36,7 +36,8 @@ from toolchain.fit.design import Design
 from toolchain.fit.misfit import explain_misfit
 from toolchain.fit.planning import Outcome
 from toolchain.fit.speed import speed_of
-from toolchain.model.checkpoint import load_model
+from toolchain.fit.storage import choose_storage
+from toolchain.model.checkpoint import FloatModel, load_model
 from toolchain.model.coded_settings import with_codes
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
@@ -108,6 +109,8 @@ def compile_model(
         engine=options.engine,
         facts=facts_of(model, options.quant, patterns),
     )
+    design = _with_storage(design, model, target)
+    patterns = design.patterns
     outline = outline_program(model.config, options.quant, config, patterns, design.facts)
     engines, plan = _plan(design, outline, target)
     step = "quantizing {}".format
@@ -148,6 +151,14 @@ def compile_model(
     pages = _draw(parts, cost, reports, options.title or model_dir.resolve().name)
     parts = replace(parts, extra_files={**parts.extra_files, **pages})
     return Compiled(emit_bundle(parts), reports)
+
+
+def _with_storage(design: Design, model: FloatModel, target: TargetSpec) -> Design:
+    """The design with those of its N:M patterns that are worth it."""
+    chosen = choose_storage(design, target)
+    if chosen.patterns == design.patterns:
+        return chosen
+    return replace(chosen, facts=facts_of(model, design.quant, chosen.patterns))
 
 
 def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignment, Plan]:

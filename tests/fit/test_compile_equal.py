@@ -116,7 +116,7 @@ def test_fit_is_the_report_of_a_compile_of_a_pruned_model(
     target_name: str,
     engine: EngineChoice,
 ) -> None:
-    """The whole report, cycles included, for N:M patterns that a compile finds by itself."""
+    """The whole report, cycles included, for N:M patterns that a compile stores."""
     target = load_target(target_name)
     shape |= {"hidden_size": 16 + shape["hidden_size"], "intermediate_size": 50, "head_dim": 16}
     widths = {"l*.attn.*": attn, "l*.mlp.*": mlp}

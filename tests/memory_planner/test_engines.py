@@ -122,7 +122,7 @@ def test_weights_that_the_engine_does_not_read_go_back(model: Lowered) -> None:
     assigned, plan = planned(model, target=target)
     lost = {f"l00.mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
     reasons = {each.op: each.reason for each in assigned.decisions if each.engine == "cores"}
-    assert reasons == dict.fromkeys(lost, "words in hyperram")
+    assert reasons == dict.fromkeys(lost, "off chip, streamed into l2")
     assert plan.placements["l01.mlp.up_proj.weight"].region == "mram"
 
 

@@ -45,8 +45,17 @@ def test_rv32_reads_in_place() -> None:
     assert target.costs.mac["nibble"] == pytest.approx(4.68)
 
 
-def test_costs_add_the_extra_cycle_of_a_multiplication() -> None:
-    assert load_target("siracusa").costs.mac["nibble"] == pytest.approx(3.6 * 1.33 + 1.0)
+def test_counted_costs_get_the_extra_cycle_of_a_multiplication(tmp_path: Path) -> None:
+    text = (TARGETS / "siracusa.toml").read_text(encoding="utf-8")
+    counted = re.sub(
+        r"(?m)^nibble = .*$",
+        'nibble = { value = 3.6, unit = "instructions/MAC", source = "spike", status = "assumed" }',
+        text,
+    )
+    (tmp_path / "counted.toml").write_text(counted, encoding="utf-8")
+    costs = load_target(tmp_path / "counted.toml").costs
+    assert costs.mac["nibble"] == pytest.approx(3.6 * 1.33 + 1.0)
+    assert costs.mac["byte"] == load_target("siracusa").costs.mac["byte"]
 
 
 @pytest.mark.parametrize("name", ["rv32", "siracusa"])

@@ -18,6 +18,7 @@ from memory_planner.target import Link, TargetSpec, align_up
 from memory_planner.target_file import load_target
 from memory_planner.tile_sizes import best_within, tile_sizes
 from memory_planner.tile_time import (
+    CoreWork,
     LinearTiles,
     Run,
     attention_runs,
@@ -37,7 +38,8 @@ LINK = Link("link", ("far",), "near", 8.0, 20.0, 85.0, 4096)
 
 
 def tiles(records: int, record_size: int = 288, per_record: float = 100.0) -> LinearTiles:
-    return LinearTiles(records, record_size, per_record, LINK, cores=8, barrier=10.0)
+    work = CoreWork(per_record, call=30.0, rows_pass=20.0, pass_records=2)
+    return LinearTiles(records, record_size, work, LINK, cores=8, barrier=10.0)
 
 
 def test_time_of_a_sequence() -> None:

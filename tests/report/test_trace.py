@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 from codegen.bundle import LoadedBundle
+from memory_planner.engines import EngineChoice
+from memory_planner.limits import MemoryLimits
+from memory_planner.target import Pin
+from tests.bundles import compile_tiny
 
 Json = dict[str, Any]
+NAMES = {"process_name": "name", "thread_name": "name", "thread_sort_index": "sort_index"}
 LANES = ("ops", "cores", "dma")
 
 
@@ -82,3 +87,44 @@ def test_lanes_are_as_busy_as_the_report_says(trace: Json, latency: Json, name: 
     events = lane(trace, name)
     busy = sum(event["args"]["cycles"] for event in events)
     assert busy == pytest.approx(latency["lanes"][name], abs=len(events) + len(latency["ops"]))
+
+
+@pytest.fixture(scope="module", params=["engine", "off chip"])
+def full_trace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """One with jobs of the engine, one with streams and waits."""
+    directory = tmp_path_factory.mktemp("trace")
+    if request.param == "engine":
+        bundle = compile_tiny(directory, engine=EngineChoice.NEUREKA)
+    else:
+        outside = MemoryLimits({}, (Pin("*.weight", "hyperram"),))
+        bundle = compile_tiny(directory, limits=outside)
+    loaded: Json = json.loads((bundle.directory / "report" / "trace.json").read_bytes())
+    lanes = {event["cat"] for event in complete(loaded)} & {"engine", "off_chip", "wait"}
+    assert lanes == ({"engine"} if request.param == "engine" else {"off_chip", "wait"})
+    return loaded
+
+
+def test_the_rules_of_the_trace_event_format(full_trace: Json) -> None:
+    """JSON object format: metadata names every lane, complete events are whole nanoseconds."""
+    assert full_trace["displayTimeUnit"] in ("ms", "ns")
+    events = full_trace["traceEvents"]
+    metadata = [event for event in events if event["ph"] == "M"]
+    for event in metadata:
+        assert set(event["args"]) == {NAMES[event["name"]]}
+    named = {(e["pid"], e["tid"]) for e in metadata if e["name"] == "thread_name"}
+    assert {event["pid"] for event in metadata if event["name"] == "process_name"} == {1}
+    for event in complete(full_trace):
+        assert (event["pid"], event["tid"]) in named
+        for time in (event["ts"], event["dur"]):
+            assert type(time) in (int, float)
+            assert time >= 0
+            assert 1000 * time == pytest.approx(round(1000 * time), abs=1e-6)
+
+
+def test_no_lane_overlaps(full_trace: Json) -> None:
+    """A viewer nests events of a thread that overlap: here none do."""
+    threads = {event["tid"] for event in complete(full_trace)}
+    for thread in threads:
+        own = [event for event in complete(full_trace) if event["tid"] == thread]
+        for one, two in pairwise(own):
+            assert round(1000 * (one["ts"] + one["dur"])) <= round(1000 * two["ts"])

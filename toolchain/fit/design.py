@@ -72,6 +72,9 @@ class Design:
     patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
     engine: EngineChoice = EngineChoice.AUTO
     facts: WeightFacts = NO_FACTS  # found in weights
+    # What choose_storage decided: all patterns that were found, and why each is stored or not.
+    found: Mapping[str, Pattern] = field(default_factory=dict)
+    storage: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ranks(self) -> Mapping[str, int]:
@@ -89,12 +92,12 @@ class Design:
     def wish(self) -> EngineWish:
         """What it says about the engine: matrices that are to be sparse are for the cores."""
         reason = "N:M storage is asked for"
-        staying = {
-            name: reason
-            for name in _paying_patterns(self)
-            if width_of(name, self.what_if) or required_pattern(self.quant, name)
-        }
+        staying = {name: reason for name in _paying_patterns(self) if self.is_asked_for(name)}
         return EngineWish(self.engine, self.bits, staying)
+
+    def is_asked_for(self, name: str) -> bool:
+        """Whether N:M storage of a matrix was asked for, whatever it costs."""
+        return bool(width_of(name, self.what_if) or required_pattern(self.quant, name))
 
     @property
     def shape(self) -> ModelConfig:

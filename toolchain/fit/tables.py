@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from memory_planner.engines import OFF_CHIP
 from memory_planner.rows import CATEGORIES
 from toolchain.fit.shapes import Subject
 from toolchain.tables import bar, size_text, stdout
@@ -213,8 +214,13 @@ def _closing(report: Json) -> list[str]:
         if not e["pays"]
     }
     lines += sorted(unpaid)
+    lines += [
+        f"{e['role']} ({e['matrices']}): {e['pattern']}, stored {e['stored']}, {e['reason']}"
+        for e in report["width"]
+        if e["pays"] and e["reason"]
+    ]
     if off_chip["bytes"]:
-        lines += _off_chip_lines(off_chip)
+        lines += _off_chip_lines(off_chip) + _streamed_lines(report["linears"])
     lines.append(
         f"estimate at position {estimate['position']:,}: {estimate['cycles_per_token']:,} cycles "
         f"per token{' on chip' if off_chip['missing'] else ''}, "
@@ -239,6 +245,16 @@ def _closing(report: Json) -> list[str]:
         "(the bandwidth of the memories)"
     )
     return lines
+
+
+def _streamed_lines(linears: Sequence[Json]) -> list[str]:
+    """Why linears that stream are not on the engine."""
+    streamed = [entry for entry in linears if entry["reason"].startswith(OFF_CHIP)]
+    if not streamed:
+        return []
+    count, place = sum(e["linears"] for e in streamed), streamed[0]["reason"].rpartition(" ")[2]
+    why = f"stay on the cores: the engine does not read {place}, where they arrive"
+    return [f"          {count} linears {why}"]
 
 
 def _off_chip_lines(off_chip: Json) -> list[str]:

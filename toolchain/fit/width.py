@@ -30,14 +30,18 @@ def width_report(design: Design, program: Program) -> list[Json]:
         if not isinstance(layout, WeightLayout | EngineLayout) or name == EMBED:
             continue
         on_engine = isinstance(layout, EngineLayout)
+        is_sparse = isinstance(layout, SparseLayout)
         if not isinstance(layout, SparseLayout):
-            pattern = design.pattern_of(name) or required_pattern(design.quant, name)
+            asked = design.pattern_of(name) or required_pattern(design.quant, name)
+            pattern = asked or design.found.get(name)
             if pattern is None:
                 continue
             layout = sparse_layout(_for_cores(layout), pattern)
         role = name.partition(".")[2] or name
-        key = (role, str(layout.pattern), f"{layout.packing.value} {on_engine}")
-        entry = entries.setdefault(key, _empty_entry(role, layout, on_engine))
+        reason = _reason(layout, on_engine) or design.storage.get(name, "")
+        key = (role, str(layout.pattern), f"{layout.packing.value} {is_sparse} {reason}")
+        entry = entries.setdefault(key, _empty_entry(role, layout, reason))
+        entry["stored"] = "sparse" if is_sparse else "dense"
         stored = spec.size + tables.get(f"{name}.requant", 0)
         entry["matrices"] += 1
         entry["dense_bytes"] += layout.dense.size
@@ -56,7 +60,7 @@ def _for_cores(layout: WeightLayout | EngineLayout) -> WeightLayout:
     return WeightLayout(packing, layout.rows, layout.columns, layout.group_size)
 
 
-def _empty_entry(role: str, layout: SparseLayout, on_engine: bool) -> Json:
+def _empty_entry(role: str, layout: SparseLayout, reason: str) -> Json:
     pattern = layout.pattern
     return {
         "role": role,
@@ -67,7 +71,8 @@ def _empty_entry(role: str, layout: SparseLayout, on_engine: bool) -> Json:
         "saved_bits_per_group": layout.saved_bits,
         "whole_tail_inputs": layout.columns % pattern.group,
         "pays": layout.pays,
-        "reason": _reason(layout, on_engine),
+        "stored": "",
+        "reason": reason,
         "matrices": 0,
         "dense_bytes": 0,
         "sparse_bytes": 0,
@@ -78,7 +83,7 @@ def _empty_entry(role: str, layout: SparseLayout, on_engine: bool) -> Json:
 
 
 def _reason(layout: SparseLayout, on_engine: bool) -> str:
-    """Why it is stored dense; empty when it is not."""
+    """Why it cannot be stored sparse, or need not; empty when it can."""
     if layout.pays:
         return "the engine reads whole words, zeros included" if on_engine else ""
     if not layout.is_possible:

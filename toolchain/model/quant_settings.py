@@ -30,15 +30,19 @@ class SparseRule:
     """Which N:M patterns the op ids that match `match` (fnmatch) may be stored with.
 
     Of those that hold in the weights the one of fewest bytes counts; none at all: stay dense.
+    Unless it is `required` or `always` stored, a compile stores it only where that is worth it.
     """
 
     match: str
     patterns: tuple[Pattern, ...]
     required: bool = False  # they must hold
+    always: bool = False  # stored whenever they hold
 
     def __str__(self) -> str:
         if self.required:
             return ",".join(map(str, self.patterns))
+        if self.always:
+            return "found"
         return "auto" if self.patterns else "off"
 
 
@@ -88,10 +92,16 @@ def effective_settings(config: ModelConfig, quant: QuantConfig) -> Mapping[str, 
     return MappingProxyType(settings)
 
 
+def rule_of(quant: QuantConfig, op_id: str) -> SparseRule | None:
+    """The rule of a linear that counts; None: whatever is found."""
+    rules = [rule for rule in quant.sparse if fnmatchcase(op_id, rule.match)]
+    return rules[-1] if rules else None
+
+
 def required_pattern(quant: QuantConfig, op_id: str) -> Pattern | None:
     """The N:M pattern that the weights of a linear were required to have."""
-    rules = [rule for rule in quant.sparse if fnmatchcase(op_id, rule.match)]
-    return rules[-1].patterns[0] if rules and rules[-1].required else None
+    rule = rule_of(quant, op_id)
+    return rule.patterns[0] if rule and rule.required else None
 
 
 def _apply(setting: TensorSetting, override: Override) -> TensorSetting:

@@ -26,6 +26,7 @@ from toolchain.model.quant_settings import QuantConfig, SparseRule
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
 AUTO = SparseRule("*", PATTERNS)
+FOUND = SparseRule("*", PATTERNS, always=True)
 OFF = SparseRule("*", ())
 
 
