@@ -7,6 +7,7 @@ the weights) becomes a row of a table, and everything else must be equal; it is 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from codegen.c_names import (
     place_text,
 )
 from codegen.engine_tables import EngineTables
+from codegen.fused import fuse, fused_jobs
 from codegen.op_views import OpViews
 from codegen.views import (
     AttentionView,
@@ -28,6 +30,7 @@ from codegen.views import (
     BufferView,
     CacheView,
     ConstantView,
+    FusedView,
     MatrixView,
     ModelView,
     RegionView,
@@ -80,6 +83,13 @@ def crc_constant(name: str) -> str:
     return f"0x{crc32(name.encode()):08X}U"
 
 
+def _all_on_the_engine_are(fused: Sequence[FusedView], blocks: Sequence[BlockView]) -> bool:
+    """Whether all linears of the blocks that the engine computes are in fused ops."""
+    fields = {linear.field for item in fused for linear in item.linears}
+    weights = (weight for block in blocks for weight in block.linears)
+    return all(weight.engine < 0 or weight.field in fields for weight in weights)
+
+
 class _Layout:
     """Looks names up in program and plan; holds nothing that changes but the matrix table."""
 
@@ -92,14 +102,19 @@ class _Layout:
         regions = region_views(self.plan, self.target)
         ops = OpViews(self.program, self.plan)
         layers = range(self.program.shape.layers)
+        embedding, head = self._embedding(), self._linear(self._op("lm_head"), "lm_head")
+        blocks = tuple(self._block(layer) for layer in layers)
+        engine = self.engine.view()
+        items, measures = fuse(ops.block, blocks, engine)
+        fused = tuple(item for item in items if isinstance(item, FusedView))
         return ModelView(
             shape=asdict(self.program.shape),
             regions=regions,
             blobs=tuple(region for region in regions if region.blob_size),
             arenas=tuple(region for region in regions if region.arena_size),
-            embedding=self._embedding(),
-            head=self._linear(self._op("lm_head"), "lm_head"),
-            blocks=tuple(self._block(layer) for layer in layers),
+            embedding=embedding,
+            head=head,
+            blocks=blocks,
             matrices=tuple(self.matrices),
             constants=tuple(self._constants()),
             buffers=tuple(self._buffers()),
@@ -108,12 +123,18 @@ class _Layout:
             attention=self._attention(),
             before=ops.before,
             block_ops=ops.block,
+            block_items=items,
+            fused=fused,
+            fused_jobs=fused_jobs(fused, engine),
+            fused_ahead=_all_on_the_engine_are(fused, blocks),
+            fused_functions=frozenset(op.function for item in fused for op in item.ops),
+            measures=measures,
             after=ops.after,
             ops_per_block=len(ops.block),
             graph_hash=_rows_of_bytes(graph),
             off_chip=self._off_chip_blob(),
             streams=self._streams(),
-            engine=self.engine.view(),
+            engine=engine,
         )
 
     def _off_chip_blob(self) -> str:

@@ -136,6 +136,42 @@ class OpView:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedLinear:
+    """A linear on the engine inside a fused op."""
+
+    field: str  # member of block_weights
+    entry: int  # index in ENGINE_LINEARS
+    halves: int  # vectors of int8 that the engine sees: 2 for int16
+    plain: int  # 1: one group of columns, and no tail
+    rows: int
+    columns: int
+    runs: int  # pieces of rows, at most
+    first: bool  # of its chain
+    needed: int  # jobs of the chain to wait for first; 0: the linear before it has
+    op: OpView
+
+
+@dataclass(frozen=True, slots=True)
+class FusedJob:
+    """One job of the fused ops of a block, in order."""
+
+    job: int  # index in JOBS
+    field: str  # member of block_weights whose words it counts from
+
+
+@dataclass(frozen=True, slots=True)
+class FusedView:
+    """Consecutive ops of a block as one function."""
+
+    title: str
+    function: str
+    kind: str  # see codegen/fused.py
+    ops: tuple[OpView, ...]
+    linears: tuple[FusedLinear, ...]
+    measures: bool  # the norm has to look for the amplitude of the residual stream itself
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionView:
     """Members of edgec_attention_params that are not dimensions."""
 
@@ -274,6 +310,12 @@ class ModelView:
     attention: AttentionView
     before: tuple[OpView, ...]  # ops in front of the blocks
     block_ops: tuple[OpView, ...]
+    block_items: tuple[FusedView | OpView, ...]  # of a build that fuses
+    fused: tuple[FusedView, ...]
+    fused_jobs: tuple[FusedJob, ...]
+    fused_ahead: bool  # no other jobs lie between them
+    fused_functions: frozenset[str]  # of ops that such a build does not call
+    measures: bool  # the first norm wants the amplitude of the residual stream
     after: tuple[OpView, ...]
     ops_per_block: int
     graph_hash: tuple[str, ...]  # rows of C constants

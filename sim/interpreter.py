@@ -15,7 +15,7 @@ import numpy as np
 
 from sim import ops
 from sim.ops import AttentionConstants, Ints, KVCache
-from toolchain.model.program import ActMode, Op, OpKind, Program
+from toolchain.model.program import SHIFT_BITS, ActMode, Op, OpKind, Program
 
 
 class Store(Protocol):
@@ -105,7 +105,7 @@ def _rms_norm(step: _Step) -> None:
 
 def _linear(step: _Step) -> None:
     scaling = int(step.store.constant(step.op.inputs[3])[step.op.attrs["shift_index"]])
-    shift = scaling & 15  # the other bits say which shortcuts are exact
+    shift = scaling & SHIFT_BITS  # the other bits say which shortcuts are exact
     step.output(step.store.linear(step.op, step.input(0), step.input(1), shift))
 
 

@@ -60,12 +60,13 @@ static const demo_matrix MATRICES[7] = {
 };
 
 /* A packed matrix in a blob, and the kernel that reads it. */
+#define SHIFT_BITS 15U
 typedef struct linear {
     const demo_matrix *matrix;
     demo_linear_kernel kernel;
     uint32_t blob;
     uint32_t offset;
-    uint32_t shift; /* element of linear.shift */
+    uint32_t shift; /* element of linear.shift, of which SHIFT_BITS are the shift */
 } linear;
 
 /* A plain array in a blob. */
@@ -297,7 +298,7 @@ static demo_kv_cache cache_of(const step *s, uint32_t layer) {
 static void run_linear(const step *s, const linear *w, uint8_t *tiles, const void *x,
                        const int32_t *scale, int32_t *y) {
     demo_linear(&s->worker, w->matrix, w->kernel, weights_at(s->context, w->blob, w->offset), tiles,
-                x, scale, s->linear_shift[w->shift], y);
+                x, scale, s->linear_shift[w->shift] & SHIFT_BITS, y);
 }
 
 /* Every op ends with a barrier. A build that defines DEMO_TRACE(step, op, output, pointer, bytes)

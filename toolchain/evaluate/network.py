@@ -25,7 +25,7 @@ from toolchain.model.lower import SITE_OF
 from toolchain.model.names import EMBED, HEAD, hf_name_of, linear_ids, norm_ids
 from toolchain.model.outline import ACTIVATION_BITS, program_shape
 from toolchain.model.packing import WeightInts
-from toolchain.model.program import ActMode, Op, OpKind, Program, ProgramShape
+from toolchain.model.program import SHIFT_BITS, ActMode, Op, OpKind, Program, ProgramShape
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
 
@@ -121,7 +121,8 @@ def network_of_build(bundle: LoadedBundle) -> Network:
             matrices[op.id] = _tensor(program, op, weights, bits[op.inputs[0]], scale)
         elif op.kind is OpKind.LINEAR:
             weights = _ints(constants[op.inputs[2]])
-            shift = int(_plain(constants[op.inputs[3]])[op.attrs["shift_index"]])
+            stored = int(_plain(constants[op.inputs[3]])[op.attrs["shift_index"]])
+            shift = stored & SHIFT_BITS
             scale = real_of_words(weights.requant) / _output_unit(program, op, shift)
             tensor = _tensor(program, op, weights, bits[op.inputs[2]], scale)
             gather = table_of(program, op)

@@ -27,7 +27,7 @@ from toolchain.model.outline import (
     with_facts,
 )
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
-from toolchain.model.program import ActMode, Program
+from toolchain.model.program import SHIFT_WIDTH, ActMode, Program
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
 from toolchain.model.settled_orders import settle_orders
@@ -44,6 +44,7 @@ SITE_OF = {
 }
 INT32_MAX = (1 << 31) - 1
 MAX_HEADROOM = 15  # four bits of linear.shift
+MAX_EXPONENT = 255  # eight bits of it
 
 
 def reals_to_multipliers(
@@ -73,13 +74,27 @@ def high_bits(l1: int) -> int:
     return next((b for b in range(8, -1, -1) if (129 * l1 + 2) << b <= 2 * INT32_MAX), -1)
 
 
+def linear_scaling(shift: int, headroom: int, requant: npt.NDArray[np.uint32]) -> int:
+    """An element of linear.shift.
+
+    Bits 0..3: the shift of numerics 2; 4..7: bits by which every accumulator may be shifted up
+    within 32 bits; 8..15 and 16..23: least and largest exponent of the requantization words, or
+    0 and 255 when they exceed these.
+    """
+    exponents = requant.astype(np.uint32).astype(np.uint16).view(np.int16)
+    least, most = int(exponents.min()), int(exponents.max())
+    if least < 0 or most > MAX_EXPONENT:
+        least, most = 0, MAX_EXPONENT
+    return shift | headroom << SHIFT_WIDTH | least << 8 | most << 16
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoweredLinear:
     """A matrix with its requantization, ready to pack."""
 
     weights: WeightInts
     layout: WeightLayout
-    scaling: int  # 8 - b, and 16 times the bits that accumulators leave unused
+    scaling: int  # element of linear.shift
 
 
 def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int) -> LoweredLinear:
@@ -109,7 +124,8 @@ def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int)
     weights = WeightInts(tensor.values, tensor.multipliers, requant_words(scale, tensor.name))
     largest = ((l1 << 14 >> (8 - bits)) + 1) if mode is ActMode.A16 else 127 * l1
     headroom = min(31 - largest.bit_length(), MAX_HEADROOM)
-    return LoweredLinear(weights, layout, 8 - bits | headroom << 4)
+    scaling = linear_scaling(8 - bits, headroom, weights.requant)
+    return LoweredLinear(weights, layout, scaling)
 
 
 def lower_norm(gamma: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int16], float]:
@@ -184,7 +200,7 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     adapters = _adapters(model, config, c_in)
     constants = _constants(model, config, norms, linears, tied)
     scalings = [linear.scaling for linear in [*linears.values(), *adapters.values()]]
-    constants["linear.shift"] = np.array(scalings, np.uint8)
+    constants["linear.shift"] = np.array(scalings, np.uint32)
     constants |= {f"{name}.weight": linear.weights for name, linear in adapters.items()}
     gathers = gathers_of(orders, model.config.num_layers)
     inputs = {name: linear.layout.columns for name, linear in linears.items()}

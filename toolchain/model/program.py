@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Layout = WeightLayout | EngineLayout | RequantLayout
 
+# The shift is the lower part of an element of `linear.shift`, see lower.linear_bounds.
+SHIFT_WIDTH = 4
+SHIFT_BITS = (1 << SHIFT_WIDTH) - 1
+
 
 class DType(StrEnum):
     """Element types of tensors; all little-endian in memory."""

@@ -126,7 +126,7 @@ def _constant_specs(shape: ProgramShape) -> list[TensorSpec]:
     norms = [f"l{i:02d}.{part}.norm" for i in range(shape.layers) for part in ("attn", "mlp")]
     return [
         TensorSpec("embed.requant", Kind.CONST, DType.U32, (shape.vocab,)),
-        TensorSpec("linear.shift", Kind.CONST, DType.U8, (linears,)),
+        TensorSpec("linear.shift", Kind.CONST, DType.U32, (linears,)),
         TensorSpec("rope.table", Kind.CONST, DType.I16, (shape.context, shape.head_dim)),
         TensorSpec("lut.exp2", Kind.CONST, DType.U16, (256,)),
         TensorSpec("lut.sigmoid", Kind.CONST, DType.U16, (257,)),

@@ -88,6 +88,13 @@ void edgec_engine_rows_s8(const edgec_worker *worker, const edgec_engine_matrix 
 void edgec_engine_rows_s16(const edgec_worker *worker, const edgec_engine_matrix *matrix,
                            const edgec_engine_piece *piece, const edgec_engine_operands *operands);
 
+/* One row, whose sums of group 0 begin at `sums`; operands->table is that of all rows. */
+typedef int32_t edgec_engine_row(const edgec_engine_matrix *matrix, const edgec_engine_piece *piece,
+                                 const edgec_engine_operands *operands, uint32_t row,
+                                 const uint8_t *sums);
+edgec_engine_row edgec_engine_row_s8;
+edgec_engine_row edgec_engine_row_s16;
+
 /* One linear of a chain. */
 typedef struct edgec_engine_linear {
     const edgec_engine_matrix *matrix;
@@ -117,6 +124,16 @@ typedef struct edgec_engine_place {
 void edgec_engine_linear_run(const edgec_worker *worker, const edgec_engine_linear *linear,
                              const edgec_engine_place *place, const void *x, const int32_t *scale,
                              uint32_t shift, int32_t *y);
+
+/* Jobs of fused ops, of core 0: register writes run ahead of the vectors. */
+typedef struct edgec_engine_queue {
+    edgec_engine_job jobs[EDGEC_ENGINE_QUEUE];
+    uint32_t prepared;
+    uint32_t started;
+    uint32_t waited;
+    uint32_t next;  /* of the block's jobs, to be prepared */
+    uint32_t layer; /* to which that one belongs */
+} edgec_engine_queue;
 
 #ifdef __cplusplus
 }

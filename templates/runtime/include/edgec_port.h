@@ -49,8 +49,13 @@ typedef struct edgec_engine_job {
     uint32_t window_count;
 } edgec_engine_job;
 
-/* Queues a job; jobs run one after the other. Called by core 0 alone, as is the wait. Until the
- * wait has returned, the cores leave alone what the job reads and writes. */
+/* Writes a job's registers to the engine; jobs that run are not disturbed. It is the next one that
+ * is started. At most EDGEC_ENGINE_QUEUE jobs are prepared and not waited for. Called by core 0
+ * alone, as are the others. */
+void edgec_engine_prepare(edgec_engine_job *job);
+
+/* Queues the job that was prepared; jobs run one after the other. Until the wait has returned, the
+ * cores leave alone what the job reads and writes. */
 void edgec_engine_start(edgec_engine_job *job);
 
 /* Returns when the job, the oldest one that was started and not waited for, is done. */

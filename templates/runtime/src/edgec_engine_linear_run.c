@@ -11,6 +11,7 @@ static uint32_t issue_jobs(const edgec_engine_chain *chain, const edgec_engine_p
         job->weight_base = place->weight_base;
         job->windows = place->windows;
         job->window_count = place->window_count;
+        edgec_engine_prepare(job);
         edgec_engine_start(job);
         issued++;
     }

@@ -2,28 +2,13 @@
 #ifndef EDGEC_SWIGLU_BODY_H
 #define EDGEC_SWIGLU_BODY_H
 
-#include "edgec_vector.h"
+#include "edgec_silu.h"
 
 typedef struct edgec_swiglu_state {
     edgec_slice share; /* of the worker */
     edgec_range range; /* of scratch, over all cores */
     int32_t exponent;  /* of scratch */
 } edgec_swiglu_state;
-
-/* gate * sigmoid(gate) with 16 fraction bits; |gate| < 2^31, and the factor is at most 1. */
-static inline int32_t edgec_silu(int32_t gate, const uint16_t *sigmoid) {
-    const int32_t limit = (16 << 16) - 1;
-    const int32_t magnitude = edgec_abs32(gate);
-    const int32_t clamped = edgec_min32(magnitude, limit);
-    const uint16_t *const entry = sigmoid + (clamped >> 12);
-    const int32_t base = entry[0];
-    const int32_t step = ((entry[1] - base) * (clamped & 4095) + (1 << 11)) >> 12;
-    const int32_t factor = gate < 0 ? 32768 - base - step : base + step;
-    if (magnitude < 1 << 28) { /* the upper half of the product holds all of it but the last bits */
-        return (edgec_mulh(gate * 8, factor * (1 << 15)) + 1) >> 1;
-    }
-    return (int32_t)(((int64_t)gate * factor + (1 << 14)) >> 15);
-}
 
 static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
                                                      const int32_t *gate, const int32_t *up,

@@ -30,7 +30,7 @@ static inline uint32_t edgec_scaling_shift(uint32_t scaling) {
 }
 
 static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint32_t scaling) {
-    const uint32_t headroom = scaling >> 4;
+    const uint32_t headroom = scaling >> 4 & 15U;
     const edgec_requantizer by = {scale[0], scale[1], headroom, scale[1] + 33 - (int32_t)headroom};
     return by;
 }

@@ -17,6 +17,10 @@ static void run(const edgec_engine_job *job) {
     }
 }
 
+void edgec_engine_prepare(edgec_engine_job *job) {
+    (void)job;
+}
+
 void edgec_engine_start(edgec_engine_job *job) {
     run(job);
 }

@@ -22,7 +22,7 @@ static void wake_engine(void) {
     awake = 1;
 }
 
-void edgec_engine_start(edgec_engine_job *job) {
+void edgec_engine_prepare(edgec_engine_job *job) {
     if (!awake) {
         wake_engine();
     }
@@ -38,6 +38,11 @@ void edgec_engine_start(edgec_engine_job *job) {
         to[i + 3U] = words[3];
     }
     to[0] = from[0] + job->words;
+}
+
+/* The context that was acquired last is committed. */
+void edgec_engine_start(edgec_engine_job *job) {
+    (void)job;
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }

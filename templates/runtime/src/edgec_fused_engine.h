@@ -1,0 +1,241 @@
+/* Linears on the engine inside fused ops: from its accumulators to rows. */
+#ifndef EDGEC_FUSED_ENGINE_H
+#define EDGEC_FUSED_ENGINE_H
+
+#include "edgec_engine.h"
+#include "edgec_fused.h"
+#include "edgec_xpulp_asm.h"
+
+/* Rows one behind the other, like their sums. */
+typedef struct edgec_row_run {
+    const uint8_t *sums;
+    const edgec_engine_piece *piece;
+    uint32_t first;
+    uint32_t count;
+} edgec_row_run;
+
+/* Once per step: the runs of rows first .. last - 1; returns their number. There are at most so
+ * many as a channel has slots, times the pieces. */
+EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, const uint8_t *sums,
+                                     edgec_slice share, edgec_row_run *runs) {
+    const edgec_engine_matrix *const matrix = linear->matrix;
+    uint32_t count = 0U;
+    uint32_t pixel = 0U;
+    for (uint32_t slot = 0U; slot < matrix->slots; slot++) {
+        for (uint32_t i = 0U; i < linear->piece_count; i++) {
+            const edgec_engine_piece *const piece = &linear->pieces[i];
+            const uint32_t begin = slot * matrix->channels + piece->first_channel;
+            const uint32_t end = begin + piece->channels;
+            const uint32_t first = begin > share.first ? begin : share.first;
+            const uint32_t last = end < share.last ? end : share.last;
+            if (first < last) {
+                const edgec_row_run run = {sums + piece->accumulators +
+                                               pixel * piece->pixel_stride + 4U * (first - begin),
+                                           piece, first, last - first};
+                runs[count++] = run;
+            }
+        }
+        pixel += slot % 3U == 2U ? matrix->pixel_row - 2U : 1U;
+    }
+    return count;
+}
+
+/* A linear that is to be finished. */
+typedef struct edgec_fused_rows {
+    const uint8_t *table;
+    edgec_scale scale;
+    uint32_t shift;            /* the element of linear.shift */
+    const void *x;             /* of which the tail is read */
+    edgec_engine_row *general; /* any row, whatever its shifts */
+} edgec_fused_rows;
+
+/* All rows of a linear obey it, or all go the general way. The product's upper word is rounded
+ * once more: an accumulator that is known to have room is shifted up first, so that all of the
+ * result is in there. */
+typedef struct edgec_row_rule {
+    uint32_t headroom;
+    uint32_t a_high;  /* A << 16 */
+    int32_t exponent; /* that of a word - the right shift */
+    int holds;        /* right shifts are 1 .. 31, and lower sums are not rounded */
+} edgec_row_rule;
+
+static inline edgec_row_rule edgec_row_rule_of(const edgec_fused_rows *rows) {
+    edgec_row_rule rule;
+    rule.headroom = rows->shift >> 4 & 15U;
+    rule.a_high = (uint32_t)rows->scale.a << 16;
+    rule.exponent = 32 + rows->scale.e - (int32_t)rule.headroom;
+    const int32_t least = (int32_t)(rows->shift >> 8 & 255U) - rule.exponent;
+    const int32_t most = (int32_t)(rows->shift >> 16 & 255U) - rule.exponent;
+    rule.holds = (rows->shift & 15U) == 0U && least >= 1 && most <= 31;
+    return rule;
+}
+
+/* Rows with one group and no tail. */
+static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t halves,
+                                        const uint8_t *sums, uint32_t below, const uint8_t *words,
+                                        uint32_t count, int32_t *y) {
+    uint32_t most = 0U;
+#if EDGEC_XPULP
+    if (halves == 2U) {
+        const uint8_t *lower = sums + below;
+        uint32_t v;
+        uint32_t z;
+        uint32_t p;
+        uint32_t n;
+        __asm__ volatile(
+            EDGEC_X_LOOP(13,
+                         EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)
+                             EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("sub", shift, p, exponent)
+                                 EDGEC_X_OP("add", v, v, z) EDGEC_X_MULHHU(p, p, a)
+                                     EDGEC_X_OP("sll", v, v, headroom) EDGEC_X_OP("mulh", v, v, p)
+                                         EDGEC_X_RS(v, shift) EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
+                                             EDGEC_X_MAXU(most, most, v))
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [shift] "=&r"(n), [sums] "+r"(sums),
+              [lower] "+r"(lower), [words] "+r"(words), [y] "+r"(y), [most] "+r"(most)
+            : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
+              [headroom] "r"(rule->headroom)
+            : "memory");
+        return most;
+    }
+#endif
+    for (uint32_t i = 0U; i < count; i++) {
+        const void *const at = sums + 4U * i;
+        const void *const word_at = words + 4U * i;
+        const uint32_t word = *(const edgec_word *)word_at;
+        uint32_t sum = *(const edgec_word *)at;
+        if (halves == 2U) {
+            const void *const lower = sums + below + 4U * i;
+            sum = (sum << 8) + *(const edgec_word *)lower;
+        }
+        const int32_t factor = edgec_signed(edgec_mul_high16(word, rule->a_high));
+        const int32_t upper = edgec_mulh(edgec_signed(sum << rule->headroom), factor);
+        y[i] = edgec_round_shift(upper, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
+    }
+    return most;
+}
+
+/* The sum of a row over halves, groups and tail. */
+static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t halves,
+                                     const uint8_t *sums, uint32_t below, uint32_t group_stride,
+                                     const uint8_t *scales, const void *tail) {
+    uint32_t total = 0U;
+    uint32_t m = 1U;
+    const uint8_t *const behind = scales + (matrix->groups > 1U ? 4U * matrix->groups : 4U);
+    for (const uint8_t *scale = scales; scale < behind; scale += 4) {
+        const void *const upper = sums;
+        uint32_t sum = *(const edgec_word *)upper;
+        if (halves == 2U) {
+            const void *const lower = sums + below;
+            sum = (sum << 8) + *(const edgec_word *)lower;
+        }
+        m = matrix->groups > 1U ? *scale : 1U;
+        total += sum * m;
+        sums += group_stride;
+    }
+    if (matrix->tail != 0U) {
+        const uint8_t *const weights = matrix->groups > 1U ? behind : scales;
+        uint32_t sum = 0U;
+        for (uint32_t i = 0U; i < matrix->tail; i++) {
+            const int32_t q = halves == 2U ? ((const int16_t *)tail)[i] : ((const int8_t *)tail)[i];
+            sum += (uint32_t)(((int32_t)weights[4U * i] - 128) * q);
+        }
+        total += sum * m;
+    }
+    return total;
+}
+
+/* Rows with groups or a tail. */
+static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t halves,
+                                         const edgec_engine_matrix *matrix,
+                                         const edgec_row_run *run, const uint8_t *table,
+                                         const void *tail, int32_t *y) {
+    const uint32_t below = 3U * run->piece->pixel_stride;
+    const uint32_t group_stride = run->piece->group_stride;
+    const uint32_t record_size = matrix->record_size;
+    const uint8_t *record = table + run->first / 4U * record_size;
+    const uint8_t *sums = run->sums;
+    uint32_t lane = run->first % 4U;
+    uint32_t most = 0U;
+    for (const int32_t *const end = y + run->count; y != end; y++) {
+        const void *const at = record + 4U * lane;
+        const uint32_t word = *(const edgec_word *)at;
+        const uint32_t sum =
+            edgec_row_sum(matrix, halves, sums, below, group_stride, record + 16U + lane, tail);
+        const int32_t factor = edgec_signed(edgec_mul_high16(word, rule->a_high));
+        const int32_t upper = edgec_mulh(edgec_signed(sum << rule->headroom), factor);
+        *y = edgec_round_shift(upper, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(*y));
+        sums += 4U;
+        lane++;
+        if (lane == 4U) {
+            lane = 0U;
+            record += record_size;
+        }
+    }
+    return most;
+}
+
+/* Rows that break the rule. */
+EDGEC_SHARED uint32_t edgec_general_rows(const edgec_fused_rows *rows,
+                                         const edgec_engine_matrix *matrix,
+                                         const edgec_row_run *run, int32_t *y) {
+    const int32_t scale[2] = {rows->scale.a, rows->scale.e};
+    const edgec_engine_operands operands = {rows->table,       0U,  NULL, rows->x, scale,
+                                            rows->shift & 15U, NULL};
+    uint32_t most = 0U;
+    for (uint32_t i = 0U; i < run->count; i++) {
+        y[i] = rows->general(matrix, run->piece, &operands, run->first + i, run->sums + 4U * i);
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
+    }
+    return most;
+}
+
+/* The worker's rows of a linear, y[row]; returns their amplitude. `plain`: the linear has one
+ * group and no tail. */
+EDGEC_SHARED uint32_t edgec_fused_finish(const edgec_engine_matrix *matrix, uint32_t halves,
+                                         int plain, const edgec_fused_rows *rows,
+                                         const edgec_row_run *run, uint32_t runs, int32_t *y) {
+    const edgec_row_rule rule = edgec_row_rule_of(rows);
+    uint32_t most = 0U;
+    for (const edgec_row_run *const end = run + runs; run != end; run++) {
+        int32_t *const out = y + run->first;
+        uint32_t found;
+        if (!rule.holds) {
+            found = edgec_general_rows(rows, matrix, run, out);
+        } else if (plain) {
+            found = edgec_plain_rows(&rule, halves, run->sums, 3U * run->piece->pixel_stride,
+                                     rows->table + 4U * run->first, run->count, out);
+        } else {
+            const uint8_t *const x = (const uint8_t *)rows->x;
+            found = edgec_summed_rows(&rule, halves, matrix, run, rows->table,
+                                      x + halves * (matrix->columns - matrix->tail), out);
+        }
+        most = edgec_maxu32(most, found);
+    }
+    return most << 1;
+}
+
+static inline int32_t edgec_add_saturated(int32_t a, int32_t b) {
+    const uint32_t sum = (uint32_t)a + (uint32_t)b;
+    const uint32_t carried = ((uint32_t)a ^ sum) & ((uint32_t)b ^ sum);
+    return carried >> 31 != 0U || sum == 1U << 31 ? edgec_sat32((int64_t)a + b) : edgec_signed(sum);
+}
+
+/* r += y for the worker's slice of n; leaves its amplitude. */
+EDGEC_SHARED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
+                                       uint32_t amplitude, uint32_t n, int32_t *r) {
+    const edgec_slice share = edgec_slice_of(worker, n);
+    const uint32_t before =
+        edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
+    const int fits = (amplitude >> 1) + (before >> 1) < 1U << 31;
+    uint32_t most = 0U;
+    for (uint32_t i = share.first; i < share.last; i++) {
+        const int32_t sum = fits ? r[i] + y[i] : edgec_add_saturated(r[i], y[i]);
+        r[i] = sum;
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(sum));
+    }
+    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, most << 1);
+}
+
+#endif
