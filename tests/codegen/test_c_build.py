@@ -190,8 +190,10 @@ def test_stack_does_not_grow_with_the_number_of_blocks(
     (tmp_path / "deep").mkdir()
     deep = compile_tiny(tmp_path / "deep", num_layers=9)
     shallow = stack_usage(tiny_bundle, tmp_path)
-    for name, size in stack_usage(deep, tmp_path).items():
-        assert abs(size - shallow[name]) <= 16  # registers saved: constants are others
+    found = stack_usage(deep, tmp_path)
+    for name in found.keys() & shallow.keys():  # which functions are inlined may differ
+        assert abs(found[name] - shallow[name]) <= 16  # registers saved: constants are others
+    assert max(found.values()) <= max(shallow.values()) + 16
     assert max(shallow.values()) < 1024
 
 

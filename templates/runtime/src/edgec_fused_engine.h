@@ -90,8 +90,8 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
                                      EDGEC_X_OP("sll", v, v, headroom) EDGEC_X_OP("mulh", v, v, p)
                                          EDGEC_X_RS(v, shift) EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
                                              EDGEC_X_MAXU(most, most, v))
-            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [shift] "=&r"(n), [sums] "+r"(sums),
-              [lower] "+r"(lower), [words] "+r"(words), [y] "+r"(y), [most] "+r"(most)
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [shift] "=&r"(n), [sums] "+&r"(sums),
+              [lower] "+&r"(lower), [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
               [headroom] "r"(rule->headroom)
             : "memory");
@@ -230,6 +230,23 @@ EDGEC_SHARED void edgec_fused_residual(const edgec_worker *worker, const int32_t
         edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
     const int fits = (amplitude >> 1) + (before >> 1) < 1U << 31;
     uint32_t most = 0U;
+#if EDGEC_XPULP
+    if (fits && share.first < share.last) {
+        int32_t *x = r + share.first;
+        y += share.first;
+        int32_t v;
+        int32_t sum;
+        __asm__ volatile(
+            EDGEC_X_LOOP(6, EDGEC_X_LWP(v, y, 4) EDGEC_X_LW(sum, x, 0)
+                                EDGEC_X_OP("add", sum, sum, v) EDGEC_X_SWP(sum, x, 4)
+                                    EDGEC_X_ABS(sum, sum) EDGEC_X_MAXU(most, most, sum))
+            : [v] "=&r"(v), [sum] "=&r"(sum), [x] "+&r"(x), [y] "+&r"(y), [most] "+&r"(most)
+            : [n] "r"(share.last - share.first)
+            : "memory");
+        edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, most << 1);
+        return;
+    }
+#endif
     for (uint32_t i = share.first; i < share.last; i++) {
         const int32_t sum = fits ? r[i] + y[i] : edgec_add_saturated(r[i], y[i]);
         r[i] = sum;

@@ -26,7 +26,30 @@ EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
     edgec_range range = {0, 0};
     uint32_t low = 0U;
     uint32_t high = 0U;
-    for (uint32_t i = share.first; i < share.last; i++) {
+    uint32_t i = share.first;
+#if EDGEC_XPULP
+    if (i < share.last && residual >> 31 == 0U) { /* rounding by an addition cannot overflow */
+        const edgec_shifter round = edgec_rounder_of(left.shift);
+        const int32_t *from = r + i;
+        const int16_t *g = gamma + i;
+        int32_t *to = scratch + i;
+        int32_t x;
+        int32_t y;
+        __asm__ volatile(
+            EDGEC_X_LOOP(
+                13, EDGEC_X_LWP(x, from, 4) EDGEC_X_LHP(y, g, 2) EDGEC_X_OP("sll", x, x, left)
+                        EDGEC_X_RS(x, right) EDGEC_X_OP("mul", y, x, y) EDGEC_X_OP("mul", x, x, x)
+                            EDGEC_X_SWP(y, to, 4) EDGEC_X_MAX(max, max, y) EDGEC_X_MIN(min, min, y)
+                                EDGEC_X_OP("add", low, low, x) EDGEC_X_OP("sltu", x, low, x)
+                                    EDGEC_X_OP("add", high, high, x) "nop\n")
+            : [x] "=&r"(x), [y] "=&r"(y), [from] "+&r"(from), [g] "+&r"(g), [to] "+&r"(to),
+              [low] "+&r"(low), [high] "+&r"(high), [max] "+&r"(range.max), [min] "+&r"(range.min)
+            : [n] "r"(share.last - i), [left] "r"(round.left), [right] "r"(round.right)
+            : "memory");
+        i = share.last;
+    }
+#endif
+    for (; i < share.last; i++) {
         const int32_t x = edgec_shifted(r[i], by);
         const int32_t scaled = x * gamma[i];
         const uint32_t square = (uint32_t)(x * x);

@@ -44,7 +44,7 @@ static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer,
         __asm__ volatile(EDGEC_X_LOOP(6, EDGEC_X_LWP(q, t, 4) EDGEC_X_OP("sll", q, q, left)
                                              EDGEC_X_RS(q, right) EDGEC_X_SBP(q, lower, 1)
                                                  EDGEC_X_RS(q, eight) EDGEC_X_SBP(q, to, 1))
-                         : [q] "=&r"(q), [t] "+r"(t), [to] "+r"(to), [lower] "+r"(lower)
+                         : [q] "=&r"(q), [t] "+&r"(t), [to] "+&r"(to), [lower] "+&r"(lower)
                          : [n] "r"(count), [left] "r"(quantizer->by.left),
                            [right] "r"(quantizer->by.right), [eight] "r"(eight)
                          : "memory");
