@@ -164,33 +164,36 @@ EDGEC_OUTLINE void edgec_accumulate_wide(const edgec_matrix *matrix, const uint8
 }
 #endif
 
-#define EDGEC_REQUANTIZE(i) y[i] = edgec_requantize_row(&by, edgec_signed(acc[i]), word + 4 * (i));
+#define EDGEC_REQUANTIZE(i) y[i] = edgec_requantize_row(&by, y[i], record + 4 * (i));
+#define EDGEC_REQUANTIZE_FOUR(i)                                                                   \
+    EDGEC_REQUANTIZE(i) EDGEC_REQUANTIZE(i + 1) EDGEC_REQUANTIZE(i + 2) EDGEC_REQUANTIZE(i + 3)
 
-/* Requantizes `rows` rows, whose words begin every record. */
+/* Accumulators in y [rows] become outputs. Requantization words begin every record. */
 EDGEC_OUTLINE void edgec_requantize_rows(const uint8_t *record, uint32_t record_size,
-                                         const uint32_t *acc, uint32_t rows,
-                                         const edgec_requantizer *requantizer, int32_t *y) {
+                                         const edgec_requantizer *requantizer, uint32_t rows,
+                                         int32_t *y) {
     const edgec_requantizer by = *requantizer;
-    const int32_t *const end = y + rows;
-    const int32_t *const end_of_fours = y + (rows & ~3U);
-    const uint8_t *word = record;
-    while (y != end_of_fours) {
-        EDGEC_REQUANTIZE(0)
-        EDGEC_REQUANTIZE(1)
-        EDGEC_REQUANTIZE(2)
-        EDGEC_REQUANTIZE(3)
-        acc += 4;
-        word += 16;
-        y += 4;
-        if (word == record + 4U * EDGEC_LANES) {
-            record += record_size;
-            word = record;
-        }
+    for (; rows >= EDGEC_LANES; rows -= EDGEC_LANES) {
+        EDGEC_REQUANTIZE_FOUR(0)
+#if EDGEC_FIELD_BITS < 8
+        EDGEC_REQUANTIZE_FOUR(4)
+#endif
+#if EDGEC_FIELD_BITS < 4
+        EDGEC_REQUANTIZE_FOUR(8)
+        EDGEC_REQUANTIZE_FOUR(12)
+#endif
+        record += record_size;
+        y += EDGEC_LANES;
     }
-    for (; y != end; y++) {
+    for (const int32_t *const end = y + rows; y != end; y++) {
         EDGEC_REQUANTIZE(0)
-        acc++;
-        word += 4;
+        record += 4;
+    }
+}
+
+EDGEC_INLINE void edgec_copy_rows(const uint32_t *acc, uint32_t rows, int32_t *y) {
+    for (uint32_t row = 0U; row < rows; row++) {
+        y[row] = edgec_signed(acc[row]);
     }
 }
 
@@ -198,13 +201,10 @@ EDGEC_OUTLINE void edgec_linear_narrow(const edgec_matrix *matrix, const uint8_t
                                        uint32_t rows, const EDGEC_ACTIVATION *x,
                                        const edgec_requantizer *by, int32_t *y) {
     uint32_t last[EDGEC_LANES];
-    const uint32_t whole = rows / EDGEC_LANES;
     const uint32_t left = rows % EDGEC_LANES;
-    uint32_t *const acc = (uint32_t *)y; /* the outputs take the place of their accumulators */
-    edgec_accumulate_narrow(matrix, record, rows, x, acc, last);
-    edgec_requantize_rows(record, matrix->record_size, acc, rows - left, by, y);
-    record += whole * matrix->record_size;
-    edgec_requantize_rows(record, matrix->record_size, last, left, by, y + whole * EDGEC_LANES);
+    edgec_accumulate_narrow(matrix, record, rows, x, (uint32_t *)y, last);
+    edgec_copy_rows(last, left, y + (rows - left));
+    edgec_requantize_rows(record, matrix->record_size, by, rows, y);
 }
 
 #if EDGEC_ACTIVATION_BITS == 16
@@ -216,7 +216,8 @@ EDGEC_OUTLINE void edgec_linear_wide(const edgec_matrix *matrix, const uint8_t *
         const uint32_t block = rows < EDGEC_WIDE_ROWS ? rows : EDGEC_WIDE_ROWS;
         const uint32_t records = (block + EDGEC_LANES - 1U) / EDGEC_LANES;
         edgec_accumulate_wide(matrix, record, records, x, shift, acc);
-        edgec_requantize_rows(record, matrix->record_size, acc, block, by, y);
+        edgec_copy_rows(acc, block, y);
+        edgec_requantize_rows(record, matrix->record_size, by, block, y);
         record += records * matrix->record_size;
         y += block;
         rows -= block;

@@ -1,21 +1,28 @@
 /* Port for a PC: one thread per core, and a DMA engine that is as late as it may be. */
-#define _POSIX_C_SOURCE 199309L /* for clock_gettime */
+#define _POSIX_C_SOURCE 200112L /* for clock_gettime and sysconf */
 
 #include "edgec_port.h"
 #include "edgec_runner.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-/* The team counts arrivals; `round` tells the sleepers that their barrier is complete. */
+/* How often a thread looks whether a barrier is complete before it sleeps: barriers are a few
+ * microseconds apart, and to fall asleep takes longer. */
+#define BARRIER_LOOKS 10000U
+
+/* The team counts arrivals; `round` tells those that wait that their barrier is complete. */
 typedef struct host_team {
     pthread_mutex_t mutex;
     pthread_cond_t complete;
-    uint32_t arrived;
-    uint32_t round;
+    atomic_uint arrived;
+    atomic_uint round;
+    uint32_t looks;
 } host_team;
 
 typedef struct host_core {
@@ -29,17 +36,23 @@ void edgec_barrier(const edgec_worker *worker) {
     if (worker->count == 1U) {
         return;
     }
-    pthread_mutex_lock(&team->mutex);
-    team->arrived++;
-    if (team->arrived == worker->count) {
-        team->arrived = 0U;
-        team->round++;
+    const unsigned round = atomic_load(&team->round);
+    if (atomic_fetch_add(&team->arrived, 1U) + 1U == worker->count) {
+        atomic_store(&team->arrived, 0U);
+        pthread_mutex_lock(&team->mutex);
+        atomic_store(&team->round, round + 1U);
         pthread_cond_broadcast(&team->complete);
-    } else {
-        const uint32_t round = team->round;
-        while (round == team->round) {
-            pthread_cond_wait(&team->complete, &team->mutex);
+        pthread_mutex_unlock(&team->mutex);
+        return;
+    }
+    for (uint32_t look = 0U; look < team->looks; look++) {
+        if (atomic_load_explicit(&team->round, memory_order_acquire) != round) {
+            return;
         }
+    }
+    pthread_mutex_lock(&team->mutex);
+    while (atomic_load(&team->round) == round) {
+        pthread_cond_wait(&team->complete, &team->mutex);
     }
     pthread_mutex_unlock(&team->mutex);
 }
@@ -66,12 +79,16 @@ static void *run_core(void *argument) {
 
 edgec_status edgec_run_team(uint32_t cores, edgec_partial *partials, edgec_core_entry entry,
                             void *argument) {
-    host_team team = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0U, 0U};
+    host_team team = {.mutex = PTHREAD_MUTEX_INITIALIZER, .complete = PTHREAD_COND_INITIALIZER};
     host_core core[EDGEC_MAX_CORES];
     pthread_t thread[EDGEC_MAX_CORES];
     if (cores == 0U || cores > EDGEC_MAX_CORES) {
         return EDGEC_BAD_ARGUMENT;
     }
+    atomic_init(&team.arrived, 0U);
+    atomic_init(&team.round, 0U);
+    /* a thread that has no processor of its own should not keep one from others */
+    team.looks = sysconf(_SC_NPROCESSORS_ONLN) >= (long)cores ? BARRIER_LOOKS : 0U;
     for (uint32_t id = 0U; id < cores; id++) {
         const edgec_worker worker = {id, cores, &team, partials};
         const host_core member = {worker, entry, argument};
