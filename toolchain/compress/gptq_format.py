@@ -46,7 +46,7 @@ class CodeMatrix:
         return {
             f"{module}.qweight": packed[0],
             f"{module}.qzeros": packed[1],
-            f"{module}.scales": self.scales.T.contiguous(),
+            f"{module}.scales": self.scales.T.clone(memory_format=torch.contiguous_format),
             f"{module}.g_idx": self.group_of.to(torch.int32),
         }
 

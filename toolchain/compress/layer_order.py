@@ -66,11 +66,10 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     writer = Writer(source, out, {"num_hidden_layers": len(order)})
     writer.copy_outside()
     writer.finish(copy_blocks(writer, order))
-    shared = tuple(order.index(block) for block in order)
     skipped = sorted(set(range(source.config.num_layers)) - set(order))
     values = {
         "order": list(order),
         "skipped_blocks": skipped,
         "repeated_blocks": len(order) - len(set(order)),
     }
-    return StageMetrics(values, shared if len(set(order)) < len(order) else None)
+    return StageMetrics(values)

@@ -37,8 +37,11 @@ from toolchain.compress.registry import STAGES
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageOptions
 from toolchain.compress.summary import Row, make_row, with_fit, write_summary
 from toolchain.compress.texts import TextCache, digest, heldout_file, read_text
-from toolchain.model.errors import ConfigError, EdgecError, Problem
+from toolchain.model.block_copies import copied_blocks
+from toolchain.model.checkpoint import load_model
+from toolchain.model.errors import ConfigError, EdgecError, Problem, UnsupportedModelError
 from toolchain.model.json_fields import read_json_object
+from toolchain.model.quant_settings import QuantConfig
 
 Json = dict[str, Any]
 Report = Callable[[str, str, int, int], None]  # stage, what, steps done, steps in all
@@ -189,7 +192,7 @@ class _Runner:
                 "metrics": dict(metrics.values) | {"perplexity": value},
                 "evaluation": self.evaluation(),
                 "patterns": _patterns(scratch),
-                "layer_order": metrics.layer_order and list(metrics.layer_order),
+                "layer_order": _layer_order(scratch),
                 "record": circumstances(STAGES[stage.kind].needs, self.device, seconds),
             }
             write_record(scratch, record)
@@ -249,6 +252,15 @@ def json_options(options: StageOptions) -> Json:
 def _patterns(directory: Path) -> Json:
     masks = read_masks(directory)
     return {name: mask.pattern for name, mask in masks.items() if mask.pattern}
+
+
+def _layer_order(directory: Path) -> list[int] | None:
+    """For each block the first with the same weights; None when all differ, or cannot be read."""
+    try:
+        found = copied_blocks(load_model(directory), QuantConfig(), {})
+    except UnsupportedModelError:
+        return None
+    return None if found is None else list(found)
 
 
 def _check_output(stage: Stage, source: Path, scratch: Path) -> None:

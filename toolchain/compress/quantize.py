@@ -4,6 +4,7 @@
 - `gptq`: by the package gptqmodel for dense models, else by edgec's own implementation (gptq.py),
   which keeps removed weights at exactly 0 and knows bits per projection; blocks and, within one,
   projections in order of execution, with the inputs that the quantized ones before them make;
+  a block that is a copy of an earlier one gets its codes;
 - `awq`: awq.py, then rounding; `nf4`: nf4.py; `llm.int8`: llm_int8.py.
 
 Integer codes are written as GPTQ checkpoints, whatever made them: `gptq` for symmetric grids,
@@ -26,7 +27,13 @@ from toolchain.compress.gptq_format import BITS, V1, V2
 from toolchain.compress.gptq_library import LibraryJob, quantize_with_library, reason_against
 from toolchain.compress.grids import GridKind
 from toolchain.compress.publish import content_hash
-from toolchain.compress.quantize_block import METHODS, BlockJob, quantize_block
+from toolchain.compress.quantize_block import (
+    METHODS,
+    BlockJob,
+    BlockResult,
+    quantize_block,
+    repeat_block,
+)
 from toolchain.compress.quantized import (
     Matrix,
     Settings,
@@ -36,9 +43,11 @@ from toolchain.compress.quantized import (
 )
 from toolchain.compress.stage import CalibratedOptions, RunContext, StageMetrics, option
 from toolchain.model.bits_file import BITS_FILE, read_bits, write_outer_bits
+from toolchain.model.block_copies import copied_blocks
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import CompressionError, Problem, ToolError
-from toolchain.model.names import expected_shapes, hf_name_of, linear_ids
+from toolchain.model.names import LINEAR_SUFFIXES, expected_shapes, hf_name_of, linear_ids
+from toolchain.model.quant_settings import QuantConfig
 
 CODES = ("rtn", "gptq", "awq")
 DEFAULT_BITS = 4
@@ -100,7 +109,7 @@ class Options(CalibratedOptions):
         return idle
 
     def misfits(self, config: ModelConfig) -> Iterator[Problem]:
-        """Patterns that match nothing, groups that do not divide."""
+        """Patterns that match nothing."""
         ids = linear_ids(config)
         for pattern in self.layers or {}:
             if not any(fnmatchcase(op_id, pattern) for op_id in ids):
@@ -119,7 +128,10 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     tokens = None
     if options.needs_text():
         tokens = run.texts.windows(source_dir, options, run.seed)
+    copies = _copies(source, kinds) if options.method in CODES else {}
     against = _against_library(source, options, kinds)
+    if against is None and copies and options.engine == "auto":
+        against = "blocks are copies of each other, and it would give each codes of its own"
     if options.method == "gptq" and against is None:
         assert tokens is not None
         kind = next(iter(kinds.values()))
@@ -132,7 +144,8 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
         return StageMetrics(_metrics(options, bits, "gptqmodel"))
     settings = _settings(source, options, bits, "edgec")
     passes = None if tokens is None else Passes.make(source, tokens, run.device)
-    details = _write_blocks(source, out, BlockJob(options, kinds, passes), settings, run)
+    blocks = BlockJob(options, kinds, passes, copies)
+    details = _write_blocks(source, out, blocks, settings, run)
     values = _metrics(options, bits, "edgec") | details
     if options.method == "gptq" and options.engine == "auto":
         values["why_not_gptqmodel"] = against
@@ -159,6 +172,20 @@ def _bits(source: Source, options: Options) -> dict[str, int]:
         problem = Problem(BITS_FILE, ", ".join(map(str, without)), "2, 3, 4 or 8 bits", fix)
         raise CompressionError("GPTQ checkpoints have no common layout of these bits", [problem])
     return found
+
+
+def _copies(source: Source, kinds: Mapping[str, GridKind]) -> dict[int, int]:
+    """The first block that is equal, by block that is a copy of one and is to have equal bits."""
+    blocks = copied_blocks(source.model, QuantConfig(), {}) or ()
+
+    def grids(block: int) -> list[GridKind | None]:
+        return [kinds.get(f"l{block:02d}.{suffix}") for suffix in LINEAR_SUFFIXES]
+
+    return {
+        block: first
+        for block, first in enumerate(blocks)
+        if block != first and grids(block) == grids(first)
+    }
 
 
 def _against_library(source: Source, options: Options, kinds: Mapping[str, GridKind]) -> str | None:
@@ -239,10 +266,16 @@ def _write_blocks(
     writer.copy_outside()
     states = job.passes.start() if job.passes else None
     details: dict[str, Any] = {}
+    again: dict[int, BlockResult] = {}
     tick = run.ticker("blocks quantized", source.config.num_layers)
     for block in range(source.config.num_layers):
-        weights = source.block(block, run.device)
-        result = quantize_block(job, source, block, weights, states)
+        weights, first = source.block(block, run.device), job.copies.get(block)
+        if first is None:
+            result = quantize_block(job, source, block, weights, states)
+        else:
+            result = repeat_block(job, again[first], weights, states)
+        if block in job.copies.values():
+            again[block] = result
         for suffix in BLOCK_SUFFIXES:
             name = block_name(block, suffix)
             if suffix in result.matrices:
@@ -269,7 +302,7 @@ def _metrics(options: Options, bits: Mapping[str, int], engine: str) -> dict[str
     return values | {"compile": COMPILE[options.method]}
 
 
-_CODES = {"possible": True, "as": "integer codes; symmetric ones unchanged"}
+_CODES = {"possible": True, "as": "integer codes, unchanged"}
 COMPILE: dict[str, dict[str, Any]] = {
     "rtn": _CODES,
     "gptq": _CODES,

@@ -38,6 +38,7 @@ class BlockJob:
     options: Options
     kinds: Mapping[str, GridKind]
     passes: Passes | None
+    copies: Mapping[int, int] = field(default_factory=dict)  # blocks that get codes of another
 
     def kinds_of(self, block: int) -> dict[str, GridKind]:
         """Grid by suffix."""
@@ -60,6 +61,18 @@ def quantize_block(
 ) -> BlockResult:
     """`weights` in float32, changed in place; `states` in front of the block, None without text."""
     return _METHODS[job.options.method](job, source, block, weights, states)
+
+
+def repeat_block(
+    job: BlockJob, first: BlockResult, weights: Block, states: Tensor | None
+) -> BlockResult:
+    """The result of an equal block once more; `states` in front of the copy, `weights` its own."""
+    changed = {suffix: tensor.clone() for suffix, tensor in first.changed.items()}
+    if states is None:
+        return BlockResult(first.matrices, changed)
+    if job.options.method == "gptq":  # whose later blocks see what the codes compute
+        weights |= {s: m.decode().to(states_device(job)) for s, m in first.matrices.items()}
+    return BlockResult(first.matrices, changed, _run(job, states, weights, None))
 
 
 def _rtn(job: BlockJob, _: Source, block: int, weights: Block, __: Tensor) -> BlockResult:

@@ -127,14 +127,9 @@ def ticker(progress: Progress, what: str, total: int) -> Callable[[], None]:
 
 @dataclass(frozen=True, slots=True)
 class StageMetrics:
-    """What a stage reports: JSON values that follow from input, options and seed alone.
-
-    `layer_order` names, for every block of the result, the first block with the same weights; None
-    when all blocks have their own.
-    """
+    """What a stage reports: JSON values that follow from input, options and seed alone."""
 
     values: Mapping[str, Any]
-    layer_order: tuple[int, ...] | None = None
 
 
 Run = Callable[[Path, Path, Any, RunContext], StageMetrics]
