@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from codegen.bundle_read import load_bundle
+from codegen.bundle_write import write_bundle
 from tests.evaluate.data import TEXT
+from tests.model.gptq import Format, write_gptq
 from tests.model.tiny import write_model
 from tests.paths import SHARED, STORIES, needs_shared
+from tests.test_eora import write_eora
 from toolchain.cli import main
 from toolchain.evaluate.float_run import FloatSession
-from toolchain.evaluate.network import network_of_quant
+from toolchain.evaluate.network import network_of_build, network_of_quant
 from toolchain.model.checkpoint import load_model
 from toolchain.model.quantize import QuantConfig, QuantModel, quantize_model
 from toolchain.options import bundled_model
+from toolchain.pipeline import CompileOptions, compile_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -67,6 +72,37 @@ def test_logits_are_those_of_the_float_run(
     for count in (1, 4, len(TOKENS)):
         found = exported.next_logits(TOKENS[:count])
         np.testing.assert_allclose(found, expected[count - 1], rtol=0, atol=3e-5)
+
+
+def test_codes_in_an_order_of_their_own(tmp_path: Path) -> None:
+    """Inputs are gathered in front of the columns; the build's rows follow the order, too."""
+    from toolchain.evaluate.onnx_graph import build_onnx
+    from toolchain.evaluate.onnx_model import OnnxModel
+
+    write_gptq(tmp_path / "m", Format(group_size=8, desc_act="each"), context=16)
+    compiled = compile_model(tmp_path / "m", "rv32", CompileOptions(), lambda _: None)
+    write_bundle(compiled.bundle, tmp_path / "build")
+    quant = network_of_quant(quantize_model(load_model(tmp_path / "m"), QuantConfig()))
+    for network in (quant, network_of_build(load_bundle(tmp_path / "build"))):
+        made = build_onnx(network, "test")
+        assert "Gather" in {node.op_type for node in made.graph.node}
+        found = OnnxModel(made.SerializeToString(), 16).next_logits(TOKENS)
+        expected = FloatSession(network).forward(TOKENS)[-1]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+
+def test_adapters_beside_codes(tmp_path: Path) -> None:
+    from toolchain.evaluate.onnx_graph import build_onnx
+    from toolchain.evaluate.onnx_model import OnnxModel
+
+    quant = quantize_model(load_model(write_eora(tmp_path)), QuantConfig())
+    network = network_of_quant(quant)
+    made = build_onnx(network, "test")
+    names = {tensor.name for tensor in made.graph.initializer}
+    assert "l01.attn.q_proj.eora_a.weight" in names
+    found = OnnxModel(made.SerializeToString(), 5).next_logits(TOKENS[:5])
+    expected = FloatSession(network).forward(TOKENS[:5])[-1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_file_holds_the_integers_and_scales(tmp_path: Path) -> None:

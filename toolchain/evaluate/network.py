@@ -30,7 +30,18 @@ from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
 
 GAMMA_UNIT = 2.0**-15  # of integer norm weights; the scale behind them takes the rest
-Matrix = F32 | QuantTensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapted:
+    """A projection with an adapter beside it: W x + B (A x)."""
+
+    base: QuantTensor  # W
+    down: QuantTensor  # A, (rank, n_in)
+    up: QuantTensor  # B, (n_out, rank)
+
+
+Matrix = F32 | QuantTensor | Adapted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +57,9 @@ class Network:
 
 
 def dense(matrix: Matrix) -> F32:
-    """The real weights in float32, (n_out, n_in)."""
+    """The real weights in float32, (n_out, n_in); of an adapted projection W + B A."""
+    if isinstance(matrix, Adapted):
+        return dense(matrix.base) + dense(matrix.up) @ dense(matrix.down)
     if isinstance(matrix, QuantTensor):
         return matrix.dequantize().astype(np.float32)
     return matrix
@@ -66,19 +79,18 @@ def network_of_float(model: FloatModel, context: int | None = None) -> Network:
 
 def network_of_quant(model: QuantModel, context: int | None = None) -> Network:
     """The weights that the integers of a quantized model stand for."""
-    matrices: dict[str, Matrix] = {EMBED: model.embed, **model.linears, HEAD: model.head}
+    matrices = {EMBED: model.embed, **model.linears, HEAD: model.head}
     matrices |= {tensor.name: tensor for pair in model.adapters.values() for tensor in pair}
-    return _assemble(model.config, _with_products(matrices), model.norms, context)
+    return _assemble(model.config, _with_adapters(matrices), model.norms, context)
 
 
-def _with_products(matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
-    """Projections with adapters as the float matrix W + B A that they compute; others as given."""
-    found = {name: matrix for name, matrix in matrices.items() if ADAPTER_MARK not in name}
-    for name in matrices:
-        base, mark, part = name.rpartition(ADAPTER_MARK)
-        if mark and part == "a":
-            product = dense(matrices[f"{base}{mark}b"]) @ dense(matrices[name])
-            found[base] = dense(matrices[base]) + product
+def _with_adapters(matrices: Mapping[str, QuantTensor]) -> dict[str, Matrix]:
+    """Projections together with their adapters; the others as given."""
+    found: dict[str, Matrix] = {}
+    for name, matrix in matrices.items():
+        down, up = (matrices.get(f"{name}{ADAPTER_MARK}{part}") for part in "ab")
+        if ADAPTER_MARK not in name:
+            found[name] = Adapted(matrix, down, up) if down and up else matrix
     return found
 
 
@@ -110,7 +122,7 @@ def network_of_build(bundle: LoadedBundle) -> Network:
     program = bundle.program
     constants = read_constants(program, bundle.plan, bundle.blobs)
     bits = {row["name"]: row["bits"] for row in bundle.manifest["weights"]}
-    matrices: dict[str, Matrix] = {}
+    matrices: dict[str, QuantTensor] = {}
     norms: dict[str, F64] = {}
     eps = 0.0
     for op in program.ops:
@@ -131,12 +143,10 @@ def network_of_build(bundle: LoadedBundle) -> Network:
         elif op.kind is OpKind.RMSNORM:
             norms[op.id] = _plain(constants[op.inputs[1]]).astype(np.float64) * GAMMA_UNIT
             eps = op.attrs["eps"] / (program.shape.hidden * 2.0 ** (2 * program.residual_bits))
-    matrices = _with_products(matrices)
     table = _plain(constants["rope.table"]).astype(np.float64) / 16384.0
     cos, sin = np.split(table, 2, axis=1)
-    return Network(
-        program.shape, eps, cos, sin, MappingProxyType(matrices), MappingProxyType(norms)
-    )
+    adapted = _with_adapters(matrices)
+    return Network(program.shape, eps, cos, sin, MappingProxyType(adapted), MappingProxyType(norms))
 
 
 def real_of_words(words: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> F64:

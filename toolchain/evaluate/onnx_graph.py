@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from toolchain.evaluate.network import Network
+from toolchain.evaluate.network import Adapted, Network
 from toolchain.evaluate.scoring import F64
 from toolchain.model.errors import ConfigError, InternalError, Problem
 from toolchain.model.names import EMBED, FINAL_NORM, HEAD
@@ -112,6 +112,10 @@ class _Graph:
 
     def linear(self, x: str, name: str, tensor: object, output: str = "") -> str:
         """x, its elements in the order of the columns, times the transposed matrix."""
+        if isinstance(tensor, Adapted):
+            low = self.linear(x, tensor.down.name, tensor.down)
+            product = self.linear(low, tensor.up.name, tensor.up)
+            return self.op("Add", self.linear(x, name, tensor.base), product, output=output)
         if isinstance(tensor, QuantTensor) and tensor.order is not None:
             x = self.op("Gather", x, self.constant(f"{name}.order", tensor.order), axis=-1)
         transposed = self.op("Transpose", self.matrix(name, tensor), perm=[1, 0])
