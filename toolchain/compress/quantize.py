@@ -130,7 +130,7 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
         tokens = run.texts.windows(source_dir, options, run.seed)
     copies = _copies(source, kinds) if options.method in CODES else {}
     against = _against_library(source, options, kinds)
-    if against is None and copies and options.engine == "auto":
+    if copies and (options.method, options.engine) == ("gptq", "auto"):
         against = "blocks are copies of each other, and it would give each codes of its own"
     if options.method == "gptq" and against is None:
         assert tokens is not None
