@@ -108,7 +108,9 @@ def test_the_package_by_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text: dict[str, Any] = {"calibration": str(text_file(tmp_path)), "samples": 8}
     stage = {"kind": "quantize", "group_size": 16, "desc_act": True, **text}
     compress(model, tmp_path / "out", stage)
-    coded = tmp_path / "out" / "01-quantize"
+    compress(model, tmp_path / "again", stage)
+    coded, file = tmp_path / "out" / "01-quantize", Path("01-quantize") / "model.safetensors"
+    assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
     assert not any((tmp_path / "here").iterdir())
     compiled = compile_model(coded, "siracusa", CompileOptions(), lambda _: None)
     write_bundle(compiled.bundle, tmp_path / "bundle")

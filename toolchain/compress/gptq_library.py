@@ -85,7 +85,9 @@ def quantize_with_library(
 
 def _run(job: LibraryJob, tokens: Tensor, folder: str) -> None:
     from gptqmodel import GPTQModel, QuantizeConfig  # noqa: PLC0415 - 7 to 14 s
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
 
+    disable_progress_bar()  # a second bar would break ours
     kind = job.kind
     settings: dict[str, Any] = {
         "bits": kind.bits,
