@@ -24,6 +24,7 @@ from toolchain.model.packing import WeightInts
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.shared_blocks import blocks_in
 from toolchain.model.sparse_packing import SparseLayout
+from toolchain.model.sparsity import FOUND
 from toolchain.pipeline import CompileOptions, compile_model
 from toolchain.verify import VerifyOptions, verify_bundle
 
@@ -76,7 +77,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
     )
     out = {row.directory: tmp_path / "out" / row.directory for row in rows[1:]}
     pruned = Source.open(out["01-width"])
-    compiled = compile_model(out["04-eora"], "rv32", CompileOptions(), lambda _: None)
+    options = CompileOptions(QuantConfig(sparse=(FOUND,)))
+    compiled = compile_model(out["04-eora"], "rv32", options, lambda _: None)
     write_bundle(compiled.bundle, tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     constants = read_constants(bundle.program, bundle.plan, bundle.blobs)
