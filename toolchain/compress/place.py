@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from memory_planner.target import TargetSpec
 from toolchain.fit.design import Design, check_design
 from toolchain.fit.planning import plan_design
+from toolchain.fit.storage import choose_storage
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem
 
@@ -54,7 +55,7 @@ def fit_of(design: Design, place: Place) -> Fit | None:
         check_design(design)
     except ConfigError:
         return None
-    outcome = plan_design(design, place.target)
+    outcome = plan_design(choose_storage(design, place.target), place.target)
     if not outcome.fits:
         return Fit(False, {lack.region: lack.excess for lack in outcome.shortfalls})
     return Fit(True, tokens_per_second=outcome.speed.tokens_per_second)
