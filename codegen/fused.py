@@ -19,7 +19,12 @@ from codegen.views import BlockView, EngineView, FusedJob, FusedLinear, FusedVie
 NORM_ROWS = "norm_rows"  # norm, and the linears that read it
 ROWS_RESIDUAL = "rows_residual"  # a linear, and its sum with the residual stream
 MLP = "mlp"  # norm, gate, up, SwiGLU, down, residual
+ATTENTION = "attention"  # norm, q, k, v, rotation, cache, attention, merge, o, residual
 MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
+ATTENTION_KINDS = (
+    *("rmsnorm", "linear", "linear", "linear", "rope", "kv_append", "attention"),
+    *("attention_merge", "linear", "residual_add"),
+)
 MLP_KINDS = ("rmsnorm", "linear", "linear", "swiglu", "linear", "residual_add")
 
 
@@ -106,6 +111,10 @@ class _Finder:
         """The longest fused function that begins with an op."""
         ops = self._ops[index:]
         kinds = tuple(op.kind for op in ops)
+        if kinds[: len(ATTENTION_KINDS)] == ATTENTION_KINDS:
+            found = self._attention(ops[: len(ATTENTION_KINDS)])
+            if found:
+                return found
         if any(op.stream for op in ops[1 : len(MLP_KINDS)]):
             return None
         if kinds[: len(MLP_KINDS)] == MLP_KINDS:
@@ -158,6 +167,12 @@ class _Finder:
         linears = self._linears(ops[:1])
         ends = ops[1].writes == ("s->resid",) and ops[1].reads[1] == ops[0].writes[0]
         return self._view(ROWS_RESIDUAL, ops, linears) if linears and ends else None
+
+    def _attention(self, ops: Sequence[OpView]) -> FusedView | None:
+        heads, last = self._linears(ops[1:4]), self._linears(ops[8:9])
+        if not heads or not last or any(op.stream for op in ops[1:]):
+            return None
+        return self._view(ATTENTION, ops, (*heads, *last))
 
     def _mlp(self, ops: Sequence[OpView]) -> FusedView | None:
         pair, down = self._linears(ops[1:3]), self._linears(ops[4:5])

@@ -437,7 +437,7 @@ static void attn_kv_append(const step *s, uint32_t layer) {
  *   -> attn.stats int32[2][3] at l1+0x400 */
 static void attn_attention(const step *s, uint32_t layer) {
     const demo_kv_cache cache = cache_of(s, layer);
-    const demo_attention_args args = {
+const demo_attention_args args = {
         .params = &ATTENTION,
         .cache = &cache,
         .length = s->position + 1U,

@@ -4,6 +4,27 @@
 
 #include "edgec_vector.h"
 
+/* The sums of some heads at the exponent `top`, in the units of the vector of all heads. */
+static inline edgec_range edgec_merge_heads(edgec_slice share, const int32_t *acc,
+                                            const int32_t *stats, uint32_t head_dim, int32_t top,
+                                            int32_t *merged) {
+    edgec_range range = {0, 0};
+    for (uint32_t head = share.first; head < share.last; head++) {
+        const int32_t reciprocal = stats[3U * head];
+        const int32_t n = 24 + stats[3U * head + 1U] + top - stats[3U * head + 2U];
+        const int32_t lifted = reciprocal << 14; /* at most 2^30 */
+        const int32_t shift = n - 18;
+        for (uint32_t i = head * head_dim; i < (head + 1U) * head_dim; i++) {
+            const int32_t value = shift >= 1 ? edgec_round_shift(edgec_mulh(acc[i], lifted),
+                                                                 shift < 31 ? (uint32_t)shift : 31U)
+                                             : edgec_requantize(acc[i], reciprocal, n < 1 ? 1 : n);
+            merged[i] = value;
+            edgec_range_add(&range, value);
+        }
+    }
+    return range;
+}
+
 typedef struct edgec_merge_state {
     edgec_slice share; /* of the worker, in elements of whole heads */
     edgec_range range; /* of scratch, over all cores */
@@ -20,16 +41,7 @@ static inline edgec_merge_state edgec_attention_merge_reduce(const edgec_worker 
     for (uint32_t head = 1U; head < heads; head++) {
         top = stats[3U * head + 2U] > top ? stats[3U * head + 2U] : top;
     }
-    edgec_range range = {0, 0};
-    for (uint32_t head = share.first; head < share.last; head++) {
-        const int32_t reciprocal = stats[3U * head];
-        const int32_t n = 24 + stats[3U * head + 1U] + top - stats[3U * head + 2U];
-        for (uint32_t i = head * head_dim; i < (head + 1U) * head_dim; i++) {
-            const int32_t value = edgec_requantize(acc[i], reciprocal, n < 1 ? 1 : n);
-            scratch[i] = value;
-            edgec_range_add(&range, value);
-        }
-    }
+    const edgec_range range = edgec_merge_heads(share, acc, stats, head_dim, top, scratch);
     edgec_put_range(worker, 0U, range);
     edgec_barrier(worker);
     state.share.first = share.first * head_dim;

@@ -17,10 +17,10 @@ typedef struct edgec_stage_part {
 } edgec_stage_part;
 
 /* Once per step: divisions. */
-EDGEC_SHARED edgec_stage_part edgec_stage_part_of(const edgec_worker *worker,
-                                                  const edgec_engine_stage *stage, uint32_t n,
-                                                  uint8_t *input, void *tail) {
-    edgec_stage_part part = {stage, edgec_slice_of(worker, n), NULL, 0U, 0U, tail};
+EDGEC_SHARED edgec_stage_part edgec_stage_part_of(edgec_slice share,
+                                                  const edgec_engine_stage *stage, uint8_t *input,
+                                                  void *tail) {
+    edgec_stage_part part = {stage, share, NULL, 0U, 0U, tail};
     const uint32_t first = part.share.first;
     const uint32_t group = stage->group_size < stage->columns ? first / stage->group_size : 0U;
     part.in_group = first - group * stage->group_size;

@@ -1,0 +1,89 @@
+/* Queries, keys and values of single heads: rotation, quantization, and their place in the cache.
+ */
+#ifndef EDGEC_HEAD_BODY_H
+#define EDGEC_HEAD_BODY_H
+
+#include "edgec_fused.h"
+#include "edgec_kv_scale.h"
+
+/* Rotates x[head_dim] at 15 bits into y; returns the shift. Sums of two products of 2^15 and 2^14
+ * fit in int32. */
+static inline int32_t edgec_rotate_head(const int32_t *x, const int16_t *table, uint32_t head_dim,
+                                        int32_t *y, edgec_range *range) {
+    const uint32_t half = head_dim / 2U;
+    const int32_t shift = edgec_range_shift(edgec_range_of(x, head_dim), 15);
+    const edgec_shifter by = edgec_shifter_of(shift);
+    for (const int32_t *const end = x + half; x != end; x++) {
+        const int32_t a = edgec_shifted(x[0], by);
+        const int32_t b = edgec_shifted(x[half], by);
+        const int32_t cosine = table[0];
+        const int32_t sine = table[half];
+        const int32_t first = edgec_round_shift(a * cosine - b * sine, 14U);
+        const int32_t second = edgec_round_shift(a * sine + b * cosine, 14U);
+        y[0] = first;
+        y[half] = second;
+        edgec_range_add(range, first);
+        edgec_range_add(range, second);
+        table++;
+        y++;
+    }
+    return shift;
+}
+
+/* Quantizes x[head_dim], rotated where there is a table; scratch[head_dim] is then used. */
+EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
+                                             uint32_t head_dim, int32_t *scratch, int8_t *q) {
+    edgec_range range = {0, 0};
+    int32_t exponent = 0;
+    if (table != NULL) {
+        exponent = edgec_rotate_head(x, table, head_dim, scratch, &range);
+        x = scratch;
+    } else {
+        range = edgec_range_of(x, head_dim);
+    }
+    const int32_t shift = edgec_range_shift(range, 15);
+    const edgec_shifter by = edgec_shifter_of(shift);
+    /* rs is monotonic, hence the extremes of the normalised vector */
+    const int32_t amax = edgec_max32(edgec_shifted(range.max, by), -edgec_shifted(range.min, by));
+    const int32_t reciprocal = amax != 0 ? (int32_t)((127U << 23) / (uint32_t)amax) : 0;
+    for (const int32_t *const end = x + head_dim; x != end; x++) {
+        const int32_t scaled = edgec_shifted(*x, by) * reciprocal;
+        *q++ = (int8_t)edgec_round_shift(scaled, 23U); /* below 2^30 */
+    }
+    const edgec_scale scale = {amax, exponent + shift};
+    return scale;
+}
+
+/* edgec_rope_s8 of edgec_kernels.h for the heads of a worker. */
+EDGEC_INLINE void edgec_rope_heads(edgec_slice share, const int32_t *x, const int16_t *table,
+                                   uint32_t head_dim, int32_t *scratch, int8_t *q, int32_t *scale) {
+    for (uint32_t head = share.first; head < share.last; head++) {
+        const uint32_t at = head * head_dim;
+        const edgec_scale of = edgec_quantize_head(x + at, table, head_dim, scratch + at, q + at);
+        scale[2U * head] = of.a;
+        scale[2U * head + 1U] = of.e;
+    }
+}
+
+/* Appends one vector per KV head of a worker: rows[context][kv_heads][head_dim], scales alike.
+ * scratch: as x, used where there is a table. Returns the largest exponent of these heads up to
+ * here, INT32_MIN without heads. */
+EDGEC_INLINE int32_t edgec_append_heads(edgec_slice share, const edgec_attention_params *params,
+                                        const int32_t *x, const int16_t *table, uint32_t position,
+                                        int32_t *scratch, int8_t *rows, edgec_kv_scale *scales) {
+    const uint32_t head_dim = params->head_dim;
+    int8_t *row = rows + (position * params->kv_heads + share.first) * head_dim;
+    edgec_kv_scale *place = scales + position * params->kv_heads + share.first;
+    int32_t top = INT32_MIN;
+    for (uint32_t head = share.first; head < share.last; head++) {
+        const uint32_t at = head * head_dim;
+        const edgec_scale of = edgec_quantize_head(x + at, table, head_dim, scratch + at, row);
+        *place = edgec_kv_scale_of(of.a, of.e, position != 0U ? place - params->kv_heads : NULL);
+        top = edgec_max32(top, edgec_kv_top(*place));
+        row += head_dim;
+        place++;
+    }
+    return top;
+}
+
+#endif
