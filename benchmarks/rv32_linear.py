@@ -37,9 +37,9 @@ int main(void) {
     static int32_t y[%d];
     static const int32_t scale[2] = {1 << 14, -20};
     for (uint32_t i = 0U; i < sizeof cases / sizeof cases[0]; i++) {
-        const uint64_t before = edgec_instructions();
+        const uint64_t before = edgec_clock();
         cases[i].kernel(&cases[i].matrix, cases[i].record, %dU, x, scale, cases[i].shift, y);
-        const uint32_t count = (uint32_t)(edgec_instructions() - before);
+        const uint32_t count = (uint32_t)(edgec_clock() - before);
         edgec_write(&count, 4U);
     }
     return 0;

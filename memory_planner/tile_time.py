@@ -19,8 +19,6 @@ from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ProgramShape
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
-BLOCK_ROWS = 64  # that share one pass over the vector: EDGEC_BLOCK_ROWS
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -82,23 +80,18 @@ class CoreWork:
     """Cycles of one core for some records of a matrix in one go."""
 
     record: float
-    call: float = 0.0
-    rows_pass: float = 0.0  # of the vector, once per `pass_records` records
-    pass_records: int = 1
+    call: float = 0.0  # what does not depend on the records
 
     def cycles(self, records: int) -> float:
         """Those of `records` records, 1 or more."""
-        passes = -(-records // self.pass_records)
-        return self.call + passes * self.rows_pass + records * self.record
+        return self.call + records * self.record
 
 
 def core_work(target: TargetSpec, layout: WeightLayout) -> CoreWork:
     """What a core does in a linear; only the dense kernels sum the vector up before they begin."""
     costs, record = target.costs, record_cycles(target, layout)
-    if isinstance(layout, SparseLayout):
-        return CoreWork(record, costs.linear_call)
-    once = layout.columns * costs.linear_column
-    return CoreWork(record, costs.linear_call, once, max(1, BLOCK_ROWS // layout.packing.rows))
+    once = 0.0 if isinstance(layout, SparseLayout) else layout.columns * costs.linear_column
+    return CoreWork(record, costs.linear_call + once)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ LINK = Link("link", ("far",), "near", 8.0, 20.0, 85.0, 4096)
 
 
 def tiles(records: int, record_size: int = 288, per_record: float = 100.0) -> LinearTiles:
-    work = CoreWork(per_record, call=30.0, rows_pass=20.0, pass_records=2)
+    work = CoreWork(per_record, call=50.0)
     return LinearTiles(records, record_size, work, LINK, cores=8, barrier=10.0)
 
 

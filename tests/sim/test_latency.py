@@ -106,7 +106,7 @@ def test_bandwidth_bound_counts_weights_and_cache_once() -> None:
     assert (nms.link, nms.weights, nms.kv_cache, nms.tables) == ("nms", weights, cache, 0)
     shape = program.shape
     norms = (2 * shape.layers + 1) * 2 * shape.hidden
-    once = 4 + 7 * shape.layers + 1 + 2 * 256 + 2 * 257 + 2 * shape.head_dim
+    once = 4 + 4 * (7 * shape.layers + 1) + 2 * 256 + 2 * 257 + 2 * shape.head_dim
     assert (l2.weights, l2.kv_cache, l2.tables) == (0, 0, norms + once)
     assert result.bound_cycles == round((weights + cache) / 8)
     assert result.bound_tokens_per_second == 1_000_000 / result.bound_cycles
