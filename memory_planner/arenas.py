@@ -28,7 +28,7 @@ from memory_planner.footprint import (
 )
 from memory_planner.liveness import folded_roles, lifetimes
 from memory_planner.target import TargetSpec, align_up
-from memory_planner.tiling import RoleTiles, role_tiles
+from memory_planner.tiling import RoleTiles, cache_roles, role_tiles
 from toolchain.model.program import Kind, Program, TensorSpec
 
 
@@ -115,8 +115,9 @@ class _Search:
         states: Mapping[str, Sequence[TensorSpec]],
         options: Mapping[str, RoleTiles],
     ) -> None:
-        self.program, self.options = contents.program, options
+        self.program = contents.program
         target = self.target = contents.target
+        self.options: Mapping[str, RoleTiles] = options
         self.homes = target.placement["activations"]
         self.home = target.region(self.homes[0])
         blob = blobs[self.home.name].size if self.home.name in blobs else 0
@@ -126,6 +127,9 @@ class _Search:
             name: [Buffer(spec.name, spec.size, 0, len(self.times)) for spec in specs]
             for name, specs in states.items()
         }
+        if target.tiling and states.get(target.tiling.region):  # the cache is used where it is
+            near = cache_roles(contents.program)
+            self.options = {role: tiles for role, tiles in options.items() if role not in near}
         self.working, self.engine = contents.working, contents.engine
 
     def buffers(self, moved: Set[str], tiles: Mapping[str, int]) -> dict[str, list[Buffer]]:

@@ -70,7 +70,7 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
     """
     draft = _draft_on_chip(program, target)
     if draft is not None:
-        return draft
+        return _near_cache(program, target, draft) or draft
     assert target.off_chip is not None
     return _streamed_draft(program, target, target.off_chip)
 
@@ -115,6 +115,27 @@ def _on_chip(program: Program, target: TargetSpec, *, aside: bool) -> Plan:
     contents = Contents(program, target)
     arenas = plan_arenas(contents, blobs, place_states(program, target, blobs))
     return _draft(program, target, blobs, arenas)
+
+
+def _near_cache(program: Program, target: TargetSpec, draft: Plan) -> Plan | None:
+    """The draft with the KV cache among the tiles, where a target wants that and has the room."""
+    tiling = target.tiling
+    states = [spec for spec in program.tensors.values() if spec.kind is Kind.STATE]
+    if tiling is None or not tiling.near_cache or any(target.pinned(s.name) for s in states):
+        return None
+    align = target.region(tiling.region).align
+    if sum(align_up(spec.size, align) for spec in states) > draft.region(tiling.region).free:
+        return None
+    near = {
+        region.name: states if region.name == tiling.region else [] for region in target.regions
+    }
+    for aside in (False, True):
+        blobs = place_blobs(program, target, aside=aside)
+        arenas = plan_arenas(Contents(program, target), blobs, near)
+        found = _draft(program, target, blobs, arenas)
+        if _is_enough(found, target):
+            return found
+    return found if found.region(tiling.region).free >= 0 else None
 
 
 def _is_enough(draft: Plan, target: TargetSpec) -> bool:

@@ -103,6 +103,7 @@ class Tiling:
     region: str
     slot_cap: int  # bytes of a slot of cache rows; larger tiles of weights give way first
     positions_cap: int  # cache rows of one slot, likewise
+    near_cache: bool = False  # a KV cache for which `region` has room lies there, without slots
 
 
 @dataclass(frozen=True, slots=True)

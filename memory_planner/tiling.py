@@ -204,11 +204,17 @@ def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: P
     )
 
 
+def cache_roles(program: Program) -> frozenset[str]:
+    """Roles of the ops that read the KV cache."""
+    return frozenset(op.role for op in program.ops if op.kind is OpKind.ATTENTION)
+
+
 def plan_attention(program: Program, target: TargetSpec, tiles: Mapping[str, int]) -> AttentionPlan:
     """How attention reads the cache, the same for every block; `tiles` are bytes by role."""
-    role = next((op.role for op in program.ops if op.kind is OpKind.ATTENTION), None)
-    if target.tiling is None or role is None:
+    moved = [role for role in cache_roles(program) if role in tiles]
+    if target.tiling is None or not moved:
         return AttentionPlan(program.shape.context, None, 0)
+    role = moved[0]
     best = best_within(attention_sizes(program.shape, target), tiles[role])
     return AttentionPlan(best.records, TILE_PREFIX + role, best.slot_size, best.slots)
 

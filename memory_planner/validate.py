@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
 from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
-from memory_planner.validate_moves import check_attention, check_linears
+from memory_planner.validate_moves import check_attention, check_linears, has_near_cache
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, OpKind, Program
@@ -87,8 +87,10 @@ def _expected(program: Program, target: TargetSpec) -> dict[str, _Expected]:
 def _regions(target: TargetSpec, name: str, group: str) -> tuple[str, ...]:
     """Regions that may hold a tensor: the one of its last pin, else those of its class."""
     pins = [pin.region for pin in target.pins if fnmatchcase(name, pin.pattern)]
-    off_chip = [target.off_chip.region] if target.off_chip and group == "weights" else []
-    return (pins[-1],) if pins else (*target.placement[group], *off_chip)
+    more = [target.off_chip.region] if target.off_chip and group == "weights" else []
+    if group == "state" and target.tiling and target.tiling.near_cache:
+        more.append(target.tiling.region)
+    return (pins[-1],) if pins else (*target.placement[group], *more)
 
 
 def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[str, _Expected]:
@@ -99,7 +101,8 @@ def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[st
     result = {}
     for op in program.ops:
         moves = op.kind in (OpKind.LINEAR, OpKind.ATTENTION)
-        if moves and not reads_in_place(program, plan, op):
+        near = op.kind is OpKind.ATTENTION and has_near_cache(op, target.tiling, plan)
+        if moves and not near and not reads_in_place(program, plan, op):
             time = frozenset({roles.index(op.role)})
             region = (target.tiling.region,)
             result[f"tile.{op.role}"] = _Expected(region, None, time, read_only=False)

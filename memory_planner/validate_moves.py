@@ -8,7 +8,7 @@ from itertools import pairwise
 from operator import itemgetter
 
 from memory_planner.plan import LinearPlan, Plan, Transfer
-from memory_planner.target import TargetSpec
+from memory_planner.target import TargetSpec, Tiling
 from toolchain.model.errors import Problem
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
@@ -50,11 +50,18 @@ def _moved(program: Program, op: Op) -> tuple[str, Moved]:
     return table.name, table.layout
 
 
+def has_near_cache(op: Op, tiling: Tiling, plan: Plan) -> bool:
+    """Whether all of the KV cache lies where its tiles would be."""
+    regions = {plan.placements[name].region for name in op.inputs[2:6]}
+    return tiling.near_cache and regions == {tiling.region}
+
+
 def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
     """The chunks of the KV cache fit their slots and the transfers."""
     ops = [op for op in program.ops if op.kind is OpKind.ATTENTION]
     how, shape = plan.attention, program.shape
-    if target.tiling is None or not ops:
+    near = ops and target.tiling and has_near_cache(ops[0], target.tiling, plan)
+    if target.tiling is None or not ops or near:
         if (how.positions_per_chunk, how.tile_buffer, how.slot_size) != (shape.context, None, 0):
             return [Problem("attention", f"{how}", f"{shape.context} positions read in place")]
         return []

@@ -237,8 +237,9 @@ def _attention(context: Context, op: Op) -> OpCycles:
     target, shape, how = context.target, context.program.shape, context.plan.attention
     length = context.position + 1
     region = context.plan.placements[op.inputs[2]].region
-    link = target.link(region)
-    moved = ((link.name, kv_bytes(context)),)
+    near = target.tiling is not None and region == target.tiling.region
+    link = target.link(target.placement["state"][0] if near else region)
+    moved = () if near else ((link.name, kv_bytes(context)),)
     costs = target.costs
     op_end = costs.op_end(op.kind.value)
     rest = _stalls(context, op) + op_end

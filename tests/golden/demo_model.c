@@ -435,7 +435,7 @@ static void attn_kv_append(const step *s, uint32_t layer) {
  *   lut.exp2 uint16[256] at l2+0x1a0
  *   -> attn.acc int32[2][4] at l1+0x3e0
  *   -> attn.stats int32[2][3] at l1+0x400 */
-static void attn_attention(const step *s, uint32_t layer) {
+DEMO_OUTLINE void attn_attention(const step *s, uint32_t layer) {
     const demo_kv_cache cache = cache_of(s, layer);
 const demo_attention_args args = {
         .params = &ATTENTION,

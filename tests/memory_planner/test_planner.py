@@ -126,6 +126,30 @@ def test_largest_buffer_of_the_fullest_step_gives_way_first() -> None:
     assert plan.placements["scratch.attn.attention"].region == "l1"
 
 
+def near_target(**changes: int) -> TargetSpec:
+    target = toy_target(**changes)
+    assert target.tiling is not None
+    return replace(target, tiling=replace(target.tiling, near_cache=True))
+
+
+def test_a_cache_that_has_room_lies_beside_the_tiles() -> None:
+    usual = plan_memory(toy_program(), toy_target(l1=1 << 16))
+    plan = plan_memory(toy_program(), near_target(l1=1 << 16))
+    names = [f"kv.{name}" for name in ("k", "k_scale", "v", "v_scale")]
+    assert {plan.placements[name].region for name in names} == {"l1"}
+    assert (plan.attention.tile_buffer, plan.attention.slot_size) == (None, 0)
+    assert "tile.attn.attention" not in plan.placements
+    assert plan.linears == usual.linears
+
+
+def test_a_cache_is_near_as_a_whole_or_not_at_all() -> None:
+    cache = sum(toy_program().tensors[f"kv.{n}"].size for n in ("k", "k_scale", "v", "v_scale"))
+    need = l1_need(toy_target(l1=1 << 16))
+    for room, regions in ((need + cache - 8, {"tile_sram"}), (need + cache, {"l1"})):
+        plan = plan_memory(toy_program(), near_target(l1=room))
+        assert {plan.placements[f"kv.{n}"].region for n in ("k", "v_scale")} == regions
+
+
 def test_large_activations_move_to_the_fallback() -> None:
     plan = plan_memory(toy_program(), toy_target(l1=1800))
     moved = [

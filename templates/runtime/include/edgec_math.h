@@ -10,8 +10,10 @@
 /* Functions that are worth a copy in every caller: constant arguments leave little of them. */
 #if defined(__GNUC__)
 #define EDGEC_INLINE static inline __attribute__((__always_inline__))
+#define EDGEC_OUTLINE static __attribute__((__noinline__))
 #else
 #define EDGEC_INLINE static inline
+#define EDGEC_OUTLINE static
 #endif
 
 #ifdef __cplusplus
