@@ -39,6 +39,7 @@ POINTERS = {
     "edgec_linear": ("edgec_linear_*",),
     "*/edgec_engine_linear_run.c:*": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
     "edgec_engine_linear_run": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
+    "*edgec_general_rows*": ("edgec_engine_row_*",),
     "edgec_cluster_core": ("run",),
 }
 # Assembly of the port, and functions of libgcc that use no stack.
