@@ -333,6 +333,21 @@ static void embed(const step *s, uint32_t token) {
 
 /* ---- ops of a block; NN is the layer */
 
+DEMO_OUTLINE void attend(const step *s, const demo_kv_cache *cache) {
+    const demo_attention_args args = {
+        .params = &ATTENTION,
+        .cache = cache,
+        .length = s->position + 1U,
+        .q = s->attn_rope_q,
+        .q_scale = s->attn_rope_scale,
+        .exp2 = s->lut_exp2,
+        .scratch = s->scratch_attn_attention,
+        .acc = s->attn_acc,
+        .stats = s->attn_stats,
+    };
+    demo_attend(&s->worker, &args, s->tile_attn_attention);
+}
+
 /* lNN.attn.norm: rmsnorm s16
  *   resid int32[8] at l1+0x320
  *   lNN.attn.norm.gamma int16[8], see BLOCKS
@@ -435,20 +450,9 @@ static void attn_kv_append(const step *s, uint32_t layer) {
  *   lut.exp2 uint16[256] at l2+0x1a0
  *   -> attn.acc int32[2][4] at l1+0x3e0
  *   -> attn.stats int32[2][3] at l1+0x400 */
-DEMO_OUTLINE void attn_attention(const step *s, uint32_t layer) {
+static void attn_attention(const step *s, uint32_t layer) {
     const demo_kv_cache cache = cache_of(s, layer);
-const demo_attention_args args = {
-        .params = &ATTENTION,
-        .cache = &cache,
-        .length = s->position + 1U,
-        .q = s->attn_rope_q,
-        .q_scale = s->attn_rope_scale,
-        .exp2 = s->lut_exp2,
-        .scratch = s->scratch_attn_attention,
-        .acc = s->attn_acc,
-        .stats = s->attn_stats,
-    };
-    demo_attend(&s->worker, &args, s->tile_attn_attention);
+    attend(s, &cache);
     demo_barrier(&s->worker);
     TRACE(s, BLOCK_OP(layer, 6U), 0U, s->attn_acc, 32U);
     TRACE(s, BLOCK_OP(layer, 6U), 1U, s->attn_stats, 24U);

@@ -153,13 +153,13 @@ def _stacks(
 
 def _objects(out: Path, program: str, prefix: str) -> Sequence[Path]:
     """The graphs of the objects that the Makefile links into a program."""
-    traced = program != "runner"
+    folders = {"runner": "obj", "profiler": "time"}
     mains = {"runner": "main", "tracer": "main", "checker": "check", "profiler": "profile"}
     other = {f"{name}.c.ci" for name in mains.values()} | {f"{prefix}_model.c.ci"}
     files = [path for path in (out / "obj").rglob("*.ci") if path.name not in other]
     if program in {"runner", "tracer"}:
         files = [path for path in files if path.name != f"{prefix}_golden.c.ci"]
-    files.append(out / ("trace" if traced else "obj") / "src" / f"{prefix}_model.c.ci")
+    files.append(out / folders.get(program, "trace") / "src" / f"{prefix}_model.c.ci")
     folder = "trace" if program == "tracer" else "obj"
     files.append(out / folder / "test" / f"{mains[program]}.c.ci")
     return sorted(files)
