@@ -135,7 +135,7 @@ def test_programs_are_as_planned(
     assert len(report.stacks) == (8 if using == "gcc" else 0)
     for use in report.stacks:
         assert 128 <= use.used <= use.reserved
-        assert use.reserved == (2048 if "cluster" in use.what else 8192)
+        assert use.reserved == (2560 if "cluster" in use.what else 8192)
     deepest = [use.path for use in report.stacks if use.what == "stack of a cluster core"]
     assert all("tiny_step" in path or "tiny_prefill" in path for path in deepest)
 
