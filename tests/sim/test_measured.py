@@ -1,7 +1,6 @@
 """Figures that were measured on the SoC's simulator against the formulas.
 
-DMA transfers and a matrix-vector product in plain C within a tenth; programming and polling are
-part of a transfer, requantization is not part of the product. Whole tokens of the port. Kernels in
+DMA transfers within a tenth, programming and polling included. Whole tokens of the port. Kernels in
 isolation are in test_bringup.py.
 """
 
@@ -15,9 +14,8 @@ from codegen.bundle_read import load_bundle
 from codegen.bundle_write import write_bundle
 from memory_planner.engines import EngineChoice
 from memory_planner.target_file import load_target
-from memory_planner.tile_time import record_cycles, transfer_cycles
+from memory_planner.tile_time import transfer_cycles
 from sim.latency import estimate
-from toolchain.model.packing import Packing, WeightLayout
 from toolchain.options import bundled_model
 from toolchain.pipeline import CompileOptions, compile_model
 
@@ -48,14 +46,6 @@ def test_transfer(source: str, size: int, cycles: int) -> None:
 @pytest.mark.parametrize(("region", "cycles"), LOADS)
 def test_load(region: str, cycles: float) -> None:
     assert SIRACUSA.region(region).load_cycles == cycles
-
-
-@pytest.mark.parametrize(("cores", "cycles"), [(1, 350_000), (8, 44_000)])
-def test_matrix_vector_product(cores: int, cycles: int) -> None:
-    """256 x 256 int8 in L1, four rows at a time."""
-    layout = WeightLayout(Packing.BYTE, 256, 256, 256)
-    records = -(-layout.records // cores)
-    assert records * record_cycles(SIRACUSA, layout) == within_a_tenth(cycles)
 
 
 # Bundled model, position 1, on the GVSoC siracusa model: cycles by kind of op, all layers.

@@ -54,7 +54,7 @@ typedef struct edgec_part {
  */
 #if EDGEC_LINEAR_VECTORS
 #include "edgec_linear_vectors.h"
-#elif EDGEC_ACTIVATION_BITS == 8 && EDGEC_FIELD_BITS < 8
+#elif EDGEC_ACTIVATION_BITS == 8 && EDGEC_FIELD_BITS < 8 && !EDGEC_XPULP
 #include "edgec_linear_pairs.h"
 #else
 #include "edgec_linear_chain.h"

@@ -4,6 +4,10 @@
  * with T_j = sum (half >> bits * j) * x modulo 2^32, the sum of row j alone is
  * T_j - 2^bits * T_(j+1). The stored fields are w + 2^(bits-1), which costs 2^(bits-1) * sum x. */
 
+#if EDGEC_XPULP
+#include "edgec_xpulp_asm.h"
+#endif
+
 /* Columns whose exact sum fits in int32 for any field width: 512 * 2^7 * 2^14 = 2^30. */
 #define EDGEC_SEGMENT_COLUMNS 512U
 
@@ -27,7 +31,20 @@
 /* Adds a half-word times an activation to the sum of its row j. The sums are scalars and not an
  * array because they must stay in registers. Compilers like to interleave columns, run out of
  * registers and spill; on RV32 the instructions are therefore given, and stay in their order. */
-#if defined(__riscv) && __riscv_xlen == 32
+#if EDGEC_XPULP
+#define EDGEC_ADD(r, j, next)                                                                      \
+    __asm__ volatile("srli %[term], %[half], %[shift]\n" EDGEC_X_MAC(sum, term, value)             \
+                     : [term] "=&r"(term), [sum] "+r"(t##r##_##j)                                  \
+                     : [half] "r"(half), [shift] "i"(EDGEC_FIELD_BITS * j), [value] "r"(value)     \
+                     : "memory");
+#define EDGEC_ADD_HALF(r)                                                                          \
+    uint32_t term;                                                                                 \
+    __asm__ volatile(EDGEC_X_MAC(sum, half, value)                                                 \
+                     : [sum] "+r"(t##r##_0)                                                        \
+                     : [half] "r"(half), [value] "r"(value)                                        \
+                     : "memory");                                                                  \
+    EDGEC_UPPER(EDGEC_ADD, r)
+#elif defined(__riscv) && __riscv_xlen == 32
 #define EDGEC_ADD(r, j, next)                                                                      \
     __asm__ volatile("srli %0, %2, %3\n\tmul %0, %0, %4\n\tadd %1, %1, %0"                         \
                      : "=&r"(term), "+r"(t##r##_##j)                                               \
