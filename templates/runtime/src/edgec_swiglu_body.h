@@ -18,13 +18,15 @@ static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
     state.share = edgec_slice_of(worker, n);
     const uint32_t first = state.share.first;
     edgec_range range = {0, 0};
+    edgec_range up_range = {0, 0};
     for (uint32_t i = first; i < state.share.last; i++) {
         const int32_t silu = edgec_silu(gate[i], sigmoid);
         scratch[i] = silu;
         edgec_range_add(&range, silu);
+        edgec_range_add(&up_range, up[i]);
     }
     edgec_put_range(worker, 0U, range);
-    edgec_put_range(worker, 1U, edgec_range_of(up + first, state.share.last - first));
+    edgec_put_range(worker, 1U, up_range);
     edgec_barrier(worker);
     const int32_t silu_shift = edgec_range_shift(edgec_get_range(worker, 0U), 15);
     const int32_t up_shift = edgec_range_shift(edgec_get_range(worker, 1U), 15);

@@ -173,10 +173,19 @@ static inline edgec_quantizer edgec_quantizer_s16(edgec_range range) {
     return quantizer;
 }
 
+/* Loops of a few instructions: worth more code where branches and addresses cost instructions of
+ * their own. Cores with XpulpV2 have loops in hardware and little room for code. */
+#if defined(__GNUC__) && !EDGEC_XPULP
+#define EDGEC_UNROLLED _Pragma("GCC unroll 4")
+#else
+#define EDGEC_UNROLLED
+#endif
+
 static inline void edgec_quantize_s8(const edgec_quantizer *quantizer, const int32_t *x, uint32_t n,
                                      int8_t *q) {
     const edgec_normalizer by = quantizer->by;
     const int32_t reciprocal = quantizer->reciprocal;
+    EDGEC_UNROLLED
     for (uint32_t i = 0; i < n; i++) {
         const int32_t scaled = edgec_normalize(x[i], by) * reciprocal;
         q[i] = (int8_t)edgec_round_shift(scaled, 23U); /* below 2^30 */
@@ -186,6 +195,7 @@ static inline void edgec_quantize_s8(const edgec_quantizer *quantizer, const int
 static inline void edgec_quantize_s16(const edgec_quantizer *quantizer, const int32_t *x,
                                       uint32_t n, int16_t *q) {
     const edgec_normalizer by = quantizer->by;
+    EDGEC_UNROLLED
     for (uint32_t i = 0; i < n; i++) {
         q[i] = (int16_t)edgec_normalize(x[i], by);
     }
