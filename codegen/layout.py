@@ -24,6 +24,7 @@ from codegen.c_names import (
 from codegen.engine_tables import EngineTables
 from codegen.fused import fuse, fused_jobs
 from codegen.op_views import OpViews
+from codegen.prefill_views import prefill_view
 from codegen.views import (
     AttentionView,
     BlockView,
@@ -135,6 +136,7 @@ class _Layout:
             off_chip=self._off_chip_blob(),
             streams=self._streams(),
             engine=engine,
+            prefill=prefill_view(self.program, self.plan, items, engine),
         )
 
     def _off_chip_blob(self) -> str:

@@ -68,5 +68,5 @@ PLAN_FORM: Form = {
         "tensors": [_optional(_TENSOR, "layout")],
         "ops": [_optional(_OP, "mode", "attrs")],
     },
-    "plan": _optional(_PLAN, "streams", "engine"),
+    "plan": _optional(_PLAN, "streams", "engine", "prefill"),
 }

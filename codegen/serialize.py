@@ -19,6 +19,7 @@ from memory_planner.plan import (
     LinearPlan,
     Placement,
     Plan,
+    PrefillPlan,
     RegionPlan,
     Row,
     Stream,
@@ -157,6 +158,8 @@ def plan_to_json(plan: Plan) -> Json:
     optional: Json = {} if plan.streams is None else {"streams": asdict(plan.streams)}
     if plan.engine:
         optional["engine"] = _engine_to_json(plan.engine)
+    if plan.prefill:
+        optional["prefill"] = asdict(plan.prefill)
     return {
         "target": plan.target,
         "cores": plan.cores,
@@ -187,6 +190,7 @@ def plan_from_json(value: Json) -> Plan:
         blob_headers=value["blob_headers"],
         streams=_streams_from_json(value["streams"]) if "streams" in value else None,
         engine=_engine_from_json(value["engine"]) if "engine" in value else None,
+        prefill=PrefillPlan(**value["prefill"]) if "prefill" in value else None,
     )
 
 

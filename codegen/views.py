@@ -292,6 +292,39 @@ class EngineView:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBufferView:
+    """A typed pointer that changes with the token."""
+
+    field: str
+    offset: int  # bytes from the start of the token's share
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """Ops that run one after the other for a token, or a linear that runs for all at once."""
+
+    items: tuple[FusedView | OpView, ...]
+    batched: bool
+    stream: str  # C expression of the stream that the first op waits for, empty when for none
+    fused: bool  # some of the items are
+    first_job: int  # of the fused items, among those of the block
+    job_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillView:
+    """How the generated code runs a batch."""
+
+    batch: int
+    comment: str
+    arena: str  # macro part of the region
+    offset: int  # bytes from the arena's start
+    stride: int
+    buffers: tuple[TokenBufferView, ...]
+    groups: tuple[GroupView, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """Everything that the templates of the model's code need."""
 
@@ -322,3 +355,4 @@ class ModelView:
     off_chip: str  # macro part of the region whose blob only DMA reads, empty without one
     streams: StreamView | None
     engine: EngineView | None
+    prefill: PrefillView | None  # None: token by token

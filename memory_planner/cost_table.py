@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memory_planner.target import Costs, SparseCosts
+from memory_planner.target import BatchCosts, Costs, SparseCosts
 from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
 from toolchain.model.program import OpKind
@@ -72,9 +72,21 @@ def read_costs(table: Table) -> Costs:
         cold_code=table.number("cold_code", "cycles/op"),
         sparse=sparse_costs,
         fixed=fixed,
+        batch=_batch(table),
     )
     table.finish()
     return costs
+
+
+def _batch(table: Table) -> BatchCosts | None:
+    """The optional `[costs.batch]`; without it prompts run token by token."""
+    if not table.has("batch"):
+        return None
+    batch = table.table("batch")
+    refetched = batch.number("refetched", "cycles/cycle")
+    found = BatchCosts(refetched, batch.number("select_token", "cycles/token"))
+    batch.finish()
+    return found
 
 
 def _fixed(table: Table) -> dict[str, float]:

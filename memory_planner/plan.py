@@ -106,6 +106,19 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefillPlan:
+    """How prompts run in batches: activations of the blocks once per token of a batch.
+
+    Token t of a batch has tensor x at t * stride + offsets[x] in the buffer.
+    """
+
+    batch: int  # tokens, 2 or more
+    buffer: str  # placement of batch * stride bytes
+    stride: int
+    offsets: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where an op reads a weight from."""
 
@@ -162,6 +175,7 @@ class Plan:
     blob_headers: Mapping[str, int]  # region -> bytes before the first tensor of its blob
     streams: StreamPlan | None = None  # None: no weight of a block is off chip
     engine: EnginePlan | None = None  # None: every linear is on the cores
+    prefill: PrefillPlan | None = None  # None: prompts run token by token
 
     def region(self, name: str) -> RegionPlan:
         """The region called `name`."""

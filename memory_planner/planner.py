@@ -21,6 +21,7 @@ from memory_planner.limits import check_pins
 from memory_planner.liveness import folded_roles
 from memory_planner.off_chip import has_room_outside, place_outside
 from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.prefill import with_batches
 from memory_planner.rows import report_rows
 from memory_planner.stream_plan import streams_of
 from memory_planner.target import OffChip, TargetSpec, align_up
@@ -46,12 +47,20 @@ def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
     lacking = shortfalls(draft, program, target)
     if lacking:
         raise PlanDoesNotFitError(target.name, lacking)
-    plan = replace(draft, linears=plan_linears(program, target, draft))
-    plan = replace(plan, engine=plan_engine(program, target, plan))
+    plan = with_transfers(program, target, draft)
+    roomy = with_batches(program, target, plan)
+    if roomy.prefill:
+        plan = with_transfers(program, target, roomy)
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
+
+
+def with_transfers(program: Program, target: TargetSpec, plan: Plan) -> Plan:
+    """The plan with the transfers of its linears and the jobs of the engine."""
+    plan = replace(plan, linears=plan_linears(program, target, plan))
+    return replace(plan, engine=plan_engine(program, target, plan))
 
 
 def choose_engines(program: Program, target: TargetSpec, wish: EngineWish) -> Assignment:

@@ -14,6 +14,7 @@ from memory_planner.blobs import Blob
 from memory_planner.footprint import (
     ENGINE_PREFIX,
     PARTIALS,
+    PREFILL_BUFFER,
     SCRATCH_PREFIX,
     STREAM_BUFFER,
     TILE_PREFIX,
@@ -28,6 +29,7 @@ CATEGORIES = (
     "constants",
     "kv_cache",
     "activations",
+    "prefill",
     "scratch",
     "dma_buffers",
     "partials",
@@ -37,6 +39,14 @@ CATEGORIES = (
     "headers",
     "padding",
 )
+ARENA_CATEGORIES = (
+    "kv_cache",
+    "activations",
+    "prefill",
+    "scratch",
+    "dma_buffers",
+    "partials",
+)
 
 
 def category(program: Program, name: str) -> str:
@@ -45,6 +55,8 @@ def category(program: Program, name: str) -> str:
         return "scratch"
     if name.startswith(TILE_PREFIX) or name == STREAM_BUFFER:
         return "dma_buffers"
+    if name == PREFILL_BUFFER:
+        return "prefill"
     if name == PARTIALS:
         return "partials"
     return "kv_cache" if program.tensors[name].kind is Kind.STATE else "activations"
@@ -68,6 +80,25 @@ def report_rows(
         sizes["padding"] = region.used - sum(sizes.values())
         rows += [Row(region.name, name, size) for name, size in sizes.items() if size]
     return tuple(rows)
+
+
+def with_arena_rows(
+    program: Program,
+    target: TargetSpec,
+    region: RegionPlan,
+    placements: Mapping[str, Placement],
+    rows: Sequence[Row],
+) -> tuple[Row, ...]:
+    """The rows of a plan, with those of one region's arena counted again."""
+    own = {row.category: row.size for row in rows if row.region == region.name}
+    sizes = {name: own.get(name, 0) for name in CATEGORIES}
+    sizes |= dict.fromkeys((*ARENA_CATEGORIES, "padding"), 0)
+    _add_arena(program, region, target.region(region.name).align, placements, sizes)
+    sizes["padding"] = region.used - sum(sizes.values())
+    counted = [Row(region.name, name, size) for name, size in sizes.items() if size]
+    regions = [each.name for each in target.regions]
+    others = [row for row in rows if row.region != region.name]
+    return tuple(sorted([*others, *counted], key=lambda row: regions.index(row.region)))
 
 
 def _add_blob(program: Program, blob: Blob, sizes: dict[str, int]) -> None:

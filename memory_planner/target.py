@@ -117,6 +117,14 @@ class SparseCosts:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchCosts:
+    """What it means to run an op for several tokens in turn."""
+
+    refetched: float  # of fixed cycles and cold code: what an op saves right behind its like
+    select_token: float  # cycles to go over to another token
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Cycles of one core per unit of work; sim/cycle_model.py counts the units.
 
@@ -146,6 +154,7 @@ class Costs:
     cold_code: float = 0.0  # least cycles of an op beside its work: code that no cache holds
     # By kind of op: calls, descriptors, and what of its code the instruction cache had lost.
     fixed: Mapping[str, float] = field(default_factory=dict)
+    batch: BatchCosts | None = None  # None: prompts run token by token
 
     def op_end(self, kind: str, counted: float = 0.0) -> float:
         """Cycles of an op of this kind that belong to no unit of work, its last barrier included.

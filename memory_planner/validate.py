@@ -14,6 +14,7 @@ from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
 from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
 from memory_planner.validate_moves import check_attention, check_linears, has_near_cache
+from memory_planner.validate_prefill import check_prefill
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, OpKind, Program
@@ -42,6 +43,9 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     expected = _expected(program, target)
     names = set(expected)
     tiles = _expected_tiles(program, target, plan)
+    if plan.prefill:
+        home, times = target.placement["activations"][:1], _prefill_times(program)
+        tiles["prefill.tokens"] = _Expected(home, None, times, read_only=False)
     names |= set(tiles)
     problems = _check_header(program, target, plan)
     if [region.name for region in plan.regions] != [region.name for region in target.regions]:
@@ -59,6 +63,7 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     problems += check_linears(program, target, plan)
     problems += check_streams(program, target, plan)
     problems += check_engine_plan(program, target, plan)
+    problems += check_prefill(program, target, plan, _live_times(program))
     return problems + check_attention(program, target, plan)
 
 
@@ -114,6 +119,16 @@ def _expected_tiles(program: Program, target: TargetSpec, plan: Plan) -> dict[st
         for name, times in engine_buffer_times(program, plan).items():
             result[name] = _Expected(regions, None, frozenset(times), read_only=False)
     return result
+
+
+def _prefill_times(program: Program) -> frozenset[int]:
+    """From the first op to the last one that touches what an op of a block touches."""
+    roles = list(dict.fromkeys(op.role for op in program.ops))
+    kinds = program.tensors
+    inside = {name for op in program.ops if op.layer >= 0 for name in (*op.inputs, *op.outputs)}
+    held = {name for name in inside if kinds[name].kind is Kind.ACTIVATION}
+    touching = [op for op in program.ops if held & {*op.inputs, *op.outputs}]
+    return frozenset(range(roles.index(touching[-1].role) + 1))
 
 
 def _scratch(program: Program) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ For speed use sim/session.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -32,10 +32,11 @@ from sim.machine_streams import StreamSlots
 from sim.memory import BLOB, NOBODY, PATTERN, Memory
 from sim.neureka import run_job
 from sim.ops import Ints, KVCache
-from sim.prefill import parts_of
+from sim.prefill import parts_of, prompt_order
+from sim.token_buffers import Chosen, decode, encode, token_places
 from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
-from toolchain.model.program import Kind, Op, Program, TensorSpec
+from toolchain.model.program import Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
 
 Output = tuple[Op, str, npt.NDArray[np.generic]]
@@ -56,9 +57,11 @@ class Machine:
 
     def __init__(self, program: Program, plan: Plan, blobs: Mapping[str, bytes]) -> None:
         self.program, self.plan = program, plan
-        self.position = 0
-        self._written: list[tuple[str, npt.NDArray[np.generic]]] = []
-        self._ids = {name: i + 2 for i, name in enumerate(sorted(plan.placements))}
+        self.position = self._at = 0  # the second one: of the token that an op works for
+        self._written: list[tuple[int, str, npt.NDArray[np.generic]]] = []
+        self._chosen = Chosen(token_places(plan, program.tensors))
+        tokens = [place.name for each in self._chosen.batch.values() for place in each]
+        self._ids = {name: i + 2 for i, name in enumerate([*sorted(plan.placements), *tokens])}
         self._points = stream_points(program, plan.streams)
         self._memories = {region.name: Memory(region.name, region.used) for region in plan.regions}
         for region in plan.regions:
@@ -73,7 +76,8 @@ class Machine:
 
     def step(self, token: int) -> Iterator[Output]:
         """Run one token; yields every output of every op as it is written."""
-        yield from self._run(self.program.ops, token)
+        for _, output in self._run(self.program.ops, [token], self.position):
+            yield output
         self._streams.finish(0)
         self.position += 1
 
@@ -85,43 +89,53 @@ class Machine:
         """
         if self.position + len(tokens) > self.program.shape.context:
             raise IndexError("the sequence is longer than the context of the program")
-        parts, streams = parts_of(self.program), self.plan.streams
-        end = self._streams.end
-        self._streams.end = streams.head if streams and streams.head else end
-        for left, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
-            self._streams.end = self._streams.end if left else end
-            for output in self._run(parts.every if left else self.program.ops, token):
-                yield self.position, output
-            self._streams.rewind() if left else self._streams.finish(0)
-            self.position += 1
+        size = self.plan.prefill.batch if self.plan.prefill else 1
+        for first in range(0, len(tokens), size):
+            batch, is_last = tokens[first : first + size], first + size >= len(tokens)
+            self._streams.expect_head(is_last)
+            for places, schedule in prompt_order(self.program, self.plan, len(batch)):
+                self._chosen = replace(self._chosen, tokens=places)
+                ids, position = [batch[place] for place in places], self.position + places[0]
+                yield from self._run(schedule, ids, position, advance=places[0] == 0)
+            if is_last:
+                self._chosen = replace(self._chosen, tokens=(len(batch) - 1,))
+                position = self.position + len(batch) - 1
+                yield from self._run(parts_of(self.program).behind, batch[-1:], position)
+            self._streams.finish(0) if is_last else self._streams.rewind()
+            self.position += len(batch)
+        self._chosen = replace(self._chosen, tokens=())
 
-    def _run(self, schedule: Sequence[Op], token: int) -> Iterator[Output]:
+    def _run(
+        self, schedule: Sequence[Op], tokens: Sequence[int], position: int, *, advance: bool = True
+    ) -> Iterator[tuple[int, Output]]:
+        """Run ops for `tokens`, the first of which is at `position`."""
         for op in schedule:
-            if op.id in self._points:
+            if advance and op.id in self._points:
                 self._streams.advance(self._points[op.id])
-            self._written = []
-            run_op(op, self.program, self, np.array([token], np.int64), self.position)
-            for name, value in self._written:
-                yield op, name, value
+            self._written, self._at = [], position
+            run_op(op, self.program, self, np.array(tokens, np.int64), position)
+            for index, name, value in self._written:
+                yield position + index, (op, name, value)
 
     # Store
 
     def read(self, name: str) -> Ints:
         """See `Store`."""
-        spec, place = self.program.tensors[name], self.plan.placements[name]
-        raw = self._memories[place.region].read(place.offset, spec.size, self._ids[name], name)
-        return _decode(raw, spec)[np.newaxis]
+        spec, places = self.program.tensors[name], self._chosen.places(self.plan, name)
+        return np.stack([decode(self._get(place, 0, spec.size), spec) for place in places])
 
     def constant(self, name: str) -> Ints:
         """See `Store`."""
         spec, place = self.program.tensors[name], self.plan.placements[name]
-        return _decode(self._memories[place.region].read(place.offset, spec.size, BLOB, name), spec)
+        return decode(self._memories[place.region].read(place.offset, spec.size, BLOB, name), spec)
 
     def write(self, op: Op, name: str, value: Ints) -> None:
         """See `Store`."""
-        typed = _encode(value, self.program.tensors[name])
-        self._put(self.plan.placements[name], 0, typed)
-        self._written.append((name, typed))
+        places = self._chosen.places(self.plan, name)
+        for index, (place, one) in enumerate(zip(places, value, strict=True)):
+            typed = encode(one, self.program.tensors[name])
+            self._put(place, 0, typed)
+            self._written.append((index, name, typed))
 
     def clobber(self, op: Op) -> None:
         """See `Store`: scratch and tile bytes change hands before the op reads its inputs."""
@@ -214,13 +228,13 @@ class Machine:
 
     def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
         """See `Store`."""
-        if self.position == 0:
+        if self._at == 0:
             return None
         words = []
         for name in op.outputs[1::2]:
-            where = self._cache_range(op, name, (self.position - 1, 1))
+            where = self._cache_range(op, name, (self._at - 1, 1))
             data = self._get(self.plan.placements[name], *where)
-            words.append(_decode(data, self.program.tensors[name], (-1,)))
+            words.append(decode(data, self.program.tensors[name], (-1,)))
         return words[0], words[1]
 
     def append_rows(self, op: Op, rows: KVCache) -> None:
@@ -229,8 +243,8 @@ class Machine:
         for name, value in zip(op.outputs, values, strict=True):
             spec = self.program.tensors[name]
             typed = value.reshape(-1).astype(spec.dtype.value)
-            self._put(self.plan.placements[name], self._row(op, spec, self.position), typed)
-            self._written.append((name, typed))
+            self._put(self.plan.placements[name], self._row(op, spec, self._at), typed)
+            self._written.append((0, name, typed))
 
     def cache_rows(self, op: Op, length: int) -> KVCache:
         """See `Store`: two passes of chunks through the slots in turn, as edgec_kv_stream.h does.
@@ -263,7 +277,7 @@ class Machine:
             tile = self.plan.placements[self.plan.attention.tile_buffer]
             self._put(tile, tile_offset, data)
             data = self._get(tile, tile_offset, data.size)
-        return _decode(data, self.program.tensors[name], (positions[1], -1))
+        return decode(data, self.program.tensors[name], (positions[1], -1))
 
     def _cache_range(self, op: Op, name: str, positions: tuple[int, int]) -> tuple[int, int]:
         """(offset, bytes) of `positions` = (start, count) of one cache array."""
@@ -284,20 +298,6 @@ class Machine:
         assert offset + size <= place.size, f"{place.name} is read past its end"
         memory = self._memories[place.region]
         return memory.read(place.offset + offset, size, self._ids[place.name], place.name)
-
-
-def _decode(
-    raw: npt.NDArray[np.uint8], spec: TensorSpec, shape: tuple[int, ...] | None = None
-) -> Ints:
-    assert spec.kind is not Kind.WEIGHT
-    typed = np.frombuffer(raw.tobytes(), np.dtype(spec.dtype.value).newbyteorder("<"))
-    return typed.astype(np.int64).reshape(spec.shape if shape is None else shape)
-
-
-def _encode(value: Ints, spec: TensorSpec) -> npt.NDArray[np.generic]:
-    typed = value.reshape(spec.shape).astype(np.dtype(spec.dtype.value).newbyteorder("<"))
-    assert (typed == value.reshape(spec.shape)).all(), f"{spec.name} exceeds {spec.dtype}"
-    return typed
 
 
 def run_steps(

@@ -11,16 +11,12 @@ from sim.memory import BLOB, NOBODY, PATTERN, Memory
 
 
 class StreamSlots:
-    """Moves the streams of a plan as the generated code does; nothing without streams.
-
-    `end` is the index behind which the first stream comes again: the plan's count, but the number
-    of the blocks' streams for tokens of a prompt that need no head.
-    """
+    """Moves the streams of a plan as the generated code does; nothing without streams."""
 
     def __init__(self, plan: Plan, memories: Mapping[str, Memory], owner: int) -> None:
         self._streams = plan.streams
         self._memories, self._owner = memories, owner
-        self.end = plan.streams.count if plan.streams else 0
+        self._end = plan.streams.count if plan.streams else 0  # then comes the first one again
         if plan.streams:
             self._place = plan.placements[plan.streams.buffer]
         self.finish(0)
@@ -29,12 +25,18 @@ class StreamSlots:
         """The weights of a stream are there; those of the next one are then under way."""
         if index:
             self.finish(index)
-        following = index + 1 if index + 1 < self.end else 0
+        following = index + 1 if index + 1 < self._end else 0
         if (index ^ following) & 1:
             self._start(following)
 
+    def expect_head(self, expected: bool) -> None:
+        """Whether the head follows the blocks, or the blocks of other tokens of a prompt."""
+        if self._streams:
+            blocks = self._streams.head
+            self._end = blocks if blocks and not expected else self._streams.count
+
     def rewind(self) -> None:
-        """Behind the blocks of a token without a head: the first stream is there again."""
+        """Behind the blocks of tokens without a head: the first stream is there again."""
         if self._streams and self._streams.head:
             if self._streams.head % 2:
                 self._start(0)

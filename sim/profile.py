@@ -1,6 +1,6 @@
 """What a model costs on a target: one token at a context, a prompt, energy, and the growth of it.
 
-A prompt runs through the blocks token by token, and through the head with its last token
+A prompt runs through the blocks in batches, and through the head with its last token alone
 (sim/prefill_cycles.py).
 """
 
@@ -19,7 +19,6 @@ from toolchain.model.program import Program
 
 DEAREST = 10
 CURVE_POINTS = 33  # at most
-PREFILL = "token by token, with the head for the last one alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,13 @@ class Prefill:
     tokens: int
     cycles: int
     clock_hz: int
+    batch: int = 1  # tokens that go through a block together
+
+    @property
+    def method(self) -> str:
+        """How, for reports."""
+        how = "token by token" if self.batch == 1 else f"in batches of {self.batch} tokens"
+        return f"{how}, with the head for the last one alone"
 
     @property
     def cycles_per_token(self) -> int:
@@ -91,7 +97,8 @@ class Profile:
                 "cycles": self.prefill.cycles,
                 "cycles_per_token": self.prefill.cycles_per_token,
                 "tokens_per_second": round(self.prefill.tokens_per_second, 3),
-                "method": PREFILL,
+                "batch": self.prefill.batch,
+                "method": self.prefill.method,
             },
             "energy": self.energy.to_dict() if self.energy else None,
             "dearest": [{**asdict(r), "share": round(r.share, 6)} for r in self.dearest],
@@ -122,7 +129,9 @@ def profile(
 
 def prefill(step: Step, tokens: int) -> Prefill:
     """The first `tokens` tokens of a context; `step` is one of them."""
-    return Prefill(tokens, prefill_cycles(step, tokens), step.context.target.clock_hz)
+    how = step.context.plan.prefill
+    batch = how.batch if how else 1
+    return Prefill(tokens, prefill_cycles(step, tokens), step.context.target.clock_hz, batch)
 
 
 def length_curve(step: Step) -> tuple[CurvePoint, ...]:

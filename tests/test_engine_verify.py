@@ -9,6 +9,9 @@ import pytest
 
 from codegen.bundle import LoadedBundle
 from memory_planner.engines import EngineChoice
+from memory_planner.limits import MemoryLimits
+from memory_planner.prefill import token_groups
+from memory_planner.target import Pin
 from tests.bundles import compile_tiny
 from tests.paths import STORIES, needs_shared
 from tests.test_verify import needs_rv32
@@ -47,6 +50,28 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     report = verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True))
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
+
+
+def test_prompts_with_weights_on_the_engine_and_off_chip(tmp_path: Path) -> None:
+    """Between two streams; each token keeps its residual stream, and what crosses a cut."""
+    bundle = compile_tiny(
+        tmp_path,
+        engine=EngineChoice.NEUREKA,
+        limits=MemoryLimits({}, (Pin("l??.mlp.*.weight", "hyperram"),)),
+        quant=QuantConfig(4, -1),
+        hidden_size=86,
+        num_layers=3,
+        context=7,
+    )
+    plan = bundle.plan
+    assert plan.streams is not None
+    assert plan.engine is not None
+    assert plan.prefill is not None
+    assert plan.prefill.batch == 4
+    assert set(plan.prefill.offsets) == {"resid", "mlp.norm.q", "mlp.norm.scale"}
+    groups = token_groups(bundle.program, plan)
+    assert [group.roles[0] for group in groups] == ["attn.norm", *plan.streams.cuts]
+    assert verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True)).passed
 
 
 def test_rv32_has_the_engine_as_a_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 from memory_planner.target import Span
 from sim.energy import EnergyReport
 from sim.latency import LatencyReport
-from sim.profile import PREFILL, Profile
+from sim.profile import Profile
 from toolchain.tables import bar, stdout
 
 CURVE_ROWS = 9  # at most
@@ -123,7 +123,9 @@ def _curve(profile: Profile) -> Table:
 def _print_closing(console: Console, profile: Profile) -> None:
     latency, prefill, energy = profile.latency, profile.prefill, profile.energy
     decode = f"{latency.cycles_per_token:,} cycles, {latency.tokens_per_second:,.1f} tokens/s"
-    prompt = f"{prefill.cycles:,} cycles, {prefill.tokens_per_second:,.1f} tokens/s ({PREFILL})"
+    prompt = (
+        f"{prefill.cycles:,} cycles, {prefill.tokens_per_second:,.1f} tokens/s ({prefill.method})"
+    )
     lines = [
         f"decode at context {latency.position + 1:,}: {decode}",
         f"prefill of {prefill.tokens:,} tokens: {prompt}",

@@ -52,7 +52,7 @@ def test_prefill_and_curve_are_sums_and_samples_of_single_tokens(
     singles = [estimate(program, plan, target, position, reading) for position in range(32)]
     assert found.prefill.tokens == 13
     head = sum(op.total_cycles for op in singles[0].ops[-3:])  # with a wait for the next step
-    if plan.streams is None:
+    if plan.streams is None and plan.prefill is None:
         every = sum(each.cycles_per_token - head for each in singles[:12])
         assert found.prefill.cycles == every + singles[12].cycles_per_token
     assert found.prefill.cycles <= sum(each.cycles_per_token for each in singles[:13])
@@ -110,7 +110,8 @@ def test_readings_differ_by_the_constants_that_differ() -> None:
         work = one.total_cycles - 10 if one.kind == "residual_add" else 0
         assert two.total_cycles == one.total_cycles + work + 7
         assert two.overhead_cycles == one.overhead_cycles + 7
-    assert [link.cycles for link in slow.links] == [2 * link.cycles for link in usual.links]
+    for fast, half in zip(usual.links, slow.links, strict=True):
+        assert abs(half.cycles - 2 * fast.cycles) <= 1  # each is rounded by itself
     events = decode_timeline(program, plan, target, 10, Reading.CONSERVATIVE)
     assert events[-1].end == slow.cycles_per_token
 
@@ -198,7 +199,7 @@ def test_json_has_every_figure_and_every_assumption() -> None:
     assert facts["context"] == facts["position"] + 1 == 11
     assert set(facts["readings"]) == {"simulator", "conservative"}
     assert facts["prefill"]["tokens"] == 11
-    assert facts["prefill"]["method"].startswith("token by token")
+    assert facts["prefill"]["method"].startswith("in batches of 16 tokens")
     assert len(facts["dearest"]) == 10
     assert facts["curve"][-1]["length"] == 32
     energy = facts["energy"]

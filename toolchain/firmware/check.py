@@ -33,10 +33,12 @@ from toolchain.model.errors import ConfigError, DoesNotFitError, Problem, ToolEr
 PROGRAMS = ("runner", "tracer", "checker", "profiler")
 PORT = "siracusa"  # the one port of a chip that the bundle's Makefile builds
 PROGRAM_SECTIONS = (".text", ".rodata", ".data", ".bss")
-# Calls through pointers: the kernel of a linear, the two of an engine's, the entry of a team.
+# Calls through pointers: the kernel of a linear, those of an engine's, the entry of a team.
 POINTERS = {
-    "*/edgec_linear.c:*": ("edgec_linear_*",),
-    "edgec_linear": ("edgec_linear_*",),
+    "*/edgec_linear.c:*": ("edgec_linear_s*",),
+    "edgec_linear": ("edgec_linear_s*",),
+    "*/edgec_linear_batch.c:*": ("edgec_linear_s*",),
+    "edgec_linear_batch": ("edgec_linear_s*",),
     "*/edgec_engine_linear_run.c:*": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
     "edgec_engine_linear_run": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
     "*edgec_general_rows*": ("edgec_engine_row_*",),

@@ -89,7 +89,8 @@ def _prefill(outcome: Outcome) -> Json:
     step = decode_step(outcome.program, outcome.plan, outcome.target, position)
     cost = prefill(step, position + 1)
     rate = _rounded(cost.tokens_per_second)
-    return {"tokens": cost.tokens, "cycles": cost.cycles, "tokens_per_second": rate}
+    how = {"batch": cost.batch, "tokens_per_second": rate}
+    return {"tokens": cost.tokens, "cycles": cost.cycles, **how}
 
 
 def _settings(outcome: Outcome) -> Json:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memory_planner.target import Span
 from sim.energy import EnergyReport
 from sim.latency import LatencyReport
-from sim.profile import PREFILL, CurvePoint, Profile
+from sim.profile import CurvePoint, Profile
 from toolchain.report.figure import Frame, Tick, axis_ticks
 from toolchain.report.scale import Axis, count, decimal, percent
 from toolchain.report.source import PageSource
@@ -110,7 +110,7 @@ def _prefill(profile: Profile) -> str:
     tokens = "1 token" if prefill.tokens == 1 else f"{count(prefill.tokens)} tokens"
     return (
         f"A prompt of {tokens}: {count(prefill.cycles)} cycles, "
-        f"{prefill.tokens_per_second:,.1f} tokens/s, {PREFILL}."
+        f"{prefill.tokens_per_second:,.1f} tokens/s, {prefill.method}."
     )
 
 

@@ -34,6 +34,7 @@ COLOURS = (
     Colour("#b7bec6", DARK, ("reserved", "stream", "wait")),
     Colour("#7a5195", LIGHT, ("headers", "quantize_vector")),
     Colour("#d9c7a3", DARK, ("padding", "gather")),
+    Colour("#f5c6a5", DARK, ("prefill",)),
     Colour("#08306b", LIGHT, ("shade0",)),
     Colour("#2171b5", LIGHT, ("shade1",)),
     Colour("#4292c6", DARK, ("shade2",)),

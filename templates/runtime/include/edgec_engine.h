@@ -133,6 +133,7 @@ typedef struct edgec_engine_queue {
     uint32_t waited;
     uint32_t next;  /* of the block's jobs, to be prepared */
     uint32_t layer; /* to which that one belongs */
+    uint32_t left;  /* to be prepared */
 } edgec_engine_queue;
 
 #ifdef __cplusplus

@@ -96,6 +96,21 @@ void edgec_linear(const edgec_worker *worker, const edgec_matrix *matrix,
                   edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles, const void *x,
                   const int32_t *scale, uint32_t scaling, int32_t *y);
 
+/* Vectors of a batch: those of one lie `stride` bytes, a multiple of 4, behind those of the one
+ * before. */
+typedef struct edgec_vectors {
+    const uint8_t *x; /* int8 or int16 [columns] */
+    const int32_t *scale;
+    int32_t *y; /* [rows] */
+    uint32_t count;
+    uint32_t stride;
+} edgec_vectors;
+
+/* The same for several vectors; every tile is moved once for all of them. */
+void edgec_linear_batch(const edgec_worker *worker, const edgec_matrix *matrix,
+                        edgec_linear_kernel kernel, const uint8_t *weights, uint8_t *tiles,
+                        uint32_t scaling, const edgec_vectors *vectors);
+
 /* Rotates and quantizes each head of x[heads][head_dim].
  * table: cos[head_dim/2] then sin[head_dim/2] of the position, Q14; pairs are (i, i + head_dim/2).
  * scratch: int32 [heads][head_dim]. scale: (amax, exponent) per head. */

@@ -1,0 +1,197 @@
+"""Prompts in batches: how many tokens go through a block together, and where their vectors lie.
+
+A batch runs through a block group of ops by group of ops, each for one token after the other, so
+that a block's weights come from off the chip once per batch, tiles of the cores' linears once per
+batch, and the code of an op is fetched once per batch. Activations that go from one group to
+another exist once per token: `PREFILL_BUFFER` holds, token by token, all of them at equal offsets.
+It takes room that everything else leaves in the first
+region of activations until the blocks are done, so no plan gets worse by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from memory_planner.allocate import Allocation, Buffer, allocate, fit
+from memory_planner.footprint import PREFILL_BUFFER
+from memory_planner.liveness import lifetimes
+from memory_planner.plan import Placement, Plan, PrefillPlan
+from memory_planner.rows import with_arena_rows
+from memory_planner.target import BatchCosts, TargetSpec, align_up
+from memory_planner.tile_time import pieces_cycles, transfer_cycles
+from toolchain.model.program import Op, OpKind, Program
+
+LARGEST_BATCH = 16  # twice as many would save at most a 32nd of what a batch can save
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGroup:
+    """Roles of a block that run one after the other for a token before the next token's turn."""
+
+    roles: tuple[str, ...]
+    batched: bool  # a linear of the cores: every tile serves all tokens
+
+
+def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
+    """The groups of a block in order: single ops where the cores compute all linears of the blocks.
+
+    With linears on the engine a group is what lies between two waits for off-chip weights, the
+    whole block without such: the generated code joins ops there, and their jobs follow each other.
+    """
+    block = [op for op in program.ops if op.layer == 0]
+    starts = list(range(len(block)))
+    if any(program.engine_layout_of(op) for op in program.ops if op.layer >= 0):
+        cuts = plan.streams.cuts if plan.streams else ()
+        starts = [index for index, op in enumerate(block) if index == 0 or op.role in cuts]
+    return tuple(
+        _group(program, plan, block[begin:end]) for begin, end in pairwise([*starts, len(block)])
+    )
+
+
+def _group(program: Program, plan: Plan, ops: list[Op]) -> TokenGroup:
+    roles = tuple(op.role for op in ops)
+    tiled = len(ops) == 1 and all(
+        op.kind is OpKind.LINEAR
+        and not program.engine_layout_of(op)
+        and plan.linears[op.id].tile_buffer is not None
+        for op in program.ops
+        if op.role == roles[0]
+    )
+    return TokenGroup(roles, tiled)
+
+
+def with_batches(program: Program, target: TargetSpec, plan: Plan) -> Plan:
+    """The plan with room for the largest batch that pays; without one, as it is.
+
+    The arena is arranged anew, so transfers and jobs are to be planned again.
+    """
+    costs = target.costs.batch
+    if costs is None or _splits_chains(program, plan):
+        return plan
+    if saved_once(program, target, plan, costs) <= 0:
+        return plan
+    align = target.region(target.placement["activations"][0]).align
+    tokens = _token_buffers(program, plan, align)
+    stride = align_up(tokens.height, align)
+    batch = 1 << (min(LARGEST_BATCH, program.shape.context).bit_length() - 1)
+    while batch > 1:
+        roomy = _with_buffer(program, target, plan, batch * stride)
+        if roomy:
+            how = PrefillPlan(batch, PREFILL_BUFFER, stride, dict(sorted(tokens.offsets.items())))
+            return replace(roomy, prefill=how)
+        batch //= 2
+    return plan
+
+
+def _with_buffer(program: Program, target: TargetSpec, plan: Plan, size: int) -> Plan | None:
+    """The plan with a buffer of `size` bytes among the activations; None without room."""
+    region = plan.region(target.placement["activations"][0])
+    align = target.region(region.name).align
+    places = [
+        place
+        for place in plan.placements.values()
+        if place.region == region.name and place.offset >= region.arena_base
+    ]
+    end = 1 + max(plan.roles.index(op.role) for op in program.ops if _reads_tokens(program, op))
+    new = Placement(PREFILL_BUFFER, region.name, 0, size, 0, end)
+    buffers = [Buffer(each.name, each.size, each.first, each.last) for each in (*places, new)]
+    found = fit(buffers, align, region.arena_size + region.free).allocation
+    if found is None:
+        return None
+    moved = {
+        each.name: replace(each, offset=region.arena_base + found.offsets[each.name])
+        for each in (*places, new)
+    }
+    height = align_up(found.height, align)
+    grown = replace(region, arena_size=height, peak=found.bound, proven=found.proven)
+    placements = {**plan.placements, **moved}
+    return replace(
+        plan,
+        placements=placements,
+        regions=tuple(grown if each is region else each for each in plan.regions),
+        rows=with_arena_rows(program, target, grown, placements, plan.rows),
+    )
+
+
+def _reads_tokens(program: Program, op: Op) -> bool:
+    """Whether an op works on activations of the blocks: all of these, and the norm behind them."""
+    blocks = {name for each in program.ops if each.layer >= 0 for name in each.outputs}
+    return op.layer >= 0 or bool(blocks.intersection(op.inputs))
+
+
+def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:
+    """Offsets of one token's activations that go from one group of ops to another."""
+    last = 1 + max(i for i, op in enumerate(program.ops) if op.layer >= 0)
+    every = replace(program, ops=program.ops[:last])
+    group_of = {
+        role: number
+        for number, group in enumerate(token_groups(program, plan))
+        for role in group.roles
+    }
+    groups: dict[str, set[int]] = {}
+    for op in every.ops:
+        for name in (*op.inputs, *op.outputs):
+            groups.setdefault(name, set()).add(group_of.get(op.role, -1))
+    buffers = [
+        Buffer(name, program.tensors[name].size, *interval)
+        for name, interval in lifetimes(every).items()
+        if len(groups.get(name, ())) > 1
+    ]
+    return allocate(buffers, align)
+
+
+def _splits_chains(program: Program, plan: Plan) -> bool:
+    """Whether a stream begins between linears of the blocks that share jobs of the engine."""
+    roles = {op.id: op.role for op in program.ops if op.layer >= 0}
+    group_of = {
+        role: number
+        for number, group in enumerate(token_groups(program, plan))
+        for role in group.roles
+    }
+    chains = plan.engine.chains if plan.engine else ()
+    return any(
+        len({group_of[roles[each.op]] for each in chain.linears if each.op in roles}) > 1
+        for chain in chains
+    )
+
+
+def saved_once(program: Program, target: TargetSpec, plan: Plan, costs: BatchCosts) -> float:
+    """Cycles per token that a batch spends once, less what choosing a token's buffers costs."""
+    groups = token_groups(program, plan)
+    single = {group.roles[0]: group.batched for group in groups if len(group.roles) == 1}
+    saved = sum(
+        warm_saving(target, op) + (_exposed(target, plan, op) if single[op.role] else 0.0)
+        for op in program.ops
+        if op.layer >= 0 and op.role in single
+    )
+    layers = program.shape.layers
+    selections = sum(not group.batched for group in groups) * layers
+    return saved + _streamed(target, plan) - costs.select_token * selections
+
+
+def warm_saving(target: TargetSpec, op: Op) -> float:
+    """Cycles that an op costs less when it has just run for another token."""
+    costs = target.costs
+    share = costs.batch.refetched if costs.batch else 0.0
+    return share * (costs.op_end(op.kind.value) - costs.barrier)
+
+
+def _exposed(target: TargetSpec, plan: Plan, op: Op) -> float:
+    """Cycles of the first transfer of a linear, which nothing hides."""
+    how = plan.linears[op.id]
+    link = target.link(plan.source(how.weight, op.layer).region)
+    return transfer_cycles(link, how.transfers[0].size)
+
+
+def _streamed(target: TargetSpec, plan: Plan) -> float:
+    """Cycles on the bus of the weights of all blocks."""
+    streams = plan.streams
+    if streams is None:
+        return 0.0
+    link = target.link_between(streams.region, plan.placements[streams.buffer].region)
+    return sum(
+        pieces_cycles(link, stream.size, streams.max_transfer)
+        for stream in streams.streams
+        if stream.index < streams.head
+    )
