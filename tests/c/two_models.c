@@ -16,14 +16,13 @@
 
 #define STEPS 4
 
-/* A second set of arenas for the first model. */
-static _Alignas(TINY_ARENA_TILE_SRAM_ALIGNMENT) uint8_t tile_sram[TINY_ARENA_TILE_SRAM_SIZE];
+/* A second arena for the first model. */
 static _Alignas(TINY_ARENA_L1_ALIGNMENT) uint8_t l1[TINY_ARENA_L1_SIZE];
 
 int main(void) {
     const tiny_memory first_memory = tiny_linked_memory();
     const tiny_memory second_memory = {first_memory.weights_mram, first_memory.weights_tile_sram,
-                                       tile_sram, l1};
+                                       l1};
     const other_memory third_memory = other_linked_memory();
     const tiny_core tiny = {0U, 1U, NULL};
     const other_core other = {0U, 1U, NULL};
