@@ -20,6 +20,7 @@ NORM_ROWS = "norm_rows"  # norm, and the linears that read it
 ROWS_RESIDUAL = "rows_residual"  # a linear, and its sum with the residual stream
 MLP = "mlp"  # norm, gate, up, SwiGLU, down, residual
 ATTENTION = "attention"  # norm, q, k, v, rotation, cache, attention, merge, o, residual
+MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
 MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
 ATTENTION_KINDS = (
     *("rmsnorm", "linear", "linear", "linear", "rope", "kv_append", "attention"),
@@ -104,8 +105,9 @@ class _Finder:
         jobs = self._engine.chains[linear.chain].job_count
         first = linear.first_piece
         pieces = self._engine.pieces[first : first + linear.piece_count]
-        runs = self._engine.matrices[linear.matrix].slots * linear.piece_count
-        return runs <= MOST_RUNS and all(piece.before == jobs for piece in pieces)
+        matrix = self._engine.matrices[linear.matrix]
+        small = matrix.slots * linear.piece_count <= MOST_RUNS and matrix.rows <= MOST_ROWS
+        return small and all(piece.before == jobs for piece in pieces)
 
     def at(self, index: int) -> FusedView | None:
         """The longest fused function that begins with an op."""

@@ -6,18 +6,25 @@
 #include "edgec_fused.h"
 #include "edgec_xpulp_asm.h"
 
-/* Rows one behind the other, like their sums. */
+/* Rows one behind the other, like their sums. Small: every core has some for each linear. */
 typedef struct edgec_row_run {
+    uint32_t place; /* bytes from the chain's sums to theirs << 4 | piece */
+    uint16_t first;
+    uint16_t count;
+} edgec_row_run;
+
+/* The same, unfolded. */
+typedef struct edgec_rows_at {
     const uint8_t *sums;
     const edgec_engine_piece *piece;
     uint32_t first;
     uint32_t count;
-} edgec_row_run;
+} edgec_rows_at;
 
 /* Once per step: the runs of rows first .. last - 1; returns their number. There are at most so
  * many as a channel has slots, times the pieces. */
-EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, const uint8_t *sums,
-                                     edgec_slice share, edgec_row_run *runs) {
+EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_slice share,
+                                     edgec_row_run *runs) {
     const edgec_engine_matrix *const matrix = linear->matrix;
     uint32_t count = 0U;
     uint32_t pixel = 0U;
@@ -29,9 +36,10 @@ EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, const ui
             const uint32_t first = begin > share.first ? begin : share.first;
             const uint32_t last = end < share.last ? end : share.last;
             if (first < last) {
-                const edgec_row_run run = {sums + piece->accumulators +
-                                               pixel * piece->pixel_stride + 4U * (first - begin),
-                                           piece, first, last - first};
+                const uint32_t place =
+                    piece->accumulators + pixel * piece->pixel_stride + 4U * (first - begin);
+                const edgec_row_run run = {place << 4 | i, (uint16_t)first,
+                                           (uint16_t)(last - first)};
                 runs[count++] = run;
             }
         }
@@ -42,6 +50,7 @@ EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, const ui
 
 /* A linear that is to be finished. */
 typedef struct edgec_fused_rows {
+    const uint8_t *sums; /* of its chain */
     const uint8_t *table;
     edgec_scale scale;
     uint32_t shift;            /* the element of linear.shift */
@@ -148,7 +157,7 @@ static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t
 /* Rows with groups or a tail. */
 static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t halves,
                                          const edgec_engine_matrix *matrix,
-                                         const edgec_row_run *run, const uint8_t *table,
+                                         const edgec_rows_at *run, const uint8_t *table,
                                          const void *tail, int32_t *y) {
     const uint32_t below = 3U * run->piece->pixel_stride;
     const uint32_t group_stride = run->piece->group_stride;
@@ -179,7 +188,7 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
 /* Rows that break the rule. */
 EDGEC_SHARED uint32_t edgec_general_rows(const edgec_fused_rows *rows,
                                          const edgec_engine_matrix *matrix,
-                                         const edgec_row_run *run, int32_t *y) {
+                                         const edgec_rows_at *run, int32_t *y) {
     const int32_t scale[2] = {rows->scale.a, rows->scale.e};
     const edgec_engine_operands operands = {rows->table,       0U,  NULL, rows->x, scale,
                                             rows->shift & 15U, NULL};
@@ -193,12 +202,17 @@ EDGEC_SHARED uint32_t edgec_general_rows(const edgec_fused_rows *rows,
 
 /* The worker's rows of a linear, y[row]; returns their amplitude. `plain`: the linear has one
  * group and no tail. */
-EDGEC_SHARED uint32_t edgec_fused_finish(const edgec_engine_matrix *matrix, uint32_t halves,
+EDGEC_SHARED uint32_t edgec_fused_finish(const edgec_engine_linear *linear, uint32_t halves,
                                          int plain, const edgec_fused_rows *rows,
-                                         const edgec_row_run *run, uint32_t runs, int32_t *y) {
+                                         const edgec_row_run *stored, uint32_t runs, int32_t *y) {
+    const edgec_engine_matrix *const matrix = linear->matrix;
     const edgec_row_rule rule = edgec_row_rule_of(rows);
     uint32_t most = 0U;
-    for (const edgec_row_run *const end = run + runs; run != end; run++) {
+    for (const edgec_row_run *const end = stored + runs; stored != end; stored++) {
+        const edgec_rows_at unfolded = {rows->sums + (stored->place >> 4),
+                                        &linear->pieces[stored->place & 15U], stored->first,
+                                        stored->count};
+        const edgec_rows_at *const run = &unfolded;
         int32_t *const out = y + run->first;
         uint32_t found;
         if (!rule.holds) {
