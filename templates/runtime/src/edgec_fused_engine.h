@@ -65,7 +65,8 @@ typedef struct edgec_row_rule {
     uint32_t headroom;
     uint32_t a_high;  /* A << 16 */
     int32_t exponent; /* that of a word - the right shift */
-    int holds;        /* right shifts are 1 .. 31, and lower sums are not rounded */
+    uint32_t shift;   /* by which lower sums are rounded */
+    int holds;        /* right shifts are 1 .. 31 */
 } edgec_row_rule;
 
 static inline edgec_row_rule edgec_row_rule_of(const edgec_fused_rows *rows) {
@@ -75,7 +76,8 @@ static inline edgec_row_rule edgec_row_rule_of(const edgec_fused_rows *rows) {
     rule.exponent = 32 + rows->scale.e - (int32_t)rule.headroom;
     const int32_t least = (int32_t)(rows->shift >> 8 & 255U) - rule.exponent;
     const int32_t most = (int32_t)(rows->shift >> 16 & 255U) - rule.exponent;
-    rule.holds = (rows->shift & 15U) == 0U && least >= 1 && most <= 31;
+    rule.shift = edgec_scaling_shift(rows->shift);
+    rule.holds = least >= 1 && most <= 31;
     return rule;
 }
 
@@ -124,34 +126,39 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
     return most;
 }
 
-/* The sum of a row over halves, groups and tail. */
+/* The accumulator of a row over halves, groups and tail; shift: 0 .. 7. */
 static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t halves,
                                      const uint8_t *sums, uint32_t below, uint32_t group_stride,
-                                     const uint8_t *scales, const void *tail) {
-    uint32_t total = 0U;
+                                     const uint8_t *scales, const void *tail, uint32_t shift) {
+    uint32_t upper = 0U; /* of int8: the only one */
+    uint32_t lower = 0U;
     uint32_t m = 1U;
     const uint8_t *const behind = scales + (matrix->groups > 1U ? 4U * matrix->groups : 4U);
     for (const uint8_t *scale = scales; scale < behind; scale += 4) {
-        const void *const upper = sums;
-        uint32_t sum = *(const edgec_word *)upper;
-        if (halves == 2U) {
-            const void *const lower = sums + below;
-            sum = (sum << 8) + *(const edgec_word *)lower;
-        }
+        const void *const first = sums;
         m = matrix->groups > 1U ? *scale : 1U;
-        total += sum * m;
+        upper += *(const edgec_word *)first * m;
+        if (halves == 2U) {
+            const void *const second = sums + below;
+            lower += *(const edgec_word *)second * m;
+        }
         sums += group_stride;
     }
     if (matrix->tail != 0U) {
         const uint8_t *const weights = matrix->groups > 1U ? behind : scales;
-        uint32_t sum = 0U;
         for (uint32_t i = 0U; i < matrix->tail; i++) {
+            const int32_t w = ((int32_t)weights[4U * i] - 128) * (int32_t)m;
             const int32_t q = halves == 2U ? ((const int16_t *)tail)[i] : ((const int8_t *)tail)[i];
-            sum += (uint32_t)(((int32_t)weights[4U * i] - 128) * q);
+            const int32_t high = halves == 2U ? edgec_round_shift(q, 8U) : q;
+            upper += (uint32_t)(w * high);
+            lower += halves == 2U ? (uint32_t)(w * (q - 256 * high)) : 0U;
         }
-        total += sum * m;
     }
-    return total;
+    if (halves == 1U) {
+        return upper;
+    }
+    return shift == 0U ? (upper << 8) + lower
+                       : (upper << (8U - shift)) + (uint32_t)edgec_rs32(edgec_signed(lower), shift);
 }
 
 /* Rows with groups or a tail. */
@@ -169,8 +176,8 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
     for (const int32_t *const end = y + run->count; y != end; y++) {
         const void *const at = record + 4U * lane;
         const uint32_t word = *(const edgec_word *)at;
-        const uint32_t sum =
-            edgec_row_sum(matrix, halves, sums, below, group_stride, record + 16U + lane, tail);
+        const uint32_t sum = edgec_row_sum(matrix, halves, sums, below, group_stride,
+                                           record + 16U + lane, tail, rule->shift);
         const int32_t factor = edgec_signed(edgec_mul_high16(word, rule->a_high));
         const int32_t upper = edgec_mulh(edgec_signed(sum << rule->headroom), factor);
         *y = edgec_round_shift(upper, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
@@ -215,7 +222,7 @@ EDGEC_SHARED uint32_t edgec_fused_finish(const edgec_engine_linear *linear, uint
         const edgec_rows_at *const run = &unfolded;
         int32_t *const out = y + run->first;
         uint32_t found;
-        if (!rule.holds) {
+        if (!rule.holds || rule.shift > (plain ? 0U : 7U)) {
             found = edgec_general_rows(rows, matrix, run, out);
         } else if (plain) {
             found = edgec_plain_rows(&rule, halves, run->sums, 3U * run->piece->pixel_stride,
