@@ -20,6 +20,7 @@ NORM_ROWS = "norm_rows"  # norm, and the linears that read it
 ROWS_RESIDUAL = "rows_residual"  # a linear, and its sum with the residual stream
 MLP = "mlp"  # norm, gate, up, SwiGLU, down, residual
 ATTENTION = "attention"  # norm, q, k, v, rotation, cache, attention, merge, o, residual
+MOST_JOBS = 8  # of a chain: with more, tables that travel beside the engine pay
 MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
 MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
 ATTENTION_KINDS = (
@@ -107,7 +108,8 @@ class _Finder:
         pieces = self._engine.pieces[first : first + linear.piece_count]
         matrix = self._engine.matrices[linear.matrix]
         small = matrix.slots * linear.piece_count <= MOST_RUNS and matrix.rows <= MOST_ROWS
-        return small and all(piece.before == jobs for piece in pieces)
+        few = jobs <= MOST_JOBS
+        return small and few and all(piece.before == jobs for piece in pieces)
 
     def at(self, index: int) -> FusedView | None:
         """The longest fused function that begins with an op."""
