@@ -34,6 +34,7 @@ class ChipPort:
     workers: int  # cores that a team may have
     stack_count: int  # cores that get a stack, those that only sleep included
     max_transfer: int  # bytes of one DMA transfer
+    instruction_cache: int  # bytes that the workers share
 
 
 # Addresses: templates/runtime/port/siracusa/edgec_siracusa.h, with their sources.
@@ -48,6 +49,7 @@ SIRACUSA = ChipPort(
     workers=8,
     stack_count=9,
     max_transfer=(1 << 17) - 8,
+    instruction_cache=4 << 10,
 )
 CHIP_PORTS: Mapping[str, ChipPort] = {"pmsis": SIRACUSA, "siracusa": SIRACUSA}
 

@@ -78,7 +78,12 @@ def print_sizes(report: Json) -> None:
     console.print(table)
     console.print("Every blob and arena lies at its planned address.")
     if not report["stacks"]:
-        console.print("Stacks are not proven: that needs gcc.")
+        console.print("Stacks are not proven, the code of a block is not known: that needs gcc.")
+        return
+    console.print(
+        f"A block may run {report['block_code']:,} bytes of code, rare cases included; the "
+        f"instruction cache holds {report['instruction_cache']:,}."
+    )
 
 
 def print_simulation(report: Json) -> None:

@@ -89,6 +89,18 @@ def resolve(graph: CallGraph, pointers: Mapping[str, tuple[str, ...]]) -> CallGr
     return CallGraph(graph.frames, calls)
 
 
+def reachable(graph: CallGraph, entry: str) -> frozenset[str]:
+    """Titles of the functions that `entry` is and may call, directly or not."""
+    found: set[str] = set()
+    waiting = [title for title in graph.frames if function_of(title) == entry]
+    while waiting:
+        title = waiting.pop()
+        if title not in found:
+            found.add(title)
+            waiting += graph.calls.get(title, ())
+    return frozenset(found)
+
+
 def stack_bound(graph: CallGraph, entry: str, leaves: Mapping[str, int]) -> Bound:
     """The heaviest path from `entry`; `leaves`: bytes of functions that gcc did not compile.
 

@@ -2,7 +2,9 @@
 
 Three questions: does every blob and arena lie at its planned address, do code, constants and
 variables fit the bytes that the target reserves for them, and does the worst stack of the
-controller and of a cluster core stay within its reservation. Nothing is run.
+controller and of a cluster core stay within its reservation. Nothing is run. Beside them stands how
+much code a block may run, for it is fetched again in every block when the instruction cache is
+smaller.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
 from codegen.chip_link import ChipLinkView, chip_link_view, left_out
 from codegen.prefix import apply_prefix
+from memory_planner.ports import CHIP_PORTS
 from memory_planner.target import TargetSpec
 from toolchain.c_tools import Build, Compiler, find_rv32_compiler, find_rv32_gcc, run_make
 from toolchain.firmware.call_graph import (
     Bound,
     CallGraph,
     function_of,
+    reachable,
     read_call_graph,
     resolve,
     stack_bound,
@@ -48,6 +52,7 @@ POINTERS = {
 ASSEMBLY = ("_start", "edgec_cluster_entry", "trap_entry", "memcpy", "memset")
 LIBGCC = ("__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3", "__mulsi3")
 ENTRIES = {"controller": "main", "cluster core": "edgec_cluster_core"}
+BLOCKS = "all_blocks"  # what a token runs once per block, and calls
 TRAP = "edgec_trap"  # a core enters it from anywhere, once, on the stack that it has
 
 
@@ -64,12 +69,14 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class SizesReport:
-    """What one build takes; `stacks` is empty when the compiler is not gcc."""
+    """What one build takes; gcc alone tells `stacks` and `block_code`."""
 
     port: str
     compiler: str
     memories: tuple[Use, ...]
     stacks: tuple[Use, ...]
+    block_code: int | None  # bytes that a block may run, functions of rare cases included
+    instruction_cache: int  # bytes that the team shares
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -97,6 +104,7 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
         images = {p: read_image(out / f"{bundle.prefix}_{p}") for p in PROGRAMS}
         memories = tuple(_program_use(n, image, bundle.target) for n, image in images.items())
         stacks = _stacks(bundle, link, out, images) if is_gcc else ()
+        code = _block_code(bundle.prefix, out, images["runner"]) if is_gcc else None
     problems = [problem for n, image in images.items() for problem in _misplaced(n, image, link)]
     problems += [
         Problem(
@@ -109,7 +117,8 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
     ]
     if problems:
         raise DoesNotFitError(f"the programs for {PORT} are not as planned", problems)
-    return SizesReport(PORT, compiler.name, memories, stacks)
+    cache = CHIP_PORTS[PORT].instruction_cache
+    return SizesReport(PORT, compiler.name, memories, stacks, code, cache)
 
 
 def _misplaced(program: str, image: Image, link: ChipLinkView) -> list[Problem]:
@@ -140,17 +149,30 @@ def _stacks(
     for program in PROGRAMS:
         graph = read_call_graph(_objects(out, program, prefix))
         _check_complete(program, images[program], graph, leaves)
-        pointers = {
-            apply_prefix(key, prefix): tuple(apply_prefix(name, prefix) for name in names)
-            for key, names in POINTERS.items()
-        }
-        graph = resolve(graph, pointers)
+        graph = resolve(graph, _pointers(prefix))
         trap = stack_bound(graph, apply_prefix(TRAP, prefix), leaves)
         for who, entry in ENTRIES.items():
             bound = stack_bound(graph, apply_prefix(entry, prefix), leaves)
             total = Bound(bound.size + trap.size, (*bound.path, *trap.path))
             uses.append(Use(program, f"stack of a {who}", total.size, reserved[who], total.path))
     return tuple(uses)
+
+
+def _pointers(prefix: str) -> dict[str, tuple[str, ...]]:
+    return {
+        apply_prefix(key, prefix): tuple(apply_prefix(name, prefix) for name in names)
+        for key, names in POINTERS.items()
+    }
+
+
+def _block_code(prefix: str, out: Path, image: Image) -> int:
+    """Bytes of the functions that the blocks of a token may reach."""
+    graph = resolve(read_call_graph(_objects(out, "runner", prefix)), _pointers(prefix))
+    total = 0
+    for title in reachable(graph, BLOCKS):
+        file, _, name = title.rpartition(":")
+        total += image.code.get((Path(file).name, name), 0)
+    return total
 
 
 def _objects(out: Path, program: str, prefix: str) -> Sequence[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from toolchain.model.errors import Problem, ToolError
 HEADER = struct.Struct("<16sHHIIIIIHHHHHH")
 SECTION = struct.Struct("<10I")
 SYMBOL = struct.Struct("<IIIBBH")
-TYPE_SYMBOLS, TYPE_NOBITS, FLAG_ALLOCATED, FUNCTION = 2, 8, 2, 2
+TYPE_SYMBOLS, TYPE_NOBITS, FLAG_ALLOCATED, FUNCTION, SOURCE = 2, 8, 2, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,12 @@ class Image:
     """What a linked program occupies."""
 
     sections: tuple[Section, ...]
-    functions: frozenset[str]
+    code: Mapping[tuple[str, str], int]  # source file (empty: global) and function -> bytes
+
+    @property
+    def functions(self) -> frozenset[str]:
+        """Names of all functions."""
+        return frozenset(name for _, name in self.code)
 
 
 def read_image(path: Path) -> Image:
@@ -47,17 +53,25 @@ def read_image(path: Path) -> Image:
         for row in rows
         if row[2] & FLAG_ALLOCATED and row[5]
     )
-    functions: set[str] = set()
+    code: dict[tuple[str, str], int] = {}
     for row in rows:
         if row[1] == TYPE_SYMBOLS:
-            functions |= _functions(data, row, rows[row[6]][4])
-    return Image(sections, frozenset(functions))
+            code |= _functions(data, row, rows[row[6]][4])
+    return Image(sections, code)
 
 
-def _functions(data: bytes, table: tuple[int, ...], texts: int) -> set[str]:
-    begin, size = table[4], table[5]
-    symbols = SYMBOL.iter_unpack(data[begin : begin + size])
-    return {_text(data, texts + symbol[0]) for symbol in symbols if symbol[3] & 15 == FUNCTION}
+def _functions(
+    data: bytes, table: tuple[int, ...], texts: int
+) -> Iterator[tuple[tuple[str, str], int]]:
+    """Local symbols stand behind the symbol of their source file, global ones at the end."""
+    begin, end = table[4], table[4] + table[5]
+    source = ""
+    for name, _, size, info, _, _ in SYMBOL.iter_unpack(data[begin:end]):
+        text = _text(data, texts + name)
+        if info & 15 == SOURCE:
+            source = text
+        elif info & 15 == FUNCTION:
+            yield ("" if info >> 4 else source, text), size
 
 
 def _text(data: bytes, offset: int) -> str:
