@@ -15,7 +15,7 @@ from toolchain.model.errors import Problem
 from toolchain.model.input_order import gathers_in
 from toolchain.model.outline import MAX_EPS, LowerConfig, WeightFacts, with_facts
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import ActMode, Op, OpKind, Program, ProgramShape
+from toolchain.model.program import ActMode, Kind, Op, OpKind, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import blocks_in
 from toolchain.model.sparse_packing import SparseLayout
@@ -38,6 +38,9 @@ def check_program(program: Program) -> list[Problem]:
     problems = _check_shape(program)
     if problems:
         return problems
+    problems = _check_names(program)
+    if problems:
+        return problems
     first = {op.role: op for op in reversed(program.ops)}
     modes = {site: first[role].mode for role, site in SITE_OF_ROLE.items() if role in first}
     norm, attention = first.get("final.norm"), first.get("attn.attention")
@@ -58,6 +61,20 @@ def check_program(program: Program) -> list[Problem]:
     if problems:
         return problems
     return _check_structure(program, (widths, facts), layouts, (norm, attention))
+
+
+def _check_names(program: Program) -> list[Problem]:
+    """Ops read and write tensors that exist, and linears read a matrix."""
+    problems = []
+    for op in program.ops:
+        unknown = sorted({*op.inputs, *op.outputs} - set(program.tensors))
+        if unknown:
+            problems.append(Problem(f"program: {op.id}", ", ".join(unknown), "names of tensors"))
+        elif op.kind in (OpKind.LINEAR, OpKind.EMBED) and not any(
+            program.tensors[name].kind is Kind.WEIGHT for name in op.inputs
+        ):
+            problems.append(Problem(f"program: {op.id}", "no weights", "a packed matrix"))
+    return problems
 
 
 def _check_shape(program: Program) -> list[Problem]:

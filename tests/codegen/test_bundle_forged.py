@@ -87,6 +87,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing key": (set_json(PLAN, *REGION, value={"name": "l2"}), r"plan\.json: .*capacity"),
     "op kind": (set_json(PLAN, *OP, "kind", value="jump"), r"plan\.json"),
     "op input": (set_json(PLAN, *OP, "inputs", 2, value="nothing"), r"plan\.json"),
+    "no matrix": (set_json(PLAN, *OP, "inputs", 2, value="resid"), r"plan\.json"),
     "op output": (set_json(PLAN, *OP, "outputs", value=[]), r"plan\.json"),
     "no ops": (set_json(PLAN, "program", "ops", value=[]), r"plan\.json"),
     "layers": (set_json(PLAN, "program", "shape", "layers", value=1 << 62), r"plan\.json"),

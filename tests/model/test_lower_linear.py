@@ -23,7 +23,7 @@ def test_headroom_is_what_the_largest_accumulator_leaves(
     multipliers = np.full((3, 2), multiplier, np.uint8)
     tensor = QuantTensor("w", values, bits, -(-columns // 2), multipliers, np.ones(3))
     scaling = lower_linear(tensor, mode, 1.0, 0).scaling
-    shift, headroom = scaling & 15, scaling >> 4
+    shift, headroom = scaling & 15, scaling >> 4 & 15
     largest = int(np.abs(values.astype(np.int64)).sum(1).max()) * multiplier
     acc = largest * (127 if mode is ActMode.A8 else 1 << 14)
     rounded = acc + (1 << shift >> 1) >> shift

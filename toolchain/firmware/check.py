@@ -52,7 +52,8 @@ POINTERS = {
 ASSEMBLY = ("_start", "edgec_cluster_entry", "trap_entry", "memcpy", "memset")
 LIBGCC = ("__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3", "__mulsi3")
 ENTRIES = {"controller": "main", "cluster core": "edgec_cluster_core"}
-BLOCKS = "all_blocks"  # what a token runs once per block, and calls
+# What a token runs once per block, and calls; where gcc has inlined it, the whole token.
+BLOCKS = ("all_blocks", "edgec_step")
 TRAP = "edgec_trap"  # a core enters it from anywhere, once, on the stack that it has
 
 
@@ -168,8 +169,10 @@ def _pointers(prefix: str) -> dict[str, tuple[str, ...]]:
 def _block_code(prefix: str, out: Path, image: Image) -> int:
     """Bytes of the functions that the blocks of a token may reach."""
     graph = resolve(read_call_graph(_objects(out, "runner", prefix)), _pointers(prefix))
+    known = {function_of(title) for title in graph.frames}
+    entry = next(name for name in (apply_prefix(b, prefix) for b in BLOCKS) if name in known)
     total = 0
-    for title in reachable(graph, BLOCKS):
+    for title in reachable(graph, entry):
         file, _, name = title.rpartition(":")
         total += image.code.get((Path(file).name, name), 0)
     return total
