@@ -144,6 +144,8 @@ def _near_cache(program: Program, target: TargetSpec, draft: Plan) -> Plan | Non
         found = _draft(program, target, blobs, arenas)
         if _is_enough(found, target):
             return found
+    if _is_enough(draft, target):  # whatever fits without a near cache fits with one
+        return None
     return found if found.region(tiling.region).free >= 0 else None
 
 

@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from codegen.bundle import LoadedBundle
+from memory_planner.limits import MemoryLimits
+from memory_planner.target import Pin
 from sim.dump import END_OF_STEP, STEP_RESULT, DumpRecord, write_record
 from tests.bundles import compile_tiny, edit, seal
 from tests.test_verify import needs_rv32
@@ -27,14 +29,23 @@ from toolchain.verify_steps import dump_steps, steps_to_compare, token_at
 
 ONE = VerifyOptions(cores=(1,))
 CONTEXT = 132
+FAR_CACHE = MemoryLimits({}, (Pin("kv.*", "tile_sram"),))
 
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> LoadedBundle:
-    """A context of three chunks."""
-    bundle = compile_tiny(tmp_path_factory.mktemp("deep"), num_layers=1, context=CONTEXT)
-    assert bundle.plan.attention.positions_per_chunk == 44
+    """A context of three chunks: the cache lies where attention cannot read it in place."""
+    directory = tmp_path_factory.mktemp("deep")
+    bundle = compile_tiny(directory, limits=FAR_CACHE, num_layers=1, context=CONTEXT)
+    assert 2 * positions_of(bundle) < CONTEXT <= 3 * positions_of(bundle)
     return bundle
+
+
+def positions_of(bundle: LoadedBundle) -> int:
+    """Positions of a chunk of the cache, of which attention has two slots."""
+    assert bundle.plan.attention.tile_buffer is not None
+    assert bundle.plan.attention.slots == 2
+    return bundle.plan.attention.positions_per_chunk
 
 
 @pytest.fixture
@@ -53,11 +64,12 @@ def tamper(bundle: Path, path: str, old: str, new: str) -> None:
 
 
 def test_the_third_chunk_is_reached(deep: LoadedBundle, tiny_bundle: LoadedBundle) -> None:
-    assert steps_to_compare(deep, None) == 89
+    steps = 2 * positions_of(deep) + 1
+    assert steps_to_compare(deep, None) == steps
     assert steps_to_compare(tiny_bundle, None) == 5
     report = verify_bundle(deep.directory, options=ONE)
     assert report.passed
-    assert report.runs[0].ops_compared == 89 * len(deep.program.ops)
+    assert report.runs[0].ops_compared == steps * len(deep.program.ops)
     assert report.to_dict()["context"] == {"positions": CONTEXT, "cores": 1, "skipped": ""}
 
 
@@ -75,19 +87,20 @@ STREAM = "runtime/src/tiny_kv_stream.h"
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "step"),
+    ("path", "old", "new"),
     [
-        (STREAM, "slot ^= 1U;", "slot ^= chunk.first == 0U ? 1U : 0U;", 44),
-        (STREAM, "scale = stream->first *", "scale = (stream->first - stream->first / 44U) *", 44),
+        (STREAM, "slot ^= 1U;", "slot ^= chunk.first == 0U ? 1U : 0U;"),
+        (STREAM, "scale = stream->first *", "scale = (stream->first - stream->first / CHUNKU) *"),
     ],
 )
 def test_faults_of_later_chunks_are_found(
-    deep_copy: Path, path: str, old: str, new: str, step: int
+    deep: LoadedBundle, deep_copy: Path, path: str, old: str, new: str
 ) -> None:
-    tamper(deep_copy, path, old, new)
+    chunk = positions_of(deep)
+    tamper(deep_copy, path, old, new.replace("CHUNK", str(chunk)))
     (run,) = verify_bundle(deep_copy, options=ONE).runs
     assert run.first_divergence is not None
-    assert run.first_divergence.step == step
+    assert run.first_divergence.step == chunk
     assert run.first_divergence.op == "l00.attn.attention"
 
 
@@ -117,8 +130,8 @@ def test_a_context_that_ends_early_is_found(deep_copy: Path) -> None:
 
 def test_the_untraced_program_must_propose_the_same_tokens(deep_copy: Path) -> None:
     """A fault that a trace hides and that comes behind the self-test."""
-    old = "        out->next = *s.next;\n"
-    new = "#ifndef TINY_TRACE\n        out->next ^= s.position == 40U;\n#endif\n"
+    old = "        out->next = *s->next;\n"
+    new = "#ifndef TINY_TRACE\n        out->next ^= s->position == 40U;\n#endif\n"
     tamper(deep_copy, "src/tiny_model.c", old, old + new)
     with pytest.raises(MismatchError, match="differs from the simulator\n  - step 40"):
         verify_bundle(deep_copy, options=ONE)
@@ -146,14 +159,14 @@ def test_fewer_steps_than_golden_ones(tiny_bundle: LoadedBundle) -> None:
 
 @pytest.mark.parametrize("wrong_core", [0, 1])
 def test_cores_of_the_selftest_leave_together(copy: Path, wrong_core: int) -> None:
-    old = "out->next = *s.next;"
-    new = f"out->next = *s.next + (core->id == {wrong_core}U ? 1 : 0);"
+    old = "out->next = *s->next;"
+    new = f"out->next = *s->next + (s->worker.id == {wrong_core}U ? 1 : 0);"
     tamper(copy, "src/tiny_model.c", old, new)
     with pytest.raises(MismatchError, match="the self-test on host with 3 cores failed: exit code"):
         verify_bundle(copy, options=VerifyOptions((3,)))
 
 
-STEP = "    step s;\n    begin_step"
+STEP = "    step s;\n    begin_step(&s, context, &worker);\n    embed"
 HANG = "    if (core->id == 1U && context->position == 2U) {\n        return TINY_OK;\n    }\n"
 
 

@@ -114,10 +114,15 @@ def test_state_stays_on_chip_out_of_the_way_of_weights(
 
 def test_staging_goes_where_there_is_room() -> None:
     program = toy_program(DEEP, tied=False)
-    for tile_sram, l2, region in ((9184, 1700, "tile_sram"), (4000, 9000, "l2")):
+    for tile_sram, l2, region, full in (
+        (9184, 1760, "tile_sram", "l2"),
+        (4000, 9000, "l2", "tile_sram"),
+    ):
         target = toy_target(mram=4992, tile_sram=tile_sram, l2=l2, far=32768)
         plan = plan_memory(program, target)
-        assert plan.placements["stream.slots"].region == region
+        slots = plan.placements["stream.slots"]
+        assert slots.region == region
+        assert plan.region(full).free < slots.size
 
 
 # ---------------------------------------------------------------- properties
