@@ -27,7 +27,7 @@ from memory_planner.stream_plan import streams_of
 from memory_planner.target import OffChip, TargetSpec, align_up
 from memory_planner.tiling import max_transfer, plan_attention, plan_linears
 from memory_planner.validate import validate_plan
-from toolchain.model.errors import DoesNotFitError, InternalError, Problem
+from toolchain.model.errors import ConfigError, DoesNotFitError, InternalError, Problem
 from toolchain.model.program import Kind, OpKind, Program
 
 
@@ -43,11 +43,7 @@ def plan_memory(program: Program, target: TargetSpec) -> Plan:
 
 def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
     """The draft of a program with its transfers, validated; raises DoesNotFitError."""
-    _check_transfers(program, target)
-    lacking = shortfalls(draft, program, target)
-    if lacking:
-        raise PlanDoesNotFitError(target.name, lacking)
-    plan = with_transfers(program, target, draft)
+    plan = _moving(program, target, draft)
     roomy = with_batches(program, target, plan)
     if roomy.prefill:
         plan = with_transfers(program, target, roomy)
@@ -55,6 +51,25 @@ def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
     return plan
+
+
+def is_plannable(program: Program, target: TargetSpec) -> bool:
+    """Whether `plan_memory` gives a plan, found without batches and the check of the result."""
+    try:
+        check_pins(program, target)
+        _moving(program, target, draft_plan(program, target))
+    except (ConfigError, DoesNotFitError):
+        return False
+    return True
+
+
+def _moving(program: Program, target: TargetSpec, draft: Plan) -> Plan:
+    """The draft of a program with its transfers; raises DoesNotFitError."""
+    _check_transfers(program, target)
+    lacking = shortfalls(draft, program, target)
+    if lacking:
+        raise PlanDoesNotFitError(target.name, lacking)
+    return with_transfers(program, target, draft)
 
 
 def with_transfers(program: Program, target: TargetSpec, plan: Plan) -> Plan:

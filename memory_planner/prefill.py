@@ -93,7 +93,9 @@ def _with_buffer(program: Program, target: TargetSpec, plan: Plan, size: int) ->
         for place in plan.placements.values()
         if place.region == region.name and place.offset >= region.arena_base
     ]
-    end = 1 + max(plan.roles.index(op.role) for op in program.ops if _reads_tokens(program, op))
+    made = {name for op in program.ops if op.layer >= 0 for name in op.outputs}
+    readers = {op.role for op in program.ops if op.layer >= 0 or made.intersection(op.inputs)}
+    end = 1 + max(map(plan.roles.index, readers))
     new = Placement(PREFILL_BUFFER, region.name, 0, size, 0, end)
     buffers = [Buffer(each.name, each.size, each.first, each.last) for each in (*places, new)]
     found = fit(buffers, align, region.arena_size + region.free).allocation
@@ -112,12 +114,6 @@ def _with_buffer(program: Program, target: TargetSpec, plan: Plan, size: int) ->
         regions=tuple(grown if each is region else each for each in plan.regions),
         rows=with_arena_rows(program, target, grown, placements, plan.rows),
     )
-
-
-def _reads_tokens(program: Program, op: Op) -> bool:
-    """Whether an op works on activations of the blocks: all of these, and the norm behind them."""
-    blocks = {name for each in program.ops if each.layer >= 0 for name in each.outputs}
-    return op.layer >= 0 or bool(blocks.intersection(op.inputs))
 
 
 def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:

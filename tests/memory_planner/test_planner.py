@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from memory_planner.explain import PlanDoesNotFitError, peak_of
 from memory_planner.plan import Plan
-from memory_planner.planner import plan_memory
+from memory_planner.planner import is_plannable, plan_memory
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
 from memory_planner.validate import validate_plan
@@ -210,7 +210,9 @@ def test_any_shape_fits_or_is_refused(
         try:
             plan = plan_memory(program, target)
         except PlanDoesNotFitError:
+            assert not is_plannable(program, target)
             continue
+        assert is_plannable(program, target)
         assert validate_plan(program, target, plan) == []
         assert all(region.free >= 0 for region in plan.regions)
 

@@ -13,7 +13,7 @@ from memory_planner.engines import Decision
 from memory_planner.explain import PlanDoesNotFitError, Shortfall
 from memory_planner.limits import check_pins
 from memory_planner.plan import Plan
-from memory_planner.planner import choose_engines, complete_plan, draft_plan, plan_memory
+from memory_planner.planner import choose_engines, complete_plan, draft_plan, is_plannable
 from memory_planner.target import TargetSpec, allowed_regions
 from memory_planner.tiling import max_transfer
 from toolchain.fit.design import Design, build_program, check_design
@@ -73,13 +73,10 @@ def fits(design: Design, target: TargetSpec) -> bool:
     """
     try:
         check_design(design)
-        program = build_program(design)
-        if may_fit(program, target):
-            plan_memory(program, target)
-            return True
-    except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
-        pass
-    return False
+    except ConfigError:
+        return False
+    program = build_program(design)
+    return may_fit(program, target) and is_plannable(program, target)
 
 
 def may_fit(program: Program, target: TargetSpec) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-from memory_planner.planner import has_room, plan_memory
+from memory_planner.planner import has_room, is_plannable
 from memory_planner.target import TargetSpec
 from toolchain.fit.design import Design, build_program, check_design
 from toolchain.fit.knobs import Knob, knobs_of
 from toolchain.fit.planning import may_fit
-from toolchain.model.errors import ConfigError, DoesNotFitError
+from toolchain.model.errors import ConfigError
 from toolchain.model.program import Kind, Program
 
 SMALL = 3  # changes; larger combinations only when there is nothing else
@@ -162,7 +162,7 @@ def _block_size(design: Design) -> int:
 
 def _single(probe: _Probe, design: Design, knob: Knob) -> Remedy | None:
     found = probe.first(len(knob.values), lambda index: knob.apply(design, knob.values[index]))
-    if found is None or not probe.is_planned(found[1]):
+    if found is None or not is_plannable(found[1].program, probe.target):
         return None
     change = Change(knob, knob.values[found[0]], knob.is_exact)
     return Remedy((change,), design, found[1].design)
@@ -191,7 +191,7 @@ def _combined(probe: _Probe, design: Design, knobs: Sequence[Knob]) -> Remedy | 
                 draft = milder
                 break
             values[knob.change] = drastic
-    if not probe.is_planned(draft):
+    if not is_plannable(draft.program, probe.target):
         return None
     numbers = {k.change: k.part((share + 1) / SHARES) for k in knobs if k.is_number}
     changes = tuple(Change(k, (values | numbers)[k.change], most=False) for k in knobs)
@@ -252,14 +252,6 @@ class _Probe:
         fits = has_room(program, self.target)
         self.made.append((design, _Draft(design, program) if fits else None))
         return self.made[-1][1]
-
-    def is_planned(self, draft: _Draft) -> bool:
-        """Whether `plan_memory` accepts a design for which there is room."""
-        try:
-            plan_memory(draft.program, self.target)
-        except (ConfigError, DoesNotFitError):  # a pin may match nothing any more
-            return False
-        return True
 
 
 def _is_possible(design: Design) -> bool:
