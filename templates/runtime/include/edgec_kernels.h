@@ -30,8 +30,8 @@ void edgec_rmsnorm_s16(const edgec_worker *worker, const int32_t *r, const int16
 /* y[rows] = the first `rows` rows of the records that begin at `record`, for one core. One kernel
  * per activation type and stored field width; x: int8 or int16 [columns]. The records must have
  * requantization words. scaling: in the low four bits those by which accumulators are rounded
- * down to fit 32 bits before they are multiplied, 0 when all of them fit; in the next four the bits that
- * the accumulators then leave unused. */
+ * down to fit 32 bits before they are multiplied, 0 when all of them fit; in the next four the bits
+ * that the accumulators then leave unused. */
 typedef void (*edgec_linear_kernel)(const edgec_matrix *matrix, const uint8_t *record,
                                     uint32_t rows, const void *x, const int32_t *scale,
                                     uint32_t scaling, int32_t *y);
