@@ -18,7 +18,7 @@ static void fill(uint8_t *bytes, uint32_t size, uint32_t seed) {
 }
 
 int main(void) {
-    const edgec_neureka_window windows[2] = {{NMS, NMS_SIZE, nms, NULL}, {L1, L1_SIZE, l1, l1}};
+    const edgec_engine_window windows[2] = {{NMS, NMS_SIZE, nms, NULL}, {L1, L1_SIZE, l1, l1}};
     fill(l1, L1_SIZE, 1U);
     fill(nms, NMS_SIZE, 77777U);
     for (uint32_t n = 0U; n < CASES; n++) {

@@ -28,8 +28,7 @@ void edgec_dma_wait(edgec_dma *dma);
 /* ---- only for models with linears on the engine */
 
 #define EDGEC_ENGINE_REGISTERS 24U
-#define EDGEC_ENGINE_QUEUE 2U   /* jobs that are started and not waited for, at most */
-#define EDGEC_ENGINE_WINDOWS 4U /* at most */
+#define EDGEC_ENGINE_QUEUE 2U /* jobs that are started and not waited for, at most */
 
 /* Memory that jobs reach: target addresses address .. address + size - 1 are these bytes. */
 typedef struct edgec_engine_window {

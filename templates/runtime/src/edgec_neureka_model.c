@@ -18,15 +18,15 @@ typedef struct nibble_sums {
 /* A job with its operands on this machine. */
 typedef struct job {
     edgec_neureka_config c;
-    const edgec_neureka_window *windows;
+    const edgec_engine_window *windows;
     uint32_t count;
     const uint8_t *weights;
     const uint8_t *scale, *shift, *bias; /* null where unused */
 } job;
 
-static const edgec_neureka_window *window_of(const job *j, uint64_t address, uint64_t size) {
+static const edgec_engine_window *window_of(const job *j, uint64_t address, uint64_t size) {
     for (uint32_t i = 0; i < j->count; i++) {
-        const edgec_neureka_window *w = &j->windows[i];
+        const edgec_engine_window *w = &j->windows[i];
         if (address >= w->address && address + size <= (uint64_t)w->address + w->size) {
             return w;
         }
@@ -35,7 +35,7 @@ static const edgec_neureka_window *window_of(const job *j, uint64_t address, uin
 }
 
 static const uint8_t *bytes_at(const job *j, uint64_t address, uint64_t size) {
-    const edgec_neureka_window *w = window_of(j, address, size);
+    const edgec_engine_window *w = window_of(j, address, size);
     return w == NULL ? NULL : w->bytes + (size_t)(address - w->address);
 }
 
@@ -94,7 +94,7 @@ static bool resolve(job *j) {
     const uint32_t step = pixel_step(c);
     for (uint32_t y = 0; y < c->height; y += step) {
         for (uint32_t x = 0; x < c->width; x += step) {
-            const edgec_neureka_window *w =
+            const edgec_engine_window *w =
                 window_of(j, output_address(c, y, x), n * c->output_size);
             found = found && w != NULL && w->writable != NULL;
         }
@@ -248,7 +248,7 @@ static void run_pixel(const job *j, uint32_t y, uint32_t x, uint32_t subtile) {
     const uint32_t left = c->channels - first;
     const uint32_t count = left < c->output_tile ? left : c->output_tile;
     const uint64_t address = output_address(c, y, x);
-    const edgec_neureka_window *w = window_of(j, address, (uint64_t)c->channels * c->output_size);
+    const edgec_engine_window *w = window_of(j, address, (uint64_t)c->channels * c->output_size);
     uint8_t *output = w->writable + (size_t)(address - w->address) + first * c->output_size;
     uint32_t acc[EDGEC_NEUREKA_OUTPUTS];
     for (uint32_t i = 0; i < count; i++) {
@@ -272,7 +272,7 @@ static void run_pixel(const job *j, uint32_t y, uint32_t x, uint32_t subtile) {
 }
 
 edgec_neureka_status edgec_neureka_model(const uint32_t *registers, uint32_t weight_base,
-                                         const edgec_neureka_window *windows, uint32_t count) {
+                                         const edgec_engine_window *windows, uint32_t count) {
     job j = {.windows = windows, .count = count};
     if (!edgec_neureka_config_read(registers, weight_base, &j.c)) {
         return EDGEC_NEUREKA_BAD_JOB;

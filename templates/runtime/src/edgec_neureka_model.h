@@ -6,13 +6,11 @@
 #ifndef EDGEC_NEUREKA_MODEL_H
 #define EDGEC_NEUREKA_MODEL_H
 
-#include <stdint.h>
+#include "edgec_port.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#define EDGEC_NEUREKA_REGISTERS 24U
 
 typedef enum edgec_neureka_status {
     EDGEC_NEUREKA_OK = 0,
@@ -22,20 +20,12 @@ typedef enum edgec_neureka_status {
     EDGEC_NEUREKA_BAD_SHIFT = 4 /* a shift per channel above 31 */
 } edgec_neureka_status;
 
-/* Bytes of one memory: target addresses address .. address + size - 1. */
-typedef struct edgec_neureka_window {
-    uint32_t address;
-    uint32_t size;
-    const uint8_t *bytes;
-    uint8_t *writable; /* the same bytes, or null where the engine must not write */
-} edgec_neureka_window;
-
 /* Runs one job to its end.
- * registers: EDGEC_NEUREKA_REGISTERS words.
+ * registers: EDGEC_ENGINE_REGISTERS words.
  * weight_base: target address that offsets of weights count from.
  * windows: count of them, in any order; what one job reads or writes in one go lies in one. */
 edgec_neureka_status edgec_neureka_model(const uint32_t *registers, uint32_t weight_base,
-                                         const edgec_neureka_window *windows, uint32_t count);
+                                         const edgec_engine_window *windows, uint32_t count);
 
 #ifdef __cplusplus
 }

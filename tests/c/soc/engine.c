@@ -9,13 +9,13 @@ enum { WEIGHT_BASE = 0x10400000, LATE = 2, NONE = 2 };
 
 static void run_oldest(core *c) {
     engine *const e = &chip.accelerator;
-    edgec_neureka_window windows[3];
+    edgec_engine_window windows[3];
     uint32_t count = 0U;
     for (uint32_t i = 0U; i < c->memory_count; i++) {
         const core_memory *const m = &c->memories[i];
         const bool l1 = m->base == SIRACUSA_L1_BASE;
         if (l1 || (m->base >= WEIGHT_BASE && m->base < 0x1A000000U)) {
-            const edgec_neureka_window window = {m->base, m->size, m->bytes, l1 ? m->bytes : NULL};
+            const edgec_engine_window window = {m->base, m->size, m->bytes, l1 ? m->bytes : NULL};
             windows[count++] = window;
         }
     }
