@@ -13,7 +13,7 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import Packing, WeightLayout
 from toolchain.model.program import Op, OpKind, Program
 
-MAX_TAIL = 16  # columns left to the cores: EDGEC_ENGINE_MAX_TAIL
+MAX_TAIL = 16  # columns left to the cores
 
 
 @dataclass(frozen=True, slots=True)

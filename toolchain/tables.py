@@ -9,7 +9,6 @@ from rich.table import Table
 
 Json = dict[str, Any]
 BAR_WIDTH = 20
-MEBIBYTE = 1 << 20
 
 
 def stdout() -> Console:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,3 @@ def copy_blocks(writer: Writer, order: tuple[int, ...]) -> dict[str, Mask]:
             if name in source.masks:
                 masks[block_name(target, suffix)] = source.masks[name]
     return masks
-
-
-def block_masks(masks: Mapping[str, Mask], block: int) -> Iterator[tuple[str, Mask]]:
-    """(suffix, mask) of the pruned projections of a block."""
-    for suffix in LINEAR_SUFFIXES:
-        name = block_name(block, suffix)
-        if name in masks:
-            yield suffix, masks[name]

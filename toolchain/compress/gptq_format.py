@@ -19,7 +19,6 @@ from toolchain.compress.checkpoint import Tensor
 
 BITS = (2, 3, 4, 8)  # the library has other layouts of 5 to 7 bits, which edgec does not write
 V1, V2 = "gptq", "gptq_v2"
-SUFFIXES = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

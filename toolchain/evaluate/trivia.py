@@ -19,7 +19,6 @@ from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 50
-WORD_SHARE = 0.8
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

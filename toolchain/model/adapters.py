@@ -16,7 +16,6 @@ from toolchain.model.program import DType, Kind, Op, OpKind, Program, TensorSpec
 
 ADAPTER_MARK = ".eora_"  # in the ids of everything that belongs to an adapter
 ADAPTER_BITS = 8
-OPS_PER_ADAPTER = 4
 
 
 def is_adapter_op(op: Op) -> bool:

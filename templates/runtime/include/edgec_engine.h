@@ -12,9 +12,6 @@
 extern "C" {
 #endif
 
-/* Most columns of a linear that are left to the cores. */
-#define EDGEC_ENGINE_MAX_TAIL 16U
-
 /* How a vector lies in the input buffer: per group of columns one part, of chunks of bytes. */
 typedef struct edgec_engine_stage {
     uint32_t columns;      /* inputs of the engine */

@@ -43,7 +43,6 @@
 #define SIRACUSA_DMA_TO_L1 (1U << 17) /* * */
 #define SIRACUSA_DMA_LINEAR (1U << 18)
 #define SIRACUSA_DMA_EVENT (1U << 20)
-#define SIRACUSA_DMA_MAX 0x1FFF8U /* 17-bit length, whole 8-byte beats */
 
 /* ---- N-EUREKA */
 #define SIRACUSA_ENGINE_COMMIT 0x00    /* * 0: commit the context and trigger */
