@@ -8,8 +8,9 @@ import pytest
 
 from codegen.bundle import LoadedBundle
 from memory_planner.engines import EngineChoice
+from memory_planner.target_file import load_target
 from tests.bundles import compile_tiny
-from tests.c.runtime import STRICT, compile_c
+from tests.c.runtime import RUNTIME, STRICT, compile_c
 from tests.firmware.builds import any_compiler, build_model
 from tests.paths import REPOSITORY
 from toolchain.c_tools import run_program
@@ -81,3 +82,10 @@ def test_engine_port_compiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tiny_console.c", "tiny_port.c"])
 def test_files_are_listed(name: str, tiny_bundle: LoadedBundle) -> None:
     assert name in {path.name for path in listed(tiny_bundle, "port pmsis")}
+
+
+def test_stacks_are_those_of_the_target() -> None:
+    text = (RUNTIME / "port" / "pmsis" / "edgec_port.c").read_text(encoding="utf-8")
+    reserved = load_target("siracusa").region("l1").reservations
+    (stack,) = [part.size // part.count for part in reserved if part.category == "stacks"]
+    assert f"#define CORE_STACK {stack}U " in text
