@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from memory_planner.engine_chains import windows_of
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_registers import PIXELS, JobShape, Mode
 from memory_planner.engine_time import job_cycles
@@ -23,7 +24,6 @@ from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
-from sim.engine import windows_of
 from sim.prefill_cycles import prefill_cycles
 from sim.step import Step, decode_step
 from toolchain.fit.design import Design

@@ -19,11 +19,12 @@ from codegen.views import (
     StageView,
     WeightView,
 )
+from memory_planner.engine_chains import windows_of
 from memory_planner.engine_jobs import acc_geometry, stage_geometry
 from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
 from memory_planner.plan import Plan
 from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.program import ActMode, Op, Program
+from toolchain.model.program import Op, Program
 from toolchain.model.requant_table import TABLE_ROWS, requant_layout
 
 REGISTERS_PER_ROW = 6
@@ -90,7 +91,7 @@ class EngineTables:
         words = member.chain.jobs[0].registers[0]
         view = EngineLinearView(
             comment=op.role,
-            matrix=self._matrix(layout, _windows(op), table.record_size),
+            matrix=self._matrix(layout, windows_of(op), table.record_size),
             chain=self._chain(member.chain, layout, op, words),
             first_piece=self._first_pieces[pieces],
             piece_count=len(pieces),
@@ -115,7 +116,7 @@ class EngineTables:
         return self._matrices.setdefault(view, len(self._matrices))
 
     def _chain(self, chain: ChainPlan, layout: EngineLayout, op: Op, words: int) -> int:
-        windows = _windows(op)
+        windows = windows_of(op)
         geometry = stage_geometry(layout, windows)
         stage = StageView(
             columns=layout.engine_columns,
@@ -196,10 +197,6 @@ class EngineTables:
                 pointer = f"arena_at(context, ARENA_{macro}, 0U)"
                 views.append(EngineWindowView(address, region.arena_size, pointer, True))
         return tuple(views)
-
-
-def _windows(op: Op) -> int:
-    return 2 if op.mode is ActMode.A16 else 1
 
 
 def _registers(registers: tuple[int, ...], words: int) -> tuple[str, ...]:

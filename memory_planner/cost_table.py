@@ -7,6 +7,7 @@ from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
 from toolchain.model.program import OpKind
 
+# Groups of kernels that are about equally fast: index form and stored bits.
 SPARSE_KERNELS = (
     "kept_crumb",
     "kept_nibble",

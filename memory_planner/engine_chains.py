@@ -7,7 +7,7 @@ buffers are before anything has an address; engine_job_plan.py writes the regist
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
 from memory_planner.engine_jobs import StageGeometry, acc_geometry, stage_geometry
@@ -131,14 +131,9 @@ def _tiled(chain: Chain, target: TargetSpec) -> Chain:
     align = target.region(target.engine.activations).align
     per_step = align_up(sums_size(layout, chain.windows, CHANNEL_STEP), align)
     steps = max(1, limit // 2 // per_step)
-    return Chain(
-        chain.ops,
-        chain.layouts,
-        chain.stage,
-        chain.input_stride,
-        steps * CHANNEL_STEP,
-        2 * align_up(sums_size(layout, chain.windows, steps * CHANNEL_STEP), align),
-    )
+    channels = steps * CHANNEL_STEP
+    size = 2 * align_up(sums_size(layout, chain.windows, channels), align)
+    return replace(chain, tile_channels=channels, sums_size=size)
 
 
 def can_run(layout: EngineLayout, windows: int, target: TargetSpec) -> str | None:

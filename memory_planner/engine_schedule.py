@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memory_planner.engine_chains import windows_of
 from memory_planner.engine_cost import finish_cycles, stage_cycles
 from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan, EngineLinear, PiecePlan
 from memory_planner.engine_registers import shape_of
@@ -17,7 +18,7 @@ from memory_planner.plan import LinearPlan, Plan
 from memory_planner.target import EngineSpec, TargetSpec
 from memory_planner.tile_time import transfer_cycles
 from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.program import ActMode, Op, Program
+from toolchain.model.program import Op, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class _Run:
         how: LinearPlan,
         tables: list[Span],
     ) -> None:
-        arrived = min(len(tables), len(how.transfers))
+        arrived = len(tables)
         self._issue(piece.before)
         while self.done < piece.needed:
             self.now = max(self.now, self.jobs[self.done].span.end + self.engine.cycles.wake)
@@ -126,9 +127,8 @@ class _Run:
         self._work("meet", 0.0)
         self._issue(piece.after)
         self._move(how, tables, self.now)
-        windows = 2 if op.mode is ActMode.A16 else 1
         rows = min(piece.channels * layout.shared, layout.rows)
-        finish = finish_cycles(layout, rows, windows, self.target)
+        finish = finish_cycles(layout, rows, windows_of(op), self.target)
         self._work(f"finish {rows} rows", finish, meet=False)
 
     def _work(self, label: str, cycles: float, meet: bool = True) -> None:

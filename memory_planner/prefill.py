@@ -49,6 +49,12 @@ def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
     )
 
 
+def _group_of(program: Program, plan: Plan) -> dict[str, int]:
+    """The number of the group of each role of a block."""
+    groups = token_groups(program, plan)
+    return {role: number for number, group in enumerate(groups) for role in group.roles}
+
+
 def _group(program: Program, plan: Plan, ops: list[Op]) -> TokenGroup:
     roles = tuple(op.role for op in ops)
     tiled = len(ops) == 1 and all(
@@ -120,11 +126,7 @@ def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:
     """Offsets of one token's activations that go from one group of ops to another."""
     last = 1 + max(i for i, op in enumerate(program.ops) if op.layer >= 0)
     every = replace(program, ops=program.ops[:last])
-    group_of = {
-        role: number
-        for number, group in enumerate(token_groups(program, plan))
-        for role in group.roles
-    }
+    group_of = _group_of(program, plan)
     groups: dict[str, set[int]] = {}
     for op in every.ops:
         for name in (*op.inputs, *op.outputs):
@@ -140,11 +142,7 @@ def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:
 def _splits_chains(program: Program, plan: Plan) -> bool:
     """Whether a stream begins between linears of the blocks that share jobs of the engine."""
     roles = {op.id: op.role for op in program.ops if op.layer >= 0}
-    group_of = {
-        role: number
-        for number, group in enumerate(token_groups(program, plan))
-        for role in group.roles
-    }
+    group_of = _group_of(program, plan)
     chains = plan.engine.chains if plan.engine else ()
     return any(
         len({group_of[roles[each.op]] for each in chain.linears if each.op in roles}) > 1

@@ -35,7 +35,6 @@ from memory_planner.target import (
 from memory_planner.toml_table import Table
 from toolchain.model.errors import ConfigError, Problem
 
-# Groups of kernels that are about equally fast: index form and stored bits.
 RESERVATION_CATEGORIES = ("stacks", "code", "reserved")
 NAME = "[a-z][a-z0-9_]{0,30}"  # a file name and part of C identifiers
 SECTION = "[.][A-Za-z0-9_.]{1,60}"

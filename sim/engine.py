@@ -21,7 +21,6 @@ from sim.ops import Ints
 from toolchain.model.engine_packing import EngineLayout, engine_group_slices
 from toolchain.model.errors import Problem
 from toolchain.model.packing import WeightInts
-from toolchain.model.program import ActMode, Op
 from toolchain.model.requant_table import TABLE_ROWS, RequantLayout, unpack_requant_table
 
 Bytes = npt.NDArray[np.uint8]
@@ -59,11 +58,6 @@ def input_buffers(plan: Plan) -> list[Placement]:
     """Every input buffer once; they are zero before the first step."""
     chains = plan.engine.chains if plan.engine else ()
     return [plan.placements[name] for name in dict.fromkeys(c.input_buffer for c in chains)]
-
-
-def windows_of(op: Op) -> int:
-    """Vectors that the engine sees: int16 activations are two of int8."""
-    return 2 if op.mode is ActMode.A16 else 1
 
 
 def halves_of(q: Ints, windows: int) -> list[Ints]:

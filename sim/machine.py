@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from memory_planner.engine_chains import windows_of
 from memory_planner.plan import Placement, Plan
 from memory_planner.stream_slots import stream_points
 from sim import ops
@@ -25,7 +26,6 @@ from sim.engine import (
     input_buffers,
     requantized,
     table_rows,
-    windows_of,
 )
 from sim.interpreter import run_op
 from sim.machine_streams import StreamSlots
