@@ -7,7 +7,6 @@ the weights) becomes a row of a table, and everything else must be equal; it is 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from zlib import crc32
 
@@ -40,6 +39,7 @@ from codegen.views import (
     WeightView,
 )
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
+from memory_planner.fused_ops import fused_block
 from memory_planner.plan import Placement, Plan, RegionPlan, Source
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
@@ -84,13 +84,6 @@ def crc_constant(name: str) -> str:
     return f"0x{crc32(name.encode()):08X}U"
 
 
-def _all_on_the_engine_are(fused: Sequence[FusedView], blocks: Sequence[BlockView]) -> bool:
-    """Whether all linears of the blocks that the engine computes are in fused ops."""
-    fields = {linear.field for item in fused for linear in item.linears}
-    weights = (weight for block in blocks for weight in block.linears)
-    return all(weight.engine < 0 or weight.field in fields for weight in weights)
-
-
 class _Layout:
     """Looks names up in program and plan; holds nothing that changes but the matrix table."""
 
@@ -106,7 +99,8 @@ class _Layout:
         embedding, head = self._embedding(), self._linear(self._op("lm_head"), "lm_head")
         blocks = tuple(self._block(layer) for layer in layers)
         engine = self.engine.view()
-        items, measures = fuse(ops.block, blocks, engine)
+        found = fused_block(self.program, self.plan)
+        items = fuse(found.ops, ops.block, blocks, engine)
         fused = tuple(item for item in items if isinstance(item, FusedView))
         return ModelView(
             shape=asdict(self.program.shape),
@@ -127,9 +121,9 @@ class _Layout:
             block_items=items,
             fused=fused,
             fused_jobs=fused_jobs(fused, engine),
-            fused_ahead=_all_on_the_engine_are(fused, blocks),
+            fused_ahead=found.ahead,
             fused_functions=frozenset(op.function for item in fused for op in item.ops),
-            measures=measures,
+            measures=found.measures,
             after=ops.after,
             ops_per_block=len(ops.block),
             graph_hash=_rows_of_bytes(graph),

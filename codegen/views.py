@@ -165,7 +165,7 @@ class FusedView:
 
     title: str
     function: str
-    kind: str  # see codegen/fused.py
+    kind: str  # FusedKind of memory_planner/fused_ops.py
     ops: tuple[OpView, ...]
     linears: tuple[FusedLinear, ...]
     measures: bool  # the norm has to look for the amplitude of the residual stream itself

@@ -1,0 +1,260 @@
+"""Consecutive ops of a block that run as one function, if the build does not forbid it.
+
+A fused function computes what its ops compute, bit for bit, and leaves out tensors that nobody
+reads afterwards. Its phases follow the order of its ops, with a barrier wherever one op ends and
+the next one reads what other cores wrote, and a phase touches the buffers of its op alone: so the
+plan's lifetimes, which count in ops, hold for it too.
+
+Linears are fused when the engine computes them, all blocks alike, out of sums that stay where they
+are until the chain ends. Everything else runs op by op. What is fused follows from program and
+plan alone, so that the generated code and the cycle model agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from memory_planner.engine_plan import ChainPlan, EngineLinear
+from memory_planner.plan import Plan
+from memory_planner.stream_slots import stream_points
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.program import Op, OpKind, Program
+
+MOST_JOBS = 8  # of a chain: with more, tables that travel beside the engine pay
+MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
+MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
+RESIDUAL = "resid"
+ATTENTION_KINDS = (
+    *(OpKind.RMSNORM, OpKind.LINEAR, OpKind.LINEAR, OpKind.LINEAR, OpKind.ROPE),
+    *(OpKind.KV_APPEND, OpKind.ATTENTION, OpKind.ATTENTION_MERGE, OpKind.LINEAR),
+    OpKind.RESIDUAL_ADD,
+)
+MLP_KINDS = (
+    *(OpKind.RMSNORM, OpKind.LINEAR, OpKind.LINEAR, OpKind.SWIGLU, OpKind.LINEAR),
+    OpKind.RESIDUAL_ADD,
+)
+
+
+class FusedKind(StrEnum):
+    """What a fused function consists of."""
+
+    NORM_ROWS = "norm_rows"  # norm, and the linears that read it
+    ROWS_RESIDUAL = "rows_residual"  # a linear, and its sum with the residual stream
+    MLP = "mlp"  # norm, gate, up, SwiGLU, down, residual
+    ATTENTION = "attention"  # norm, q, k, v, rotation, cache, attention, merge, o, residual
+
+
+@dataclass(frozen=True, slots=True)
+class FusedPart:
+    """A linear on the engine inside a fused op."""
+
+    place: int  # in the block
+    first: bool  # of its chain
+    needed: int  # jobs of the chain to wait for first; 0: the linear before it has
+
+
+@dataclass(frozen=True, slots=True)
+class FusedOp:
+    """The ops `first` .. `last` - 1 of every block."""
+
+    kind: FusedKind
+    first: int
+    last: int
+    linears: tuple[FusedPart, ...]
+    measures: bool = False  # the norm has to look for the amplitude of the residual stream itself
+
+
+@dataclass(frozen=True, slots=True)
+class FusedBlock:
+    """The fused ops of a block in order."""
+
+    ops: tuple[FusedOp, ...] = ()
+    measures: bool = False  # the code in front of the blocks leaves the first norm an amplitude
+    ahead: bool = False  # the engine has no other jobs in between: they are prepared ahead
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A linear, its chain, and the jobs that linears before it have waited for."""
+
+    chain: ChainPlan
+    linear: EngineLinear
+    done: int
+
+
+def fused_block(program: Program, plan: Plan) -> FusedBlock:
+    """What every block of the program runs as one; nothing without an engine."""
+    blocks = _blocks(program)
+    if plan.engine is None or not blocks:
+        return FusedBlock()
+    finder = _Finder(program, plan, blocks)
+    found: list[FusedOp] = []
+    place = 0
+    while place < len(blocks[0]):
+        fused = finder.at(place)
+        if fused:
+            found.append(fused)
+        place = fused.last if fused else place + 1
+    ops, measures = _with_amplitudes(blocks[0], found)
+    fused_places = {part.place for op in ops for part in op.linears}
+    ahead = all(
+        place in fused_places or not program.engine_layout_of(op)
+        for block in blocks
+        for place, op in enumerate(block)
+    )
+    return FusedBlock(ops, measures, ahead)
+
+
+def _blocks(program: Program) -> list[Sequence[Op]]:
+    """The ops of each block; none where blocks are not alike."""
+    ops = [op for op in program.ops if op.layer >= 0]
+    size = sum(op.layer == 0 for op in ops)
+    starts = range(0, len(ops), size or 1)
+    blocks: list[Sequence[Op]] = [ops[start : start + size] for start in starts]
+    kinds = [tuple((op.kind, op.mode) for op in block) for block in blocks]
+    return blocks if len(set(kinds)) == 1 else []
+
+
+def _with_amplitudes(
+    block: Sequence[Op], fused: Sequence[FusedOp]
+) -> tuple[tuple[FusedOp, ...], bool]:
+    """A norm takes the amplitude from the fused op that wrote the residual stream before it."""
+    writers = [place for place, op in enumerate(block) if RESIDUAL in op.outputs]
+    tells = {item.last - 1 for item in fused if item.kind is not FusedKind.NORM_ROWS}
+    found: list[FusedOp] = []
+    first = False
+    for item in fused:
+        if item.kind is FusedKind.ROWS_RESIDUAL:
+            found.append(item)
+            continue
+        before = [place for place in writers if place < item.first]
+        known = (before or writers)[-1] in tells  # the last one of the block before
+        found.append(replace(item, measures=not known))
+        first |= known and not before
+    return tuple(found), first
+
+
+class _Finder:
+    """Looks for runs of ops that have a fused function."""
+
+    def __init__(self, program: Program, plan: Plan, blocks: Sequence[Sequence[Op]]) -> None:
+        points = stream_points(program, plan.streams)
+        self._ops = blocks[0]
+        self._waits = [op.id in points for op in self._ops]
+        self._members = _members(plan)
+        self._engine = [
+            _stays(program, self._members.get(ops[0].id), ops[0])
+            and len({_signature(program, plan, self._members.get(op.id), op) for op in ops}) == 1
+            for ops in zip(*blocks, strict=True)
+        ]
+
+    def at(self, place: int) -> FusedOp | None:
+        """The longest fused function that begins with an op."""
+        kinds = tuple(op.kind for op in self._ops[place:])
+        if self._begins(kinds, ATTENTION_KINDS) and self._free(place, len(ATTENTION_KINDS)):
+            found = self._view(FusedKind.ATTENTION, place, ATTENTION_KINDS, ((1, 4), (8, 9)))
+            if found:
+                return found
+        if not self._free(place, len(MLP_KINDS)):
+            return None
+        if self._begins(kinds, MLP_KINDS):
+            return self._view(FusedKind.MLP, place, MLP_KINDS, ((1, 3), (4, 5)))
+        if kinds[0] is OpKind.RMSNORM:
+            end = next(i for i, kind in enumerate(kinds) if i and kind is not OpKind.LINEAR)
+            return self._view(FusedKind.NORM_ROWS, place, kinds[:end], ((1, end),))
+        if kinds[:2] == (OpKind.LINEAR, OpKind.RESIDUAL_ADD) and self._ends(place):
+            return self._view(FusedKind.ROWS_RESIDUAL, place, kinds[:2], ((0, 1),))
+        return None
+
+    @staticmethod
+    def _begins(kinds: Sequence[OpKind], wanted: Sequence[OpKind]) -> bool:
+        return tuple(kinds[: len(wanted)]) == tuple(wanted)
+
+    def _free(self, place: int, count: int) -> bool:
+        """Whether none but the first of some ops waits for weights from off the chip."""
+        return not any(self._waits[place + 1 : place + count])
+
+    def _ends(self, place: int) -> bool:
+        """Whether a linear is all that is added to the residual stream."""
+        linear, residual = self._ops[place : place + 2]
+        return residual.outputs == (RESIDUAL,) and residual.inputs[1] == linear.outputs[0]
+
+    def _view(
+        self,
+        kind: FusedKind,
+        place: int,
+        kinds: Sequence[OpKind],
+        chains: Sequence[tuple[int, int]],
+    ) -> FusedOp | None:
+        """A fused op whose linears, by chain [first, last), are all on the engine."""
+        parts: list[FusedPart] = []
+        for first, last in chains:
+            own = self._chain(range(place + first, place + last))
+            if not own:
+                return None
+            parts += own
+        return FusedOp(kind, place, place + len(kinds), tuple(parts))
+
+    def _chain(self, places: range) -> list[FusedPart]:
+        """Linears that are a whole chain; none when they are not."""
+        if not places or not all(self._engine[place] for place in places):
+            return []
+        members = [self._members[self._ops[place].id] for place in places]
+        chain, last = members[0].chain, members[-1].linear.pieces[-1]
+        if any(each.chain is not chain for each in members):
+            return []
+        if members[0].done or last.needed != len(chain.jobs):
+            return []
+        parts, met = [], 0
+        for place, each in zip(places, members, strict=True):
+            needed = each.linear.pieces[-1].needed
+            parts.append(FusedPart(place, not each.done, needed if needed > met else 0))
+            met = needed
+        return parts
+
+
+def _members(plan: Plan) -> dict[str, _Member]:
+    members: dict[str, _Member] = {}
+    for chain in plan.engine.chains if plan.engine else ():
+        done = 0
+        for linear in chain.linears:
+            members[linear.op] = _Member(chain, linear, done)
+            done = linear.pieces[-1].needed
+    return members
+
+
+def _stays(program: Program, member: _Member | None, op: Op) -> bool:
+    """Whether no sums of the chain make room for others before it ends."""
+    layout = program.engine_layout_of(op)
+    if member is None or layout is None:
+        return False
+    jobs, pieces = len(member.chain.jobs), member.linear.pieces
+    small = layout.shared * len(pieces) <= MOST_RUNS and layout.rows <= MOST_ROWS
+    return small and jobs <= MOST_JOBS and all(piece.before == jobs for piece in pieces)
+
+
+def _signature(
+    program: Program, plan: Plan, member: _Member | None, op: Op
+) -> tuple[object, ...] | None:
+    """Equal for linears that run the same jobs, out of other words."""
+    layout: EngineLayout | None = program.engine_layout_of(op)
+    if member is None or layout is None:
+        return None
+    chain, how = member.chain, plan.linears[op.id]
+    base = chain.jobs[0].registers[0]
+    jobs = tuple((job.registers[0] - base, *job.registers[1:]) for job in chain.jobs)
+    places = [plan.placements[name] for name in (chain.input_buffer, chain.accumulator_buffer)]
+    tiles = how.records_per_tile if how.tile_buffer else 0
+    return (
+        layout,
+        op.mode,
+        member.linear.pieces,
+        member.done,
+        jobs,
+        chain.group_stride,
+        *((place.region, place.offset) for place in places),
+        tiles,
+        how.slot_size,
+    )

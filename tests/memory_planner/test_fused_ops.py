@@ -1,0 +1,109 @@
+"""Which ops run as one: whole halves of a block, parts of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from memory_planner.engines import EngineChoice, EngineWish
+from memory_planner.fused_ops import FusedBlock, FusedKind, FusedOp, FusedPart, fused_block
+from memory_planner.plan import Plan
+from memory_planner.planner import choose_engines, plan_memory
+from memory_planner.target_file import load_target
+from tests.memory_planner.toy import toy_program
+from toolchain.model.packing import Packing
+from toolchain.model.program import OpKind, Program, ProgramShape
+
+SIRACUSA = load_target("siracusa")
+SHAPE = ProgramShape(64, 96, 2, 4, 2, 16, 97, 32)
+# norm q k v rope append attention merge o residual, norm gate up swiglu down residual
+HALVES = [(FusedKind.ATTENTION, 0, 10), (FusedKind.MLP, 10, 16)]
+
+
+def planned(
+    group_size: int = 64,
+    choice: EngineChoice = EngineChoice.NEUREKA,
+    bits: Mapping[str, int] | None = None,
+) -> tuple[Program, Plan]:
+    program = toy_program(SHAPE, packing=Packing.NIBBLE, group_size=group_size)
+    names = [op.id for op in program.ops if op.kind in (OpKind.LINEAR, OpKind.EMBED)]
+    wish = EngineWish(choice, {**dict.fromkeys(names, 4), **(bits or {})})
+    chosen = choose_engines(program, SIRACUSA, wish)
+    return chosen.program, plan_memory(chosen.program, SIRACUSA)
+
+
+def spans(block: FusedBlock) -> list[tuple[FusedKind, int, int]]:
+    return [(item.kind, item.first, item.last) for item in block.ops]
+
+
+def test_both_halves_of_a_block() -> None:
+    block = fused_block(*planned())
+    assert spans(block) == HALVES
+    assert block.ahead
+    assert block.measures  # nobody has told the first norm of the first block
+    assert not any(item.measures for item in block.ops)
+    attention, mlp = block.ops
+    assert [(part.place, part.first) for part in attention.linears] == [
+        (1, True),
+        (2, False),
+        (3, False),
+        (8, True),
+    ]
+    assert [part.place for part in mlp.linears] == [11, 12, 14]
+
+
+def test_every_job_is_waited_for_once() -> None:
+    program, plan = planned()
+    assert plan.engine is not None
+    waited = 0
+    for item in fused_block(program, plan).ops:
+        for part in item.linears:
+            waited = max(part.needed, 0 if part.first else waited)
+            op = program.ops[part.place + 1].id  # behind the embedding
+            chain = next(c for c in plan.engine.chains if op in [e.op for e in c.linears])
+            assert waited <= len(chain.jobs)
+            if op == chain.linears[-1].op:
+                assert waited == len(chain.jobs)
+
+
+def test_cores_alone_run_op_by_op() -> None:
+    assert fused_block(*planned(choice=EngineChoice.CORES)) == FusedBlock()
+
+
+def test_blocks_must_be_alike() -> None:
+    """Other bits in one block: its linears differ, and what holds them runs op by op."""
+    program, plan = planned(bits={"l01.mlp.down_proj": 3})
+    block = fused_block(program, plan)
+    assert spans(block) == HALVES[:1]
+    assert not block.ahead
+    assert block.ops[0].measures  # the residual of the block before told nothing
+    assert not block.measures
+
+
+def test_many_jobs_keep_their_tables_beside_the_engine() -> None:
+    """64 inputs in groups of 4: 16 jobs and more."""
+    assert fused_block(*planned(group_size=4)) == FusedBlock()
+
+
+@pytest.mark.parametrize("change", ["accumulators", "needed"])
+def test_sums_that_move_are_not_fused(change: str) -> None:
+    program, plan = planned()
+    assert plan.engine is not None
+    chain = plan.engine.chains[1]  # o of the first block
+    (linear,) = chain.linears
+    piece = linear.pieces[0]
+    moved = (
+        replace(piece, accumulators=piece.accumulators + 4)
+        if change == "accumulators"
+        else replace(piece, before=0)
+    )
+    other = replace(chain, linears=(replace(linear, pieces=(moved, *linear.pieces[1:])),))
+    chains = (plan.engine.chains[0], other, *plan.engine.chains[2:])
+    plan = replace(plan, engine=replace(plan.engine, chains=chains))
+    found = fused_block(program, plan).ops
+    assert [item.kind for item in found] == [FusedKind.NORM_ROWS, FusedKind.MLP]
+    part = FusedPart(1, True, found[0].linears[0].needed)
+    assert found[0] == FusedOp(FusedKind.NORM_ROWS, 0, 4, (part, *found[0].linears[1:]))
+    assert found[1].measures
