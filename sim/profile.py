@@ -116,10 +116,13 @@ def profile(
     """The profile at the token at `position`; ValueError outside 0 to context - 1."""
     step = decode_step(program, plan, target, position, reading)
     latency = latency_of(step, reading)
-    others = {each: estimate(program, plan, target, position, each) for each in Reading}
+    readings = tuple(
+        latency if each is reading else estimate(program, plan, target, position, each)
+        for each in Reading
+    )
     return Profile(
         latency=latency,
-        readings=tuple({**others, reading: latency}.values()),
+        readings=readings,
         prefill=prefill(step, position + 1),
         energy=token_energy(latency, target),
         dearest=dearest_roles(program, latency),
