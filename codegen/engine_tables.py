@@ -6,8 +6,6 @@ the chain, so that blocks whose weights lie elsewhere have the same jobs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from codegen.c_names import dimensions, identifier, mode_suffix, place_text
 from codegen.views import (
     BufferView,
@@ -21,7 +19,7 @@ from codegen.views import (
 )
 from memory_planner.engine_chains import windows_of
 from memory_planner.engine_jobs import acc_geometry, stage_geometry
-from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
+from memory_planner.engine_plan import ChainPlan, PiecePlan, chain_members
 from memory_planner.plan import Plan
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program
@@ -30,26 +28,12 @@ from toolchain.model.requant_table import TABLE_ROWS, requant_layout
 REGISTERS_PER_ROW = 6
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A linear, its chain, and the jobs that linears before it have waited for."""
-
-    chain: ChainPlan
-    linear: EngineLinear
-    done: int
-
-
 class EngineTables:
     """Fills the tables as linears are asked for."""
 
     def __init__(self, program: Program, plan: Plan) -> None:
         self._program, self._plan = program, plan
-        self._members: dict[str, _Member] = {}
-        for chain in plan.engine.chains if plan.engine else ():
-            done = 0
-            for linear in chain.linears:
-                self._members[linear.op] = _Member(chain, linear, done)
-                done = linear.pieces[-1].needed
+        self._members = chain_members(plan.engine)
         self._stages: dict[StageView, int] = {}
         self._matrices: dict[EngineMatrixView, int] = {}
         self._jobs: list[tuple[str, ...]] = []

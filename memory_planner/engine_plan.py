@@ -69,3 +69,23 @@ class EnginePlan:
     weight_base: int  # the address that register 0 counts from
     addresses: Mapping[str, int]  # of offset 0 of the regions that the engine reaches
     chains: tuple[ChainPlan, ...]  # in schedule order
+
+
+@dataclass(frozen=True, slots=True)
+class ChainMember:
+    """A linear of a chain; `done` jobs have been waited for by those before it."""
+
+    chain: ChainPlan
+    linear: EngineLinear
+    done: int
+
+
+def chain_members(engine: EnginePlan | None) -> dict[str, ChainMember]:
+    """By op id of every linear on the engine."""
+    found = {}
+    for chain in engine.chains if engine else ():
+        done = 0
+        for linear in chain.linears:
+            found[linear.op] = ChainMember(chain, linear, done)
+            done = linear.pieces[-1].needed
+    return found

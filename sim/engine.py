@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_planner.engine_jobs import acc_geometry, stage_geometry
-from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
+from memory_planner.engine_plan import ChainPlan, PiecePlan
 from memory_planner.plan import Placement, Plan
 from sim import ops
 from sim.memory import BLOB, NOBODY, PATTERN, Memory, MemoryFaultError
@@ -26,32 +26,12 @@ from toolchain.model.requant_table import TABLE_ROWS, RequantLayout, unpack_requ
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A linear of a chain; `done` jobs have been waited for by those before it."""
-
-    chain: ChainPlan
-    linear: EngineLinear
-    done: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TableRows:
     """Rows `first` .. of a requantization table."""
 
     first: int
     rows: WeightInts
-
-
-def chain_members(plan: Plan) -> dict[str, Member]:
-    """By op id of every linear on the engine."""
-    found = {}
-    for chain in plan.engine.chains if plan.engine else ():
-        done = 0
-        for linear in chain.linears:
-            found[linear.op] = Member(chain, linear, done)
-            done = linear.pieces[-1].needed
-    return found
 
 
 def input_buffers(plan: Plan) -> list[Placement]:

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_planner.engine_chains import windows_of
+from memory_planner.engine_plan import chain_members
 from memory_planner.plan import Placement, Plan
 from memory_planner.stream_slots import stream_points
 from sim import ops
 from sim.engine import (
     EngineMemory,
     accumulators,
-    chain_members,
     input_buffers,
     requantized,
     table_rows,
@@ -68,7 +68,7 @@ class Machine:
             if region.blob_size:
                 blob = np.frombuffer(blobs[region.name], np.uint8)
                 self._memories[region.name].write(region.blob_base, blob, BLOB)
-        self._chains = chain_members(plan)
+        self._chains = chain_members(plan.engine)
         for place in input_buffers(plan):
             self._put(place, 0, np.zeros(place.size, np.uint8))
         buffer = self._ids[plan.streams.buffer] if plan.streams else NOBODY
