@@ -6,7 +6,7 @@ logits to those of the byte-true machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -112,13 +112,11 @@ class Session:
 
         Raises IndexError when the KV cache has fewer free positions than tokens.
         """
-        ids = np.asarray(tokens, np.int64)
-        if self.position + len(ids) > self.program.shape.context:
-            raise IndexError("the sequence is longer than the context of the program")
-        parts = [
-            self._pass(ids[start : start + PREFILL_TOKENS])
-            for start in range(0, len(ids), PREFILL_TOKENS)
-        ]
+        ids = self._admitted(tokens)
+        parts = []
+        for start in range(0, len(ids), PREFILL_TOKENS):
+            self._pass(self.program.ops, ids[start : start + PREFILL_TOKENS])
+            parts.append(self._values["logits"])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def prefill(self, tokens: npt.ArrayLike) -> Ints:
@@ -126,25 +124,26 @@ class Session:
 
         The head runs for that token alone. Raises IndexError as `forward`.
         """
-        ids = np.asarray(tokens, np.int64)
-        if self.position + len(ids) > self.program.shape.context:
-            raise IndexError("the sequence is longer than the context of the program")
+        ids = self._admitted(tokens)
         for start in range(0, len(ids), PREFILL_TOKENS):
-            part = ids[start : start + PREFILL_TOKENS]
-            for op in self._parts.every:
-                run_op(op, self.program, self, part, self.position)
-            self.position += len(part)
+            self._pass(self._parts.every, ids[start : start + PREFILL_TOKENS])
         self._values = {name: value[-1:] for name, value in self._values.items()}
         for op in self._parts.behind:
             run_op(op, self.program, self, ids[-1:], self.position - 1)
         logits: Ints = self._values["logits"][0]
         return logits
 
-    def _pass(self, tokens: Ints) -> Ints:
-        for op in self.program.ops:
+    def _admitted(self, tokens: npt.ArrayLike) -> Ints:
+        """The ids of `tokens`, for which the KV cache has free positions."""
+        ids = np.asarray(tokens, np.int64)
+        if self.position + len(ids) > self.program.shape.context:
+            raise IndexError("the sequence is longer than the context of the program")
+        return ids
+
+    def _pass(self, schedule: Sequence[Op], tokens: Ints) -> None:
+        for op in schedule:
             run_op(op, self.program, self, tokens, self.position)
         self.position += len(tokens)
-        return self._values["logits"]
 
     # Store
 
