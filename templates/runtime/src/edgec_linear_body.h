@@ -26,14 +26,6 @@
 #endif
 #endif
 
-#if defined(__GNUC__)
-#define EDGEC_INLINE static inline __attribute__((__always_inline__))
-#define EDGEC_OUTLINE static __attribute__((__noinline__))
-#else
-#define EDGEC_INLINE static inline
-#define EDGEC_OUTLINE static
-#endif
-
 /* Rows of a block where accumulators have 64 bits. */
 #define EDGEC_WIDE_ROWS 64U
 

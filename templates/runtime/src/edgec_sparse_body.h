@@ -58,14 +58,6 @@
 #define EDGEC_EACH_KEPT(M) EDGEC_EACH_OF_15(M)
 #endif
 
-#if defined(__GNUC__)
-#define EDGEC_INLINE static inline __attribute__((__always_inline__))
-#define EDGEC_OUTLINE static __attribute__((__noinline__))
-#else
-#define EDGEC_INLINE static inline
-#define EDGEC_OUTLINE static
-#endif
-
 /* Where the next weights of a row are, and the inputs that they may belong to. */
 typedef struct edgec_cursor {
     const uint8_t *index;
