@@ -46,9 +46,9 @@ def scratch_size(program: Program, op: Op) -> int:
     return 4 * elements.get(op.kind, 0)
 
 
-def kv_position_size(shape: ProgramShape) -> int:
-    """Bytes of KV cache per position of one block: k and v rows and their scales."""
-    return 2 * (shape.kv_heads * shape.head_dim + 4 * shape.kv_heads)
+def kv_position_size(shape: ProgramShape, bits: int = 8) -> int:
+    """Bytes of KV cache per position of one block: k and v rows of `bits` and 32-bit scales."""
+    return 2 * shape.kv_heads * (shape.head_dim * bits // 8 + 4)
 
 
 def attention_slot_size(shape: ProgramShape, positions: int, align: int) -> int:

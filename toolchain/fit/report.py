@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from memory_planner.explain import Shortfall
+from memory_planner.footprint import kv_position_size
 from sim.profile import prefill
 from sim.step import decode_step
 from toolchain.fit.engines import engine_entries
@@ -117,9 +118,9 @@ def _rounded(rate: float) -> float:
 
 
 def _position_size(outcome: Outcome) -> int:
-    """Bytes of KV cache per position: rows and 32-bit scales of k and v, per block and KV head."""
-    shape, bits = outcome.program.shape, outcome.design.what_if.kv_bits
-    return shape.layers * 2 * shape.kv_heads * (shape.head_dim * bits // 8 + 4)
+    """Bytes of KV cache per position, of all blocks."""
+    shape = outcome.program.shape
+    return shape.layers * kv_position_size(shape, outcome.design.what_if.kv_bits)
 
 
 def _kv_cache(outcome: Outcome) -> Json:
