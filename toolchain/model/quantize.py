@@ -35,7 +35,13 @@ from toolchain.model.names import (
     op_id_of,
 )
 from toolchain.model.nm_pattern import Pattern
-from toolchain.model.quant_settings import Override, QuantConfig, TensorSetting, effective_settings
+from toolchain.model.quant_settings import (
+    PER_CHANNEL,
+    Override,
+    QuantConfig,
+    TensorSetting,
+    effective_settings,
+)
 from toolchain.model.scale_multipliers import fit_scales
 from toolchain.model.sparsity import find_patterns
 
@@ -214,13 +220,8 @@ def _factor(name: str, weights: npt.NDArray[np.float32], snr_db: dict[str, float
     if not np.isfinite(weights).all():
         problem = Problem(name, "NaN or infinite values", "finite values")
         raise CheckpointError("an adapter is broken", [problem])
-    result = quantize_matrix(weights, ADAPTER_BITS, weights.shape[1])
-    snr_db[name] = _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
-    for array in (result.values, result.multipliers, result.scale):
-        array.setflags(write=False)
-    return QuantTensor(
-        name, result.values, ADAPTER_BITS, weights.shape[1], result.multipliers, result.scale
-    )
+    tensor, snr_db[name] = _rounded(name, weights, TensorSetting(ADAPTER_BITS, PER_CHANNEL))
+    return tensor
 
 
 def quantize_tensor(
@@ -230,17 +231,23 @@ def quantize_tensor(
     code = model.codes.get(hf_name_of(op_id))
     if code is not None:
         return _take_codes(op_id, code.read(), setting)
-    weights = model.load(hf_name_of(op_id))
+    tensor, snr_db = _rounded(op_id, model.load(hf_name_of(op_id)), setting)
+    return tensor, Fidelity(snr_db)
+
+
+def _rounded(
+    name: str, weights: npt.NDArray[np.float32], setting: TensorSetting
+) -> tuple[QuantTensor, float]:
+    """Floats as integers by round-to-nearest, and their signal-to-noise ratio in dB."""
     n_in = weights.shape[1]
-    group_size = n_in if setting.group_size == -1 else min(setting.group_size, n_in)
+    group_size = n_in if setting.group_size == PER_CHANNEL else min(setting.group_size, n_in)
     result = quantize_matrix(weights, setting.bits, group_size)
     for array in (result.values, result.multipliers, result.scale):
         array.setflags(write=False)
     tensor = QuantTensor(
-        op_id, result.values, setting.bits, group_size, result.multipliers, result.scale
+        name, result.values, setting.bits, group_size, result.multipliers, result.scale
     )
-    power, error = float(result.power.sum()), float(result.squared_error.sum())
-    return tensor, Fidelity(_snr_db(power, error))
+    return tensor, _snr_db(float(result.power.sum()), float(result.squared_error.sum()))
 
 
 def _take_codes(
