@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolchain.model.matrix_storage import unpack_matrix
 from toolchain.model.packing import (
     CORE_PACKINGS,
     Packing,
@@ -15,7 +16,6 @@ from toolchain.model.packing import (
     pack_weights,
     packing_for_bits,
     unpack_records,
-    unpack_weights,
 )
 
 
@@ -68,7 +68,7 @@ def test_every_field_value_in_every_lane(packing: Packing) -> None:
     weights = WeightInts(
         values, np.ones((packing.rows, 1), np.uint8), np.zeros(packing.rows, np.uint32)
     )
-    assert (unpack_weights(pack_weights(weights, layout), layout).values == values).all()
+    assert (unpack_matrix(pack_weights(weights, layout), layout).values == values).all()
 
 
 @st.composite
@@ -93,7 +93,7 @@ def test_unpack_inverts_pack(case: tuple[WeightInts, WeightLayout]) -> None:
     weights, layout = case
     data = pack_weights(weights, layout)
     assert len(data) == layout.size
-    back = unpack_weights(data, layout)
+    back = unpack_matrix(data, layout)
     assert (back.values == weights.values).all()
     assert (back.multipliers == weights.multipliers).all()
     assert (back.requant == weights.requant).all()
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="disagree"):
         pack_weights(ints([[1, 2]], [[1]], [0]), layout)
     with pytest.raises(ValueError, match="packed tensor has"):
-        unpack_weights(b"", layout)
+        unpack_matrix(b"", layout)
     with pytest.raises(ValueError, match=r"2\.\.8"):
         packing_for_bits(9)
 

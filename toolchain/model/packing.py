@@ -199,13 +199,6 @@ def unpack_records(data: bytes | memoryview, layout: WeightLayout, rows: int) ->
     )
 
 
-def unpack_weights(data: bytes | memoryview, layout: WeightLayout) -> WeightInts:
-    """All rows of a packed tensor; raises ValueError when the length is not `layout.size`."""
-    if len(data) != layout.size:
-        raise ValueError(f"packed tensor has {len(data)} bytes, its layout {layout.size}")
-    return unpack_records(data, layout, layout.rows)
-
-
 def _unpack_runs(runs: npt.NDArray[np.uint16], packing: Packing) -> npt.NDArray[np.int8]:
     """Runs (records, 2, columns) -> values (records, 2, rows of a run, columns)."""
     half = 1 << (packing.field_bits - 1)
