@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from codegen.bundle import LoadedBundle
+from sim.ops import signed16
 from sim.session import read_constants
 from toolchain.evaluate.scoring import F32, F64
 from toolchain.model.adapters import ADAPTER_MARK
@@ -152,8 +153,7 @@ def network_of_build(bundle: LoadedBundle) -> Network:
 def real_of_words(words: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> F64:
     """Real values M * 2^-e of packed requantization constants."""
     wide = words.astype(np.int64)
-    exponent = ((wide & 0xFFFF) ^ 0x8000) - 0x8000
-    real: F64 = np.ldexp((wide >> 16).astype(np.float64), -exponent)
+    real: F64 = np.ldexp((wide >> 16).astype(np.float64), -signed16(wide))
     return real
 
 
