@@ -17,8 +17,8 @@ from toolchain.compress.checkpoint import Tensor, write_json
 from toolchain.compress.tensor_files import save_tensors
 from toolchain.model.errors import CheckpointError, Problem
 from toolchain.model.json_fields import read_json_object
+from toolchain.model.lora import CONFIG_FILE, WEIGHTS_FILE
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 DOWN, UP = "lora_A.weight", "lora_B.weight"
 

@@ -22,6 +22,7 @@ from toolchain.compress.packages import surroundings
 from toolchain.compress.quantized import module_of
 from toolchain.compress.tensor_directory import TensorDirectory
 from toolchain.model.errors import CompressionError, EnvironmentFailureError, Problem
+from toolchain.model.gptq_settings import SETTINGS_FILE
 from toolchain.model.json_fields import read_json_object
 
 ENVIRONMENT = {
@@ -73,7 +74,7 @@ def quantize_with_library(
             fix = 'engine = "edgec" uses the implementation of edgec'
             raise CompressionError("GPTQ fails", [problem], fix) from error
         found = TensorDirectory.open(Path(folder))
-        settings = read_json_object(Path(folder) / "quantize_config.json")
+        settings = read_json_object(Path(folder) / SETTINGS_FILE)
         checkpoint_format = str(settings["checkpoint_format"])
         return {
             name: read_codes(

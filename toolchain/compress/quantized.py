@@ -33,17 +33,17 @@ from toolchain.compress.tensor_directory import TensorDirectory
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.config import parse_config
 from toolchain.model.errors import CompressionError, Problem
+from toolchain.model.gptq_settings import SETTINGS_FILE
 from toolchain.model.json_fields import ProblemLog, read_json_object
 from toolchain.model.names import LINEAR_SUFFIXES
 
-CONFIG_FILE = "quantize_config.json"
 Matrix = CodeMatrix | Nf4Matrix | Int8Matrix
 Settings = dict[str, Any]
 
 
 def is_quantized(directory: Path) -> bool:
     """Whether a directory holds a checkpoint that `write_config` finished."""
-    return (directory / CONFIG_FILE).is_file()
+    return (directory / SETTINGS_FILE).is_file()
 
 
 def module_of(name: str) -> str:
@@ -64,7 +64,7 @@ def add_matrix(writer: Writer, name: str, matrix: Matrix, settings: Settings) ->
 
 def write_config(out: Path, settings: Settings) -> None:
     """Both places of the settings; the last step of writing a quantized checkpoint."""
-    write_json(out / CONFIG_FILE, settings)
+    write_json(out / SETTINGS_FILE, settings)
     values = read_json_object(out / "config.json")
     write_json(out / "config.json", values | {"quantization_config": settings})
 
@@ -108,7 +108,7 @@ class QuantizedSource(Source):
         """A quantized checkpoint, or an adapter on one; CheckpointError for what is neither."""
         adapter = read_adapter(directory) if is_adapter(directory) else None
         base = directory if adapter is None else base_of(directory)
-        settings = cast("Settings", read_json_object(base / CONFIG_FILE))
+        settings = cast("Settings", read_json_object(base / SETTINGS_FILE))
         values = read_json_object(base / "config.json")
         values.pop("quantization_config", None)
         log = ProblemLog()
