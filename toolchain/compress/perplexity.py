@@ -20,7 +20,6 @@ from toolchain.compress.quantized import open_any
 from toolchain.compress.stage import Progress, ticker
 from toolchain.compress.texts import (
     TextCache,
-    first_token,
     heldout_file,
     read_text,
     window_length,
@@ -29,6 +28,7 @@ from toolchain.evaluate.perplexity import windows_of
 from toolchain.evaluate.scoring import Ints
 from toolchain.model.bits_file import read_bits
 from toolchain.model.errors import CompressionError, Problem
+from toolchain.model.gptq_settings import SETTINGS_FILE
 from toolchain.model.json_fields import read_json_object
 from toolchain.model.tokenizer import load_tokenizer
 
@@ -59,7 +59,7 @@ def evaluate(
     text = read_text(evaluation.text, heldout_file(), texts.allow_hub)
     length = window_length(home, evaluation.tokens)
     ids = texts.ids(home, text)
-    start = first_token(load_tokenizer(home))
+    start = load_tokenizer(home).start
     windows = list(islice(windows_of(ids, length, start), evaluation.windows))
     if not windows:
         problem = Problem(evaluation.text, f"{len(ids)} tokens", "a window of at least 2")
@@ -86,6 +86,6 @@ def _mean_loss(source: Source, windows: Sequence[Ints], device: str, progress: P
 def is_float(directory: Path) -> bool:
     """Whether a directory holds whole float weights: neither quantized nor only an adapter."""
     config = directory / "config.json"
-    if not config.is_file() or (directory / "quantize_config.json").exists():
+    if not config.is_file() or (directory / SETTINGS_FILE).exists():
         return False
     return read_json_object(config).get("quantization_config") is None

@@ -19,7 +19,7 @@ from toolchain.compress.stage import CalibratedOptions
 from toolchain.evaluate.perplexity import window_size, windows_of
 from toolchain.model.config import read_config
 from toolchain.model.errors import CompressionError, ConfigError, Problem
-from toolchain.model.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
+from toolchain.model.tokenizer import TOKENIZER_FILE, load_tokenizer
 from toolchain.options import bundled_model
 
 BUILTIN = "builtin"
@@ -94,7 +94,7 @@ class TextCache:
         tag = hashlib.sha256((model_dir / TOKENIZER_FILE).read_bytes()).hexdigest()
         key = (tag, digest(text))
         if key not in self._tokens:
-            self._tokens[key] = plain_ids(tokenizer, text)
+            self._tokens[key] = tokenizer.encode_text(text)
         return self._tokens[key]
 
     def windows(self, model_dir: Path, options: CalibratedOptions, seed: int) -> Tensor:
@@ -116,18 +116,6 @@ class TextCache:
         return cut[chosen]
 
 
-def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids without any that the tokenizer puts around a text; checks them as it does."""
-    whole = tokenizer.encode(text)
-    plain: list[int] = tokenizer.backend.encode(text, add_special_tokens=False).ids
-    return plain if len(plain) <= len(whole) else whole
-
-
-def first_token(tokenizer: Tokenizer) -> int | None:
-    """The token that the tokenizer puts in front of a text, if any."""
-    return next(iter(tokenizer.encode("")), None)
-
-
 def window_length(model_dir: Path, asked: int | None) -> int:
     """Tokens per window: what is asked for, else 512; never more than the context."""
     context = read_config(model_dir).max_position_embeddings
@@ -136,6 +124,6 @@ def window_length(model_dir: Path, asked: int | None) -> int:
 
 def cut_windows(model_dir: Path, ids: list[int], length: int) -> Tensor:
     """(count, length) int64: the whole windows of a text, each after its usual first token."""
-    rows = windows_of(ids, length, first_token(load_tokenizer(model_dir)))
+    rows = windows_of(ids, length, load_tokenizer(model_dir).start)
     whole = [torch.from_numpy(row) for row in rows if len(row) == length]
     return torch.stack(whole) if whole else torch.empty((0, length), dtype=torch.int64)

@@ -101,8 +101,8 @@ def text_windows(
 ) -> list[Ints]:
     """Windows of a text for the referee; the context bounds them."""
     size = window_size(window, exported.network.shape.context)
-    start = next(iter(exported.tokenizer.encode("")), None)
-    return cut_windows(exported.tokenizer.encode_text(text), size, bos=start, limit=limit)
+    tokenizer = exported.tokenizer
+    return cut_windows(tokenizer.encode_text(text), size, bos=tokenizer.start, limit=limit)
 
 
 def print_export(report: dict[str, Any]) -> None:

@@ -76,7 +76,8 @@ class HarnessModel(TemplateLM):
     @property
     def prefix_token_id(self) -> int:
         """What a text without context follows: the start token, or the end of another text."""
-        return next(iter(self._tokenizer.encode("")), self.eot_token_id)
+        start = self._tokenizer.start
+        return self.eot_token_id if start is None else start
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: object

@@ -38,9 +38,8 @@ def run_sensitivity(
     tokenizer = load_tokenizer(base_directory(directory))
     context = options.context or model.config.max_position_embeddings
     window = window_size(cut[0], context)
-    start = next(iter(tokenizer.encode("")), None)
     ids = tokenizer.encode_text(read_text(text or bundled_model() / SAMPLE))
-    windows = cut_windows(ids, window, bos=start, limit=cut[1])
+    windows = cut_windows(ids, window, bos=tokenizer.start, limit=cut[1])
     found = measure_sensitivity(model, options.quant, windows, progress)
     progress("the integer model")
     integers = model_of_quant(

@@ -44,7 +44,7 @@ class Subject:
     @property
     def start(self) -> int | None:
         """The token that begins a sequence, if the tokenizer puts one there."""
-        return next(iter(self.tokenizer.encode("")), None)
+        return self.tokenizer.start
 
 
 def open_subject(path: Path | None, device: str) -> Subject:

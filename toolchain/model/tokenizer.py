@@ -44,6 +44,11 @@ class Tokenizer:
         self._check(ids)
         return ids
 
+    @property
+    def start(self) -> int | None:
+        """The first id of every text that `encode` makes, if it puts one there."""
+        return next(iter(self.encode("")), None)
+
     def _check(self, ids: Sequence[int]) -> None:
         highest = max(ids, default=0)
         if highest >= self.vocab_size:
