@@ -29,11 +29,10 @@ from toolchain.compress.perplexity import Evaluation
 from toolchain.compress.pipeline import INPUT_FILE, Settings, run_recipe
 from toolchain.compress.recipe import parse_recipe
 from toolchain.compress.summary import Row
+from toolchain.model.names import LINEAR_SUFFIXES
 
 Stage = dict[str, Any]
 TOKENS = 512
-MODULES: tuple[str, ...] = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj")
-MODULES += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 # Equal numbers of removed weights: of 3,538,944 in a block 530,842 (to a row's rounding).
 EQUAL = {
     "attention 0.6": {"*.attn.*": 0.6},
@@ -56,10 +55,10 @@ def gptq(group_size: int = 64) -> tuple[str, Stage]:
     return name, {"kind": "quantize", "group_size": group_size, "samples": 10}
 
 
-def depth(remove: int, method: str = "taylor") -> tuple[str, Stage]:
+def depth(remove: int) -> tuple[str, Stage]:
     """Four first and two last blocks are protected, as in the study."""
-    name = f"depth {remove}" + ("" if method == "taylor" else f", by {method}")
-    return name, {"kind": "depth", "method": method, "remove": remove, "samples": 10}
+    stage = {"kind": "depth", "method": "taylor", "remove": remove, "samples": 10}
+    return f"depth {remove}", stage
 
 
 def wanda(pattern: str) -> tuple[str, Stage]:
@@ -89,7 +88,7 @@ def cases() -> Iterator[Case]:
     yield Case("w18-lora", (wanda("1:8"), LORA))
     for name, amounts in EQUAL.items():
         yield Case("equal-" + name.split()[0], (modules(name, amounts),))
-    for module in MODULES:
+    for module in LINEAR_SUFFIXES:
         short = module.rpartition(".")[2]
         yield Case(short, (modules(f"{short} 0.5", {f"*.{module}": 0.5}),))
 
