@@ -9,13 +9,9 @@ from memory_planner.target import Span
 from sim.energy import EnergyReport
 from sim.latency import LatencyReport
 from sim.profile import CurvePoint, Profile
-from toolchain.report.figure import Frame, Tick, axis_ticks
+from toolchain.report.figure import CHART, CHART_HEIGHT, HEADROOM, LineChart, axis_ticks
 from toolchain.report.scale import Axis, count, decimal, percent
 from toolchain.report.source import PageSource
-
-WIDTH = 508
-FRAME = Frame(76, 22, WIDTH - 80, 190)
-HEADROOM = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +49,12 @@ class EnergyView:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(LineChart):
     """Cycles of one token over the length of the cache."""
 
-    frame: dict[str, str]
-    height: str
-    line: str  # points, as below
-    area: str
-    bound: str
-    end_x: str
-    end_y: str
-    end_text: str
+    bound: str  # points
     bound_y: str
     bound_text: str
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +121,13 @@ def _energy_row(name: str, span: Span, basis: str) -> EnergyRow:
 def cost_curve(points: Sequence[CurvePoint]) -> Curve:
     """Cycles and bound of one token, from the first row of the cache to the last."""
     last = points[-1]
-    x = FRAME.x_axis(0, last.length)
-    y = FRAME.y_axis(0, HEADROOM * max(point.cycles for point in points))
+    x = CHART.x_axis(0, last.length)
+    y = CHART.y_axis(0, HEADROOM * max(point.cycles for point in points))
     line = _points(x, y, [(point.length, point.cycles) for point in points])
     floor, ends = decimal(y.at(0)), [decimal(x.at(end.length)) for end in (points[0], last)]
     return Curve(
-        frame=FRAME.text(),
-        height=decimal(FRAME.bottom + 44),
+        frame=CHART.text(),
+        height=decimal(CHART_HEIGHT),
         line=line,
         area=f"{ends[0]},{floor} {line} {ends[1]},{floor}",
         bound=_points(x, y, [(point.length, point.bound_cycles) for point in points]),

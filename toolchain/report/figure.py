@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from toolchain.report.scale import Axis, count, decimal, text_width, ticks
 
 WIDTH = 1040  # of a figure over the whole page, in its own units (about a pixel on a laptop)
+HALF_WIDTH = 508  # of a figure beside a table
 FONT = 11  # of labels inside figures
 MARGIN = 6  # units between a label and the edges of its rectangle, both together
 
@@ -90,6 +91,26 @@ class Frame:
             "width": decimal(self.width),
             "height": decimal(self.height),
         }
+
+
+CHART = Frame(76, 22, HALF_WIDTH - 80, 190)  # of a line chart
+CHART_HEIGHT = CHART.bottom + 44  # with the names of the ticks and of the axis
+HEADROOM = 1.15  # of a line chart: its y axis over the largest value
+
+
+@dataclass(frozen=True, slots=True)
+class LineChart:
+    """A line over the area below it, its last point named; places are in `CHART`."""
+
+    frame: dict[str, str]
+    height: str
+    line: str  # points
+    area: str
+    end_x: str
+    end_y: str
+    end_text: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
 
 
 def box(area: Frame, css: str, title: str, label: str = "", more: Iterable[Frame] = ()) -> Box:

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from memory_planner.plan import Plan
 from toolchain.model.program import Kind, Program
-from toolchain.report.figure import Frame, Tick, axis_ticks
+from toolchain.report.figure import CHART, CHART_HEIGHT, HEADROOM, LineChart, axis_ticks
 from toolchain.report.scale import BINARY, Axis, count, decimal
 
-WIDTH = 508
-FRAME = Frame(76, 22, WIDTH - 80, 190)
-HEADROOM = 1.15
 LEVEL_SHOWN = 3.0  # times the cache: a region larger than that would flatten the line
 
 
@@ -36,22 +33,13 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(LineChart):
     """The figure and its table."""
 
-    frame: dict[str, str]
-    height: str
-    line: str  # points
-    area: str
-    end_x: str
-    end_y: str
-    end_text: str
     formula: str
     parts: list[Part]
     levels: list[Level]
     room: list[str]  # one sentence per region that holds a part
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
 
 
 def kv_growth(program: Program, plan: Plan) -> Growth:
@@ -68,13 +56,13 @@ def kv_growth(program: Program, plan: Plan) -> Growth:
         for name, size in held.items()
         if total < size + plan.region(name).free <= LEVEL_SHOWN * total
     ]
-    x = FRAME.x_axis(0, context)
-    y = FRAME.y_axis(0, HEADROOM * max([total, *(room for _, room in shown)]))
+    x = CHART.x_axis(0, context)
+    y = CHART.y_axis(0, HEADROOM * max([total, *(room for _, room in shown)]))
     each = " + ".join(count(spec.size // context) for spec in specs)
     line = f"{decimal(x.at(0))},{decimal(y.at(0))} {decimal(x.at(context))},{decimal(y.at(total))}"
     return Growth(
-        frame=FRAME.text(),
-        height=decimal(FRAME.bottom + 44),
+        frame=CHART.text(),
+        height=decimal(CHART_HEIGHT),
         line=line,
         area=f"{line} {decimal(x.at(context))},{decimal(y.at(0))}",
         end_x=decimal(x.at(context)),
