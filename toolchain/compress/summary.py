@@ -24,7 +24,7 @@ from toolchain.model.coded_settings import with_codes
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import EdgecError, UnsupportedModelError
 from toolchain.model.names import op_id_of
-from toolchain.model.nm_pattern import PATTERNS
+from toolchain.model.nm_pattern import parse_pattern
 from toolchain.model.quant_settings import QuantConfig
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.weight_facts import facts_of
@@ -103,10 +103,8 @@ def design_of(config: ModelConfig, masks: Mapping[str, Mask], quant: QuantConfig
 
     A projection with an N:M pattern that the packer knows counts sparse where that pays.
     """
-    known = {str(pattern): pattern for pattern in PATTERNS}
-    patterns = {
-        op_id_of(name): known[mask.pattern] for name, mask in masks.items() if mask.pattern in known
-    }
+    found = {op_id_of(name): parse_pattern(mask.pattern or "") for name, mask in masks.items()}
+    patterns = {op_id: pattern for op_id, pattern in found.items() if pattern}
     return Design(config, quant, config.max_position_embeddings, patterns=patterns)
 
 
