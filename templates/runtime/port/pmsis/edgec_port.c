@@ -53,9 +53,6 @@ static void copy(uintptr_t to, uintptr_t from, uint32_t size, pi_cl_dma_cmd_t *c
 void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint32_t size) {
     const uint32_t core = (uint32_t)pi_core_id();
     const uint32_t id = free_command(core);
-    dma->destination = destination;
-    dma->source = source;
-    dma->size = size;
     dma->id = id;
     if (id < COMMANDS) {
         busy[core][id] = 1U;

@@ -34,9 +34,6 @@ void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint
     const uint32_t to = (uint32_t)(uintptr_t)destination;
     const uint32_t from = (uint32_t)(uintptr_t)source;
     const uint32_t inward = in_l1(to) ? SIRACUSA_DMA_TO_L1 : 0U;
-    dma->destination = destination;
-    dma->source = source;
-    dma->size = size;
     dma->id = *at(SIRACUSA_DMA);
     *at(SIRACUSA_DMA) = size | inward | SIRACUSA_DMA_LINEAR | SIRACUSA_DMA_EVENT;
     *at(SIRACUSA_DMA) = inward != 0U ? to : from;
