@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 from memory_planner.engine_time import EngineCycles
-from memory_planner.target import EngineSpec, TargetSpec
+from memory_planner.target import EngineSpec, Reading, TargetSpec
 from memory_planner.toml_table import Table
 from toolchain.model.errors import Problem
-
-READINGS = ("simulator", "conservative")
 
 
 def read_engine(table: Table) -> EngineSpec:
     """The engine that `table` describes."""
-    readings = [_cycles(table.table(name)) for name in READINGS]
+    cycles = {reading: _cycles(table.table(reading.value)) for reading in Reading}
     engine = EngineSpec(
         name=table.text("name"),
         activations=table.text("activations"),
@@ -26,8 +24,8 @@ def read_engine(table: Table) -> EngineSpec:
         sum_cycles=table.number("sum", "cycles/accumulator"),
         start_cycles=table.number("start", "cycles/linear"),
         piece_cycles=table.number("piece", "cycles/piece"),
-        cycles=readings[0],
-        conservative=readings[1],
+        cycles=cycles[Reading.SIMULATOR],
+        conservative=cycles[Reading.CONSERVATIVE],
     )
     table.finish()
     return engine
