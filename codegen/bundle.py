@@ -20,9 +20,7 @@ from codegen.serialize import FORMAT_VERSION, document, graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.golden import Golden
-from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Kind, Program
+from toolchain.model.program import Kind, MatrixLayout, Program
 from toolchain.model.sparse_packing import SparseLayout
 
 MANIFEST = "manifest.json"
@@ -133,11 +131,11 @@ def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
             "size": tensor.size,
         }
         for tensor in parts.program.tensors.values()
-        if tensor.kind is Kind.WEIGHT and isinstance(tensor.layout, WeightLayout | EngineLayout)
+        if tensor.kind is Kind.WEIGHT and isinstance(tensor.layout, MatrixLayout)
     ]
 
 
-def _pattern_of(layout: WeightLayout | EngineLayout) -> dict[str, str]:
+def _pattern_of(layout: MatrixLayout) -> dict[str, str]:
     return {"pattern": str(layout.pattern)} if isinstance(layout, SparseLayout) else {}
 
 

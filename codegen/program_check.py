@@ -14,15 +14,13 @@ from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
 from toolchain.model.input_order import gathers_in
 from toolchain.model.outline import MAX_EPS, LowerConfig, WeightFacts, with_facts
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import ActMode, Kind, Op, OpKind, Program, ProgramShape
+from toolchain.model.program import ActMode, Kind, MatrixLayout, Op, OpKind, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import blocks_in
 from toolchain.model.sparse_packing import SparseLayout
 
 WEIGHT = ".weight"
 ADAPTER_PARTS = (f"{ADAPTER_MARK}a", f"{ADAPTER_MARK}b")
-Matrix = WeightLayout | EngineLayout
 SITE_OF_ROLE = {
     "attn.norm": "attn_in",
     "attn.merge": "o_in",
@@ -50,7 +48,7 @@ def check_program(program: Program) -> list[Problem]:
     layouts = {
         name.removesuffix(WEIGHT): tensor.layout
         for name, tensor in program.tensors.items()
-        if isinstance(tensor.layout, WeightLayout | EngineLayout)
+        if isinstance(tensor.layout, MatrixLayout)
     }
     facts = WeightFacts(adapter_ranks(program), gathers_in(program), blocks_in(program))
     blocks = facts.blocks or ()
@@ -104,7 +102,7 @@ def _check_attrs(norm: Op, attention: Op) -> list[Problem]:
 
 
 def _check_layouts(
-    shape: ProgramShape, layouts: dict[str, Matrix], facts: WeightFacts
+    shape: ProgramShape, layouts: dict[str, MatrixLayout], facts: WeightFacts
 ) -> list[Problem]:
     """Each matrix of the program, once, with rows and columns of its role."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -152,7 +150,7 @@ def _check_layouts(
 def _check_structure(
     program: Program,
     found: tuple[dict[str, ActMode], WeightFacts],
-    layouts: dict[str, Matrix],
+    layouts: dict[str, MatrixLayout],
     sources: tuple[Op, Op],  # of the constants: a norm, an attention
 ) -> list[Problem]:
     shape, (widths, facts) = program.shape, found

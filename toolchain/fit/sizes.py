@@ -12,13 +12,9 @@ from math import prod
 from toolchain.fit.design import Design
 from toolchain.model.adapters import ADAPTER_MARK
 from toolchain.model.config import ModelConfig
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.names import HEAD, expected_shapes
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Program, TensorSpec
+from toolchain.model.program import MatrixLayout, Program, TensorSpec
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
-
-Matrix = WeightLayout | EngineLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ def count_parameters(design: Design, program: Program) -> Parameters:
         layout = spec.layout
         if spec.name.endswith(".gamma"):
             norms += spec.shape[0]
-        elif not isinstance(layout, Matrix) or _is_copy(spec, design):
+        elif not isinstance(layout, MatrixLayout) or _is_copy(spec, design):
             continue
         elif ADAPTER_MARK in spec.name:
             adapters += layout.rows * layout.columns
@@ -76,7 +72,7 @@ def gptq_checkpoint_size(design: Design, program: Program) -> int:
         layout, setting = spec.layout, settings.get(spec.name.removesuffix(".weight"))
         if spec.name.endswith(".gamma"):
             bits += 16 * spec.shape[0]
-        elif not isinstance(layout, Matrix) or _is_copy(spec, design):
+        elif not isinstance(layout, MatrixLayout) or _is_copy(spec, design):
             continue
         elif setting is None or "." not in spec.name.removesuffix(".weight"):
             bits += 16 * layout.rows * layout.columns

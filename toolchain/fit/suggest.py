@@ -17,9 +17,7 @@ from toolchain.fit.design import Design, build_program
 from toolchain.fit.planning import capacity, fits, permanent_size, plan_design
 from toolchain.fit.sizes import config_parameters, packed_size
 from toolchain.model.config import ModelConfig, RopeConfig
-from toolchain.model.engine_packing import EngineLayout
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Program
+from toolchain.model.program import MatrixLayout, Program
 
 ENGINE_INPUTS, ENGINE_OUTPUTS = 252, 32
 NARROW = (64, 96, 128, 160, 192)
@@ -90,7 +88,7 @@ def grain_use(program: Program) -> float:
     """Weights over the engine slots that they occupy, whole tiles of inputs and outputs."""
     weights = slots = 0
     for spec in program.tensors.values():
-        if isinstance(spec.layout, WeightLayout | EngineLayout):
+        if isinstance(spec.layout, MatrixLayout):
             rows, columns = spec.layout.rows, spec.layout.columns
             weights += rows * columns
             slots += align_up(rows, ENGINE_OUTPUTS) * align_up(columns, ENGINE_INPUTS)

@@ -9,7 +9,7 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED
 from toolchain.model.packing import WeightLayout, packing_for_bits
-from toolchain.model.program import Program
+from toolchain.model.program import MatrixLayout, Program
 from toolchain.model.quant_settings import required_pattern
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
@@ -27,7 +27,7 @@ def width_report(design: Design, program: Program) -> list[Json]:
     for spec in program.tensors.values():
         name = spec.name.removesuffix(".weight")
         layout = spec.layout
-        if not isinstance(layout, WeightLayout | EngineLayout) or name == EMBED:
+        if not isinstance(layout, MatrixLayout) or name == EMBED:
             continue
         on_engine = isinstance(layout, EngineLayout)
         is_sparse = isinstance(layout, SparseLayout)
@@ -52,7 +52,7 @@ def width_report(design: Design, program: Program) -> list[Json]:
     return list(entries.values())
 
 
-def _for_cores(layout: WeightLayout | EngineLayout) -> WeightLayout:
+def _for_cores(layout: MatrixLayout) -> WeightLayout:
     """The dense matrix for the cores."""
     if isinstance(layout, WeightLayout):
         return layout

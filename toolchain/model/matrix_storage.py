@@ -12,6 +12,7 @@ from toolchain.model.packing import (
     pack_weights,
     unpack_records,
 )
+from toolchain.model.program import Layout
 from toolchain.model.requant_table import RequantLayout, pack_requant_table
 from toolchain.model.sparse_packing import SparseLayout, pack_sparse, unpack_sparse_records
 
@@ -32,14 +33,14 @@ def smallest_layout(dense: WeightLayout, patterns: Iterable[Pattern]) -> WeightL
     return min(paying, key=lambda layout: layout.size, default=dense)
 
 
-def packing_name(layout: WeightLayout | EngineLayout | RequantLayout) -> str:
+def packing_name(layout: Layout) -> str:
     """The packing as reports name it: "nibble", or "nm-sparse 2:4 nibble" with the stored bits."""
     if isinstance(layout, SparseLayout):
         return f"{layout.format.value} {layout.pattern} {layout.packing.value}"
     return layout.format.value
 
 
-def pack_matrix(weights: WeightInts, layout: WeightLayout | EngineLayout | RequantLayout) -> bytes:
+def pack_matrix(weights: WeightInts, layout: Layout) -> bytes:
     """Bytes of a matrix; raises ValueError as the packer of the layout does."""
     if isinstance(layout, EngineLayout):
         return pack_engine(weights, layout)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Layout = WeightLayout | EngineLayout | RequantLayout
+MatrixLayout = WeightLayout | EngineLayout
+Layout = MatrixLayout | RequantLayout
 
 # The shift is the lower part of an element of `linear.shift`, see lower.linear_bounds.
 SHIFT_WIDTH = 4

@@ -10,15 +10,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import ActMode, DType, Kind, Op, OpKind, ProgramShape, TensorSpec
+from toolchain.model.program import (
+    ActMode,
+    DType,
+    Kind,
+    MatrixLayout,
+    Op,
+    OpKind,
+    ProgramShape,
+    TensorSpec,
+)
 
 KV_TENSORS = ("kv.k", "kv.k_scale", "kv.v", "kv.v_scale")
 LINEARS_PER_BLOCK = 7
 Names = tuple[str, ...]
 Mode = ActMode | None
-Layouts = Mapping[str, WeightLayout] | Mapping[str, WeightLayout | EngineLayout]
+Layouts = Mapping[str, WeightLayout] | Mapping[str, MatrixLayout]
 
 
 class Modes(Protocol):

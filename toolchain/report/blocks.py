@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor
 
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import packing_name
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import OpKind, Program
+from toolchain.model.program import MatrixLayout, OpKind, Program
 from toolchain.report.figure import Box, Frame, Tick, box
 from toolchain.report.names import layer_of
 from toolchain.report.scale import TIMES, count, decimal, percent
@@ -83,7 +81,7 @@ def matrices(source: PageSource) -> list[Matrix]:
     snr = {each["op"]: float(each["snr_db"]) for each in facts["tensors"]} if facts else {}
     found = []
     for spec in source.program.tensors.values():
-        if not isinstance(spec.layout, WeightLayout | EngineLayout):
+        if not isinstance(spec.layout, MatrixLayout):
             continue
         name = spec.name.removesuffix(".weight")
         matrix = Matrix(

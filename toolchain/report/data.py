@@ -11,10 +11,8 @@ from typing import Any
 from sim.profile import Profile
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
-from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import packing_name
-from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Program
+from toolchain.model.program import MatrixLayout, Program
 from toolchain.model.quantize import QuantModel
 
 Json = dict[str, Any]
@@ -47,7 +45,7 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
     for name, tensor in matrices.items():
         spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
         if spec is None or not isinstance(
-            spec.layout, WeightLayout | EngineLayout
+            spec.layout, MatrixLayout
         ):  # a tied head is the embedding
             continue
         beside = table.size if table and table.layout else 0  # of an engine's words
