@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
 from codegen.chip_link import ChipLinkView, chip_link_view, left_out
 from codegen.prefix import apply_prefix
@@ -104,8 +103,9 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
         run_make(Build(bundle.directory, out, PORT, compiler, PROGRAMS, flags))
         images = {p: read_image(out / f"{bundle.prefix}_{p}") for p in PROGRAMS}
         memories = tuple(_program_use(n, image, bundle.target) for n, image in images.items())
-        stacks = _stacks(bundle, link, out, images) if is_gcc else ()
-        code = _block_code(bundle.prefix, out, images["runner"]) if is_gcc else None
+        graphs = _graphs(bundle.prefix, out) if is_gcc else {}
+        stacks = _stacks(bundle.prefix, link, graphs, images) if is_gcc else ()
+        code = _block_code(bundle.prefix, graphs["runner"], images["runner"]) if is_gcc else None
     problems = [problem for n, image in images.items() for problem in _misplaced(n, image, link)]
     problems += [
         Problem(
@@ -140,17 +140,23 @@ def _program_use(program: str, image: Image, target: TargetSpec) -> Use:
     return Use(program, "code, constants and variables", used, reserved)
 
 
+def _graphs(prefix: str, out: Path) -> dict[str, CallGraph]:
+    """Who calls whom in each program, pointers resolved."""
+    pointers = {
+        apply_prefix(key, prefix): tuple(apply_prefix(name, prefix) for name in names)
+        for key, names in POINTERS.items()
+    }
+    return {p: resolve(read_call_graph(_objects(out, p, prefix)), pointers) for p in PROGRAMS}
+
+
 def _stacks(
-    bundle: LoadedBundle, link: ChipLinkView, out: Path, images: dict[str, Image]
+    prefix: str, link: ChipLinkView, graphs: dict[str, CallGraph], images: dict[str, Image]
 ) -> tuple[Use, ...]:
     reserved = {"controller": link.controller_stack, "cluster core": link.core_stack}
-    prefix = bundle.prefix
     leaves = {apply_prefix(name, prefix): 0 for name in (*ASSEMBLY, *LIBGCC)}
     uses = []
-    for program in PROGRAMS:
-        graph = read_call_graph(_objects(out, program, prefix))
+    for program, graph in graphs.items():
         _check_complete(program, images[program], graph, leaves)
-        graph = resolve(graph, _pointers(prefix))
         trap = stack_bound(graph, apply_prefix(TRAP, prefix), leaves)
         for who, entry in ENTRIES.items():
             bound = stack_bound(graph, apply_prefix(entry, prefix), leaves)
@@ -159,16 +165,8 @@ def _stacks(
     return tuple(uses)
 
 
-def _pointers(prefix: str) -> dict[str, tuple[str, ...]]:
-    return {
-        apply_prefix(key, prefix): tuple(apply_prefix(name, prefix) for name in names)
-        for key, names in POINTERS.items()
-    }
-
-
-def _block_code(prefix: str, out: Path, image: Image) -> int:
+def _block_code(prefix: str, graph: CallGraph, image: Image) -> int:
     """Bytes of the functions that the blocks of a token may reach."""
-    graph = resolve(read_call_graph(_objects(out, "runner", prefix)), _pointers(prefix))
     known = {function_of(title) for title in graph.frames}
     entry = next(name for name in (apply_prefix(b, prefix) for b in BLOCKS) if name in known)
     total = 0
