@@ -31,14 +31,15 @@ from toolchain.model.errors import ConfigError, DoesNotFitError, InternalError, 
 from toolchain.model.program import Kind, OpKind, Program
 
 
-def plan_memory(program: Program, target: TargetSpec) -> Plan:
+def plan_memory(program: Program, target: TargetSpec, draft: Plan | None = None) -> Plan:
     """The plan of `program` on `target`; the same input gives the same plan.
 
+    `draft` is its `draft_plan`, where that is known already.
     Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
     the fullest op and its live buffers; ConfigError when a pin of the target cannot be honoured.
     """
     check_pins(program, target)
-    return complete_plan(program, target, draft_plan(program, target))
+    return complete_plan(program, target, draft or draft_plan(program, target))
 
 
 def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:

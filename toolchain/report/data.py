@@ -44,10 +44,8 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
     matrices = {"embed": quant.embed, **quant.linears, **adapters, "lm_head": quant.head}
     for name, tensor in matrices.items():
         spec, table = (program.tensors.get(f"{name}.{part}") for part in ("weight", "requant"))
-        if spec is None or not isinstance(
-            spec.layout, MatrixLayout
-        ):  # a tied head is the embedding
-            continue
+        if spec is None or not isinstance(spec.layout, MatrixLayout):
+            continue  # a tied head is the embedding
         beside = table.size if table and table.layout else 0  # of an engine's words
         tensors.append(
             {
