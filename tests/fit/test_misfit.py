@@ -25,6 +25,8 @@ from toolchain.fit.remedies import Change, Remedy, find_remedies
 from toolchain.fit.report import fit_report
 from toolchain.fit.shapes import list_shapes, load_shape
 from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND
+from toolchain.model.names import linear_ids
+from toolchain.model.program import Kind
 from toolchain.model.quant_settings import QuantConfig
 
 SIRACUSA = without_off_chip(load_target("siracusa"))
@@ -224,3 +226,10 @@ def test_a_compile_refuses_with_the_remedies_of_fit(tmp_path: Path) -> None:
     text = run(main, ["compile", str(model), *output, *limits]).stderr
     assert text.strip() == run(main, ["fit", str(model), *limits]).stderr.strip()
     assert not (tmp_path / "out").exists()
+
+
+def test_of_the_blocks_are_their_projections_and_the_whole_kv_cache() -> None:
+    inside = [spec for spec in build_program(WIDE).tensors.values() if spec.in_blocks]
+    names = {kind: {s.name for s in inside if s.kind is kind} for kind in (Kind.WEIGHT, Kind.STATE)}
+    assert names[Kind.WEIGHT] == {f"{op}.weight" for op in linear_ids(WIDE.config)}
+    assert names[Kind.STATE] == {"kv.k", "kv.k_scale", "kv.v", "kv.v_scale"}

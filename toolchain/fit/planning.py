@@ -111,10 +111,10 @@ def _may_stream(program: Program, target: TargetSpec) -> bool:
 
     sizes = dict.fromkeys(PERMANENT, 0)
     for spec in program.tensors.values():
-        if spec.kind in PERMANENT and (spec.kind is not Kind.WEIGHT or "." in spec.name[:-7]):
+        if spec.kind in PERMANENT and (spec.kind is not Kind.WEIGHT or spec.in_blocks):
             sizes[spec.kind] += spec.size
-    names = [s.name for s in program.tensors.values() if s.kind is Kind.WEIGHT]
-    count, weights = sum("." in name[:-7] for name in names), sizes[Kind.WEIGHT]
+    count = sum(s.kind is Kind.WEIGHT and s.in_blocks for s in program.tensors.values())
+    weights = sizes[Kind.WEIGHT]
     streamed = max(0, weights - room(["weights"]))
     lacking = sum(sizes.values()) - room(PERMANENT.values())
     if lacking > 0 and count <= 2:

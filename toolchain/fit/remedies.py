@@ -155,9 +155,7 @@ def _block_size(design: Design) -> int:
     if not _is_possible(design):
         return 0  # dismissed at once
     tensors = build_program(design).tensors.values()
-    return sum(
-        t.size for t in tensors if t.kind in (Kind.WEIGHT, Kind.STATE) and "." in t.name[:-7]
-    )
+    return sum(t.size for t in tensors if t.kind in (Kind.WEIGHT, Kind.STATE) and t.in_blocks)
 
 
 def _single(probe: _Probe, design: Design, knob: Knob) -> Remedy | None:

@@ -8,6 +8,7 @@ The arithmetic of every op kind is docs/numerics.md, executed by sim/ops.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -28,6 +29,7 @@ Layout = MatrixLayout | RequantLayout
 # The shift is the lower part of an element of `linear.shift`, see lower.linear_bounds.
 SHIFT_WIDTH = 4
 SHIFT_BITS = (1 << SHIFT_WIDTH) - 1
+_OF_A_BLOCK = re.compile(r"l\d+\.")
 
 
 class DType(StrEnum):
@@ -102,6 +104,11 @@ class TensorSpec:
     def size(self) -> int:
         """Stored bytes, asked of the packer for weights."""
         return self.layout.size if self.layout else prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it belongs to a block, or to all of them as the KV cache does."""
+        return self.kind is Kind.STATE or _OF_A_BLOCK.match(self.name) is not None
 
     @property
     def scale_size(self) -> int:
