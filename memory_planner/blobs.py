@@ -67,6 +67,19 @@ class _Shelves:
         for spec in specs:
             self.put(_first_with_room({name: self.free(name, spec) for name in regions}), spec)
 
+    def put_whole(self, groups: Sequence[list[TensorSpec]], name: str) -> list[TensorSpec]:
+        """Each group into one region, if it has room for all of it; what is there then."""
+        placed: list[TensorSpec] = []
+        region = self.target.region(name)
+        for group in groups:
+            size = sum(align_up(spec.size, region.align) for spec in group)
+            header = _header_size(region, len(self.contents[name]) + len(group))
+            if self._used[name] + header + size <= region.size:
+                for spec in group:
+                    self.put(name, spec)
+                placed += group
+        return placed
+
     def put_packed(self, specs: Sequence[TensorSpec], regions: Sequence[str]) -> None:
         """As first fit does, or in any other way in which two regions have room for all."""
         contents = {name: list(held) for name, held in self.contents.items()}
@@ -101,17 +114,43 @@ class _Shelves:
         return region.size - self._used[name] - header
 
 
-def place_blobs(program: Program, target: TargetSpec, *, aside: bool = False) -> dict[str, Blob]:
+def place_blobs(
+    program: Program,
+    target: TargetSpec,
+    *,
+    aside: bool = False,
+    beside: Mapping[str, int] | None = None,
+) -> dict[str, Blob]:
     """The blobs of all regions without off-chip memory: weights are placed before constants.
 
     `aside`: constants leave the regions of weights and state to those, wherever they can.
+    `beside`: bytes that the arenas of regions have taken. What is left there holds constants that
+    a token reads as a whole, those of a role for all blocks or for none: equal blocks run the same
+    code.
     """
-    shelves = _Shelves(target, {})
+    shelves = _Shelves(target, beside or {})
     rest = shelves.put_pinned(by_value(program, Kind.WEIGHT))
     shelves.put_first_fit(rest, target.placement["weights"])
     rest = shelves.put_pinned(by_value(program, Kind.CONST))
+    read = bytes_read(program)
+    for name in beside or ():
+        whole = [spec for spec in rest if read.get(spec.name, 0) >= spec.size]
+        near = {spec.name for spec in shelves.put_whole(_by_readers(program, whole), name)}
+        rest = [spec for spec in rest if spec.name not in near]
     shelves.put_first_fit(rest, _aside(target) if aside else target.placement["constants"])
     return _blobs(program, shelves)
+
+
+def _by_readers(program: Program, specs: Sequence[TensorSpec]) -> list[list[TensorSpec]]:
+    """Tensors in groups of those that the same roles read, in the order of their first ones."""
+    roles: dict[str, list[str]] = {}
+    for op in program.ops:
+        for name in op.inputs:
+            roles.setdefault(name, []).append(op.role)
+    groups: dict[frozenset[str], list[TensorSpec]] = {}
+    for spec in specs:
+        groups.setdefault(frozenset(roles.get(spec.name, ())), []).append(spec)
+    return list(groups.values())
 
 
 def _aside(target: TargetSpec) -> tuple[str, ...]:

@@ -8,24 +8,25 @@ raises PlanDoesNotFitError with the facts; what would help is up to those who kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from memory_planner.allocate import Allocation, Buffer
-from memory_planner.arenas import Arenas, Contents, plan_arenas
-from memory_planner.blobs import Blob, place_blobs, place_states
+from memory_planner.draft import (
+    Draft,
+    draft_on_chip,
+    draft_plan_of,
+    is_enough,
+    with_near_data,
+)
 from memory_planner.engine_job_plan import plan_engine
 from memory_planner.engines import Assignment, EngineWish, assign_engines
 from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
-from memory_planner.liveness import folded_roles
 from memory_planner.off_chip import has_room_outside, place_outside
-from memory_planner.plan import Placement, Plan, RegionPlan
+from memory_planner.plan import Plan
 from memory_planner.prefill import with_batches
-from memory_planner.rows import report_rows
 from memory_planner.stream_plan import streams_of
-from memory_planner.target import OffChip, TargetSpec, align_up
-from memory_planner.tiling import max_transfer, plan_attention, plan_linears
+from memory_planner.target import OffChip, TargetSpec
+from memory_planner.tiling import max_transfer, plan_linears
 from memory_planner.validate import validate_plan
 from toolchain.model.errors import ConfigError, DoesNotFitError, InternalError, Problem
 from toolchain.model.program import Kind, OpKind, Program
@@ -95,7 +96,7 @@ def draft_plan(program: Program, target: TargetSpec) -> Plan:
     """
     draft = _draft_on_chip(program, target)
     if draft is not None:
-        return _near_cache(program, target, draft) or draft
+        return with_near_data(program, target, draft).plan
     assert target.off_chip is not None
     return _streamed_draft(program, target, target.off_chip)
 
@@ -105,16 +106,16 @@ def has_room(program: Program, target: TargetSpec) -> bool:
     draft = _draft_on_chip(program, target)
     if draft is None:
         return has_room_outside(program, target)
-    return all(region.free >= 0 for region in draft.regions)
+    return all(region.free >= 0 for region in draft.plan.regions)
 
 
-def _draft_on_chip(program: Program, target: TargetSpec) -> Plan | None:
+def _draft_on_chip(program: Program, target: TargetSpec) -> Draft | None:
     """The draft without off-chip memory; None when that is too little and there is some."""
     if target.off_chip is not None and _exceeds_the_chip(program, target):
         return None
     for aside in (False, True):
-        draft = _on_chip(program, target, aside=aside)
-        if _is_enough(draft, target):
+        draft = draft_on_chip(program, target, aside=aside)
+        if is_enough(draft.plan, target):
             return draft
     return None if target.off_chip else draft
 
@@ -128,111 +129,10 @@ def _exceeds_the_chip(program: Program, target: TargetSpec) -> bool:
 
 def _streamed_draft(program: Program, target: TargetSpec, off_chip: OffChip) -> Plan:
     outside = place_outside(program, target)
-    draft = _draft(program, target, outside.blobs, outside.arenas)
+    draft = draft_plan_of(program, target, outside.blobs, outside.arenas)
     if not outside.blobs[off_chip.region].offsets:
         return draft
     return replace(draft, streams=streams_of(program, target, outside))
-
-
-def _on_chip(program: Program, target: TargetSpec, *, aside: bool) -> Plan:
-    """The draft without off-chip memory; `aside`: constants leave room for the rest."""
-    blobs = place_blobs(program, target, aside=aside)
-    contents = Contents(program, target)
-    arenas = plan_arenas(contents, blobs, place_states(program, target, blobs))
-    return _draft(program, target, blobs, arenas)
-
-
-def _near_cache(program: Program, target: TargetSpec, draft: Plan) -> Plan | None:
-    """The draft with the KV cache among the tiles, where a target wants that and has the room."""
-    tiling = target.tiling
-    states = [spec for spec in program.tensors.values() if spec.kind is Kind.STATE]
-    if tiling is None or not tiling.near_cache or any(target.pinned(s.name) for s in states):
-        return None
-    align = target.region(tiling.region).align
-    if sum(align_up(spec.size, align) for spec in states) > draft.region(tiling.region).free:
-        return None
-    near = {
-        region.name: states if region.name == tiling.region else [] for region in target.regions
-    }
-    for aside in (False, True):
-        blobs = place_blobs(program, target, aside=aside)
-        arenas = plan_arenas(Contents(program, target), blobs, near)
-        found = _draft(program, target, blobs, arenas)
-        if _is_enough(found, target):
-            return found
-    if _is_enough(draft, target):  # whatever fits without a near cache fits with one
-        return None
-    return found if found.region(tiling.region).free >= 0 else None
-
-
-def _is_enough(draft: Plan, target: TargetSpec) -> bool:
-    """Whether nothing lies off chip, by a pin, and no region has too much."""
-    outside = target.off_chip.region if target.off_chip else None
-    return all(
-        region.free >= 0 and not (region.name == outside and region.blob_size)
-        for region in draft.regions
-    )
-
-
-def _draft(program: Program, target: TargetSpec, blobs: Mapping[str, Blob], arenas: Arenas) -> Plan:
-    roles = folded_roles(program)
-    regions = tuple(
-        _region_plan(target, name, blob, arenas.allocations[name]) for name, blob in blobs.items()
-    )
-    placements = _placements(program, blobs, arenas, regions, len(roles))
-    return Plan(
-        target=target.name,
-        cores=target.cores,
-        roles=roles,
-        placements=placements,
-        linears={},
-        attention=plan_attention(program, target, arenas.tiles),
-        regions=regions,
-        rows=report_rows(program, target, regions, placements, blobs),
-        blob_headers={name: blob.header for name, blob in blobs.items() if blob.offsets},
-    )
-
-
-def _region_plan(target: TargetSpec, name: str, blob: Blob, arena: Allocation) -> RegionPlan:
-    region = target.region(name)
-    return RegionPlan(
-        name=name,
-        capacity=region.size,
-        reserved=region.reserved,
-        blob_base=blob.base,
-        blob_size=blob.size,
-        arena_base=blob.base + blob.size,
-        arena_size=align_up(arena.height, region.align),
-        peak=arena.bound,
-        proven=arena.proven,
-    )
-
-
-def _placements(
-    program: Program,
-    blobs: Mapping[str, Blob],
-    arenas: Arenas,
-    regions: tuple[RegionPlan, ...],
-    end: int,
-) -> dict[str, Placement]:
-    """All placements: blobs first, then arenas, each by region and offset."""
-    placements = {}
-    for blob in blobs.values():
-        for name, offset in blob.offsets.items():
-            size = program.tensors[name].size
-            placements[name] = Placement(name, blob.region, offset, size, 0, end)
-    for region in regions:
-        offsets = arenas.allocations[region.name].offsets
-
-        def position(buffer: Buffer, offsets: Mapping[str, int] = offsets) -> tuple[int, int, str]:
-            return offsets[buffer.name], buffer.first, buffer.name
-
-        for buffer in sorted(arenas.buffers[region.name], key=position):
-            offset = region.arena_base + offsets[buffer.name]
-            placements[buffer.name] = Placement(
-                buffer.name, region.name, offset, buffer.size, buffer.first, buffer.last
-            )
-    return placements
 
 
 def _check_transfers(program: Program, target: TargetSpec) -> None:

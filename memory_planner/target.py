@@ -104,6 +104,7 @@ class Tiling:
     slot_cap: int  # bytes of a slot of cache rows; larger tiles of weights give way first
     positions_cap: int  # cache rows of one slot, likewise
     near_cache: bool = False  # a KV cache for which `region` has room lies there, without slots
+    near_constants: bool = False  # of programs with linears on the engine: in what is left
 
 
 @dataclass(frozen=True, slots=True)

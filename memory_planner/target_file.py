@@ -165,6 +165,7 @@ def _tiling(table: Table) -> Tiling:
         slot_cap=table.integer("slot_cap", "bytes", low=1),
         positions_cap=table.integer("positions_cap", "positions", low=1),
         near_cache=table.flag("near_cache") if table.has("near_cache") else False,
+        near_constants=table.flag("near_constants") if table.has("near_constants") else False,
     )
     table.finish()
     return tiling

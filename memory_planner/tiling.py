@@ -7,7 +7,7 @@ does attention with cache rows, up to the target's caps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import TableTiles, requant_layout_of, table_tiles
@@ -157,7 +157,9 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
         if op.kind is not OpKind.LINEAR:
             continue
         if op.id in tables:
-            plans[op.id] = _table_plan(op, tables[op.id], requant_layout_of(program, op), plan)
+            near = target.tiling and plan.placements[op.inputs[-1]].region == target.tiling.region
+            moved = None if near else tables[op.id]
+            plans[op.id] = _table_plan(op, moved, requant_layout_of(program, op), plan)
             continue
         weight, layout = program.weight_of(op).name, program.layout_of(op)
         if target.tiling is None:
@@ -185,6 +187,18 @@ def plan_linears(program: Program, target: TargetSpec, plan: Plan) -> dict[str, 
             slots=best.slots,
         )
     return plans
+
+
+def idle_tables(program: Program, target: TargetSpec, near: Container[str]) -> set[str]:
+    """Tile buffers of roles whose tables are all in `near`, tensors in the tiles' region."""
+    tables = table_tiles(program, target)
+    found: dict[str, bool] = {}
+    for op in program.ops:
+        if op.id in tables:
+            found[op.role] = found.get(op.role, True) and op.inputs[-1] in near
+        elif op.kind is OpKind.LINEAR:
+            found[op.role] = False
+    return {TILE_PREFIX + role for role, idle in found.items() if idle}
 
 
 def _table_plan(op: Op, tiles: TableTiles | None, layout: RequantLayout, plan: Plan) -> LinearPlan:

@@ -95,6 +95,8 @@ def _regions(target: TargetSpec, name: str, group: str) -> tuple[str, ...]:
     more = [target.off_chip.region] if target.off_chip and group == "weights" else []
     if group == "state" and target.tiling and target.tiling.near_cache:
         more.append(target.tiling.region)
+    if group == "constants" and target.tiling and target.tiling.near_constants:
+        more.append(target.tiling.region)
     return (pins[-1],) if pins else (*target.placement[group], *more)
 
 

@@ -214,13 +214,16 @@ def _engine_linear(context: Context, op: Op) -> OpCycles:
     times = chain_times(program, target, plan, chain)
     own = next(each for each in times.linears if each.op == op.id)
     how, rest = plan.linears[op.id], _stalls(context, op)
-    link = target.link(plan.placements[how.weight].region)
+    table: tuple[tuple[str, int], ...] = ()
+    if how.transfers:
+        link = target.link(plan.placements[how.weight].region)
+        table = ((link.name, program.tensors[how.weight].size),)
     words = WORD_SIZE * sum(job.words for job in own.jobs)
     return OpCycles(
         compute=sum(phase.span.cycles for phase in own.phases) + rest,
         dma=sum(span.cycles for span in own.tables),
         total=own.span.cycles + rest,
-        moved=((link.name, program.tensors[how.weight].size), (ENGINE_PORT, words)),
+        moved=(*table, (ENGINE_PORT, words)),
         overhead=sum(phase.barriers for phase in own.phases),
         engine=own,
     )
