@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.c.runtime import (
+    FUSED_EXPORTS,
     INCLUDES,
     MAX_CORES,
     RUNTIME,
@@ -46,7 +47,7 @@ class CoreRuntime:
         main = directory / "main.c"
         main.write_text(MAIN)
         port = RUNTIME / "port" / "rv32"
-        files = [main, *(RUNTIME / "src").glob("*.c"), *rv32_port()]
+        files = [main, FUSED_EXPORTS, *(RUNTIME / "src").glob("*.c"), *rv32_port()]
         linking = ["-Wl,--no-gc-sections", "-T", str(port / "link.ld"), "-o", str(program)]
         build = [*compiler.command, *STRICT, *FLAGS, *flags, *INCLUDES]
         compile_c([*build, *map(str, sorted(files)), *linking])

@@ -23,6 +23,7 @@ STRICT = (
     *("-Wundef", "-Wstrict-prototypes", "-Werror"),
 )
 MAX_CORES = 16
+FUSED_EXPORTS = Path(__file__).with_name("fused_exports.c")
 STATUS = (
     *("OK", "BAD_ARGUMENT", "MISALIGNED", "BAD_MAGIC", "BAD_VERSION", "BAD_BYTE_ORDER"),
     *("BAD_TARGET", "BAD_GRAPH", "BAD_LENGTH", "BAD_HEADER_CRC", "BAD_PAYLOAD_CRC"),
@@ -164,9 +165,9 @@ class Guarded:
 
 
 def build_library(directory: Path, flags: Sequence[str] = ("-O2",)) -> Path:
-    """Compile the runtime, the host port and math_exports.c into a shared library."""
+    """Compile the runtime, the host port and the exports into a shared library."""
     library = directory / "runtime.so"
-    files = [*sources(), Path(__file__).with_name("math_exports.c")]
+    files = [*sources(), Path(__file__).with_name("math_exports.c"), FUSED_EXPORTS]
     command = [*find_host_compiler().command, *STRICT, *flags, "-g", "-fPIC", "-shared", "-pthread"]
     compile_c([*command, *INCLUDES, *map(str, files), "-o", str(library)])
     return library

@@ -12,7 +12,7 @@ import pytest
 
 from sim import ops
 from tests.c.data import CORES, KINDS, quantized, vector
-from tests.c.runtime import AttentionParams, Guarded, KVCacheView, Runtime
+from tests.c.runtime import MAX_CORES, AttentionParams, Guarded, KVCacheView, Runtime
 from toolchain.model.lower import exp2_table
 from toolchain.model.outline import attention_constants
 from toolchain.model.program import ActMode
@@ -239,6 +239,80 @@ def test_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
     got = run_attention(runtime, 1, shape, cache, 31, query, constants)
     assert got[0].tolist() == acc.tolist()
     assert got[1].tolist() == stats.tolist()
+
+
+def merged_by_hand(acc: Ints, stats: Ints, top: int) -> list[list[int]]:
+    """The heads' sums at the exponent `top`: rs(acc * reciprocal, n)."""
+    rows = []
+    for row, (reciprocal, b, exponent) in zip(acc.tolist(), stats.tolist(), strict=True):
+        n = max(24 + b + top - exponent, 1)
+        rows.append([(x * reciprocal + (1 << (n - 1))) >> n for x in row])
+    return rows
+
+
+def run_fused(
+    runtime: Runtime,
+    cores: int,
+    shape: Shape,
+    cache: Cache,
+    length: int,
+    query: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    constants: dict[str, int],
+) -> None:
+    """Attention inside a fused op, against the sums of `ops` merged by hand."""
+    acc, stats = expected_attention(cache, length, query, constants)
+    top = int(stats[:, 2].max()) + length % 3
+    guarded = Guarded()
+    merged = guarded.array((shape.heads, shape.head_dim), np.int32)
+    amplitudes = guarded.array(MAX_CORES, np.uint32)
+    runtime.run(
+        *(cores, "fused_attention", params_of(shape, constants), length, *query, cache.view),
+        *(exp2_table(), guarded.array((shape.heads, shape.context), np.int32), merged),
+        *(guarded.array((shape.heads, 3), np.int32), top, amplitudes),
+    )
+    guarded.check()
+    want = merged_by_hand(acc, stats, top)
+    assert merged.tolist() == want
+    most = max(max(2 * x + 1 if x >= 0 else -2 * x for x in row) for row in want)
+    assert amplitudes[: min(cores, shape.heads)].max() == most
+
+
+FUSED_SHAPES = (
+    *(Shape(5, 5, 4, 12), Shape(8, 4, 8, 72), Shape(2, 1, 12, 8), Shape(2, 2, 16, 20)),
+    *(Shape(3, 1, 20, 16), Shape(7, 1, 32, 12), Shape(3, 1, 40, 8), Shape(2, 1, 64, 4)),
+    *(Shape(2, 1, 8, 10), Shape(3, 1, 6, 9)),
+)
+
+
+@TEAMS
+@pytest.mark.parametrize("shape", FUSED_SHAPES)
+def test_attention_of_a_fused_op(runtime: Runtime, cores: int, shape: Shape) -> None:
+    constants = attention_constants(shape.head_dim, shape.context)
+    cache = filled_cache(runtime, 1, shape, shape.context)
+    for length in {1, 2, 3, shape.context - 1, shape.context}:
+        for bits in (-12, -2, 3, 12):
+            query = queries(shape, length, bits)
+            run_fused(runtime, cores, shape, cache, length, query, constants)
+
+
+@pytest.mark.parametrize("exp_bits", [15, 14, 8])
+def test_fused_attention_with_shorter_weights(runtime: Runtime, exp_bits: int) -> None:
+    shape = Shape(4, 2, 8, 48)
+    constants = attention_constants(8, 48) | {"exp_bits": exp_bits}
+    cache = filled_cache(runtime, 1, shape, 48)
+    for bits in (-6, 0, 4):
+        run_fused(runtime, 2, shape, cache, 45, queries(shape, bits + 9, bits), constants)
+
+
+def test_fused_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
+    shape = Shape(2, 1, 8, 32)
+    constants = attention_constants(8, 32)
+    cache = empty_cache(shape)
+    for position in range(32):
+        kv = [vector(kind, 8, position)[None] for kind in ("small", "large")]
+        append(runtime, 1, shape, cache, position, (kv[0], kv[1] >> position % 31))
+    for length in (3, 20, 32):
+        run_fused(runtime, 1, shape, cache, length, queries(shape, 1, -14), constants)
 
 
 @TEAMS

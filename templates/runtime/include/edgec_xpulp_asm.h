@@ -39,11 +39,14 @@
 #define EDGEC_X_MAXU(d, a, b) EDGEC_X_R(0x33, 7, 0x02, d, a, b)
 #define EDGEC_X_ABS(d, a) EDGEC_X_R0(0x33, 0, 0x02, d, a, x0)
 #define EDGEC_X_MAC(d, a, b) EDGEC_X_R(0x33, 0, 0x21, d, a, b)
+#define EDGEC_X_MSU(d, a, b) EDGEC_X_R(0x33, 1, 0x21, d, a, b)
 /* d = a * b of the lower halves, of the upper halves; RS15: rs(., 15). */
 #define EDGEC_X_MULU(d, a, b) EDGEC_X_R(0x5b, 0, 0x00, d, a, b)
 #define EDGEC_X_MULHHU(d, a, b) EDGEC_X_R(0x5b, 0, 0x20, d, a, b)
 #define EDGEC_X_MULU_RS15(d, a, b) EDGEC_X_R(0x5b, 4, 0x0f, d, a, b)
 #define EDGEC_X_SUB_SRA16(d, a, b) EDGEC_X_R(0x5b, 3, 0x10, d, a, b) /* (a - b) >> 16 */
+#define EDGEC_X_RS14(d, a) EDGEC_X_R0(0x5b, 6, 14, d, a, x0)
+#define EDGEC_X_RS23(d, a) EDGEC_X_R0(0x5b, 6, 23, d, a, x0)
 /* d = rs(d, n) by the lower 5 bits of n; the same of unsigned numbers. */
 #define EDGEC_X_RS(d, n) ".insn r 0x5b, 6, 0x20, %[" #d "], x0, %[" #n "]\n"
 #define EDGEC_X_RSU(d, n) ".insn r 0x5b, 6, 0x60, %[" #d "], x0, %[" #n "]\n"

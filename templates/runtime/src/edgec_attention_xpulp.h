@@ -26,7 +26,7 @@
 /* z[u] += q . k[u] over 16 dimensions; `start` is how s begins: "lw" of z, or 0. */
 #define EDGEC_X_DOT_16(start)                                                                      \
     __asm__ volatile(EDGEC_X_LOOP(10, start EDGEC_X_DOTS_4 EDGEC_X_SWP(s, z, 4))                   \
-                     : [k] "+r"(k), [z] "+r"(z), [k0] "=&r"(k0), [k1] "=&r"(k1), [k2] "=&r"(k2),   \
+                     : [k] "+&r"(k), [z] "+&r"(z), [k0] "=&r"(k0), [k1] "=&r"(k1), [k2] "=&r"(k2), \
                        [k3] "=&r"(k3), [s] "=&r"(s)                                                \
                      : [n] "r"(rows->count), [stride] "r"(rows->stride), [q0] "r"(q[0]),           \
                        [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3])                              \
@@ -45,23 +45,25 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
 }
 
 /* Multiplies the dot product s, lifts it, and keeps the rounded logit and the maximum. w is the
- * scale of k. The shift counts one down where amax is not 0; where it is 0, all is 0. */
+ * scale of k, p rs(., 15) of its product with that of q. The shift counts one down where amax is
+ * not 0; where it is 0, all is 0. It is computed in the shadow of mulh. */
 /* clang-format off */
 #define EDGEC_X_LOGIT                                                                              \
-    EDGEC_X_MULU_RS15(p, w, qa)                                                                    \
-    EDGEC_X_SUB_SRA16(w, cq, w)                                                                    \
     EDGEC_X_MULU(p, p, mc)                                                                         \
     EDGEC_X_OP("sll", s, s, lift)                                                                  \
     EDGEC_X_OP("mulh", s, s, p)                                                                    \
+    EDGEC_X_SUB_SRA16(w, cq, w)                                                                    \
     EDGEC_X_RS(s, w)                                                                               \
     EDGEC_X_MAX(top, top, s)                                                                       \
     EDGEC_X_SWP(s, z, 4)
 /* clang-format on */
 
-#define EDGEC_X_SCORE(size, dots)                                                                  \
+/* `start`: what stands between a load and its use. */
+#define EDGEC_X_SCORE(size, start, dots)                                                           \
     __asm__ volatile(                                                                              \
-        EDGEC_X_LOOP(size, EDGEC_X_LWS(w, scales, step) dots EDGEC_X_LOGIT)                        \
-        : [k] "+r"(k), [z] "+r"(z), [scales] "+r"(scales), [top] "+r"(top), [k0] "=&r"(k0),        \
+        EDGEC_X_LOOP(size, EDGEC_X_LWS(w, scales, step) start EDGEC_X_MULU_RS15(p, w, qa)          \
+                               dots EDGEC_X_LOGIT)                                                 \
+        : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),    \
           [k1] "=&r"(k1), [k2] "=&r"(k2), [k3] "=&r"(k3), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p) \
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),           \
           [q0] "r"(q0), [q1] "r"(q1), [q2] "r"(q2), [q3] "r"(q3), [qa] "r"(scale->amax),           \
@@ -88,22 +90,22 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     uint32_t k0, k1, k2, k3, w, p;
     int32_t s;
     if (words == 1U) {
-        EDGEC_X_SCORE(11, EDGEC_X_LWS(k0, k, stride) EDGEC_X_DOT4_SS(s, k0, q0));
+        EDGEC_X_SCORE(11, EDGEC_X_LWS(k0, k, stride), EDGEC_X_DOT4_SS(s, k0, q0));
     } else if (words == 2U) {
-        EDGEC_X_SCORE(14, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_2);
+        EDGEC_X_SCORE(14, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_2);
     } else if (words == 3U) {
-        EDGEC_X_SCORE(16, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_3);
+        EDGEC_X_SCORE(16, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_3);
     } else if (words == 4U) {
-        EDGEC_X_SCORE(18, EDGEC_X_CLEAR(s) EDGEC_X_DOTS_4);
+        EDGEC_X_SCORE(18, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_4);
     } else if (left == 1U) {
-        EDGEC_X_SCORE(12,
-                      EDGEC_X_LW(s, z, 0) EDGEC_X_LWS(k0, k, stride) EDGEC_X_MAC4_SS(s, k0, q0));
+        EDGEC_X_SCORE(12, EDGEC_X_LW(s, z, 0) EDGEC_X_LWS(k0, k, stride),
+                      EDGEC_X_MAC4_SS(s, k0, q0));
     } else if (left == 2U) {
-        EDGEC_X_SCORE(14, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_2);
+        EDGEC_X_SCORE(14, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_2);
     } else if (left == 3U) {
-        EDGEC_X_SCORE(16, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_3);
+        EDGEC_X_SCORE(16, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_3);
     } else {
-        EDGEC_X_SCORE(18, EDGEC_X_LW(s, z, 0) EDGEC_X_DOTS_4);
+        EDGEC_X_SCORE(18, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_4);
     }
     return top;
 }
@@ -129,8 +131,8 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
 #define EDGEC_X_SOFTMAX(size, drop_e)                                                              \
     __asm__ volatile(                                                                              \
         EDGEC_X_LOOP(size, EDGEC_X_WEIGHT(drop_e))                                                 \
-        : [z] "+r"(z), [scales] "+r"(scales), [weights] "+r"(weights), [i] "+r"(i),                \
-          [sum] "+r"(sum), [d] "=&r"(d), [w] "=&r"(w), [e] "=&r"(e), [shift] "=&r"(shift)          \
+        : [z] "+&r"(z), [scales] "+&r"(scales), [weights] "+&r"(weights), [i] "+&r"(i),            \
+          [sum] "+&r"(sum), [d] "=&r"(d), [w] "=&r"(w), [e] "=&r"(e), [shift] "=&r"(shift)         \
         : [n] "r"(rows->count), [step] "r"(4U * rows->step), [top] "r"(softmax->top),              \
           [most] "r"(17 << 8), [exp2] "r"(softmax->exp2), [align] "r"(align),                      \
           [drop] "r"(softmax->drop)                                                                \
@@ -177,24 +179,24 @@ EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softma
     EDGEC_X_MAC4_US(h3, a, v3) EDGEC_X_MAC4_US(l3, low, v3)
 /* clang-format on */
 
-/* acc += weights times rows, four dimensions and as many positions at a time. */
-EDGEC_INLINE void edgec_x_weigh_4(const edgec_rows *rows, const int8_t *v, const uint16_t *weights,
-                                  int32_t *acc) {
+/* Weighted sums of four dimensions over 4 * fours positions. */
+EDGEC_INLINE void edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
+                                 const uint16_t *weights, int32_t *sums) {
     int32_t h0, h1, h2, h3, l0, l1, l2, l3;
     uint32_t a, b, low, v0, v1, v2, v3, x, y;
     __asm__ volatile(
         EDGEC_X_CLEAR_SUMS EDGEC_X_LOOP(27, EDGEC_X_WEIGH)
-        : [v] "+r"(v), [weights] "+r"(weights), [h0] "=&r"(h0), [h1] "=&r"(h1), [h2] "=&r"(h2),
+        : [v] "+&r"(v), [weights] "+&r"(weights), [h0] "=&r"(h0), [h1] "=&r"(h1), [h2] "=&r"(h2),
           [h3] "=&r"(h3), [l0] "=&r"(l0), [l1] "=&r"(l1), [l2] "=&r"(l2), [l3] "=&r"(l3),
           [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0), [v1] "=&r"(v1),
           [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
-        : [n] "r"(rows->count / 4U), [stride] "r"(rows->stride), [even] "r"(0x06040200U),
-          [odd] "r"(0x07050301U), [upper] "r"(0x07060302U)
+        : [n] "r"(fours), [stride] "r"(stride), [even] "r"(0x06040200U), [odd] "r"(0x07050301U),
+          [upper] "r"(0x07060302U)
         : "memory");
-    acc[0] += h0 * 256 + l0;
-    acc[1] += h1 * 256 + l1;
-    acc[2] += h2 * 256 + l2;
-    acc[3] += h3 * 256 + l3;
+    sums[0] = h0 * 256 + l0;
+    sums[1] = h1 * 256 + l1;
+    sums[2] = h2 * 256 + l2;
+    sums[3] = h3 * 256 + l3;
 }
 
 /* acc[i] += sum of weights[u] * v[u][i], of aligned rows. */
@@ -202,7 +204,11 @@ EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *wei
                                      int32_t *acc) {
     const uint32_t whole = rows->count & ~3U;
     for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
-        edgec_x_weigh_4(rows, rows->row + i, weights, acc + i);
+        int32_t sums[4];
+        edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, sums);
+        for (uint32_t j = 0U; j < 4U; j++) {
+            acc[i + j] += sums[j];
+        }
     }
     for (uint32_t u = whole; u < rows->count; u++) {
         const int8_t *const v = rows->row + u * rows->stride;

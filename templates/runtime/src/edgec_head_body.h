@@ -4,6 +4,7 @@
 #define EDGEC_HEAD_BODY_H
 
 #include "edgec_fused.h"
+#include "edgec_head_xpulp.h"
 #include "edgec_kv_scale.h"
 
 /* Rotates x[head_dim] at 15 bits into y; returns the shift. Sums of two products of 2^15 and 2^14
@@ -30,9 +31,8 @@ static inline int32_t edgec_rotate_head(const int32_t *x, const int16_t *table, 
     return shift;
 }
 
-/* Quantizes x[head_dim], rotated where there is a table; scratch[head_dim] is then used. */
-EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
-                                             uint32_t head_dim, int32_t *scratch, int8_t *q) {
+static inline edgec_scale edgec_quantize_any_head(const int32_t *x, const int16_t *table,
+                                                  uint32_t head_dim, int32_t *scratch, int8_t *q) {
     edgec_range range = {0, 0};
     int32_t exponent = 0;
     if (table != NULL) {
@@ -52,6 +52,49 @@ EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *ta
     }
     const edgec_scale scale = {amax, exponent + shift};
     return scale;
+}
+
+#if EDGEC_XPULP
+EDGEC_RARE static edgec_scale edgec_quantize_large_head(const int32_t *x, const int16_t *table,
+                                                        uint32_t head_dim, int32_t *scratch,
+                                                        int8_t *q) {
+    return edgec_quantize_any_head(x, table, head_dim, scratch, q);
+}
+#endif
+
+/* Quantizes x[head_dim], rotated where there is a table; scratch[head_dim] is then used. */
+EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
+                                             uint32_t head_dim, int32_t *scratch, int8_t *q) {
+#if EDGEC_XPULP
+    edgec_scale scale = {0, 0};
+    edgec_range range;
+    if (table != NULL) {
+        const uint32_t most = edgec_x_magnitude(x, head_dim);
+        if (most > EDGEC_X_MOST) {
+            return edgec_quantize_large_head(x, table, head_dim, scratch, q);
+        }
+        scale.e = edgec_bits32(most) - 15;
+        range = edgec_x_rotate(x, edgec_rounder_of(scale.e), table, head_dim, scratch);
+        x = scratch;
+    } else {
+        range = edgec_x_range(x, head_dim);
+        if (edgec_maxu32((uint32_t)range.max, 0U - (uint32_t)range.min) > EDGEC_X_MOST) {
+            return edgec_quantize_large_head(x, table, head_dim, scratch, q);
+        }
+    }
+    const int32_t shift = edgec_range_shift(range, 15);
+    const edgec_shifter by = edgec_rounder_of(shift);
+    scale.e += shift;
+    scale.a = edgec_max32(edgec_rounded(range.max, by), -edgec_rounded(range.min, by));
+    if (scale.a != 0) {
+        edgec_x_quantize(x, by, (int32_t)((127U << 23) / (uint32_t)scale.a), head_dim, q);
+    } else {
+        edgec_x_quantize(x, by, 0, head_dim, q);
+    }
+    return scale;
+#else
+    return edgec_quantize_any_head(x, table, head_dim, scratch, q);
+#endif
 }
 
 /* edgec_rope_s8 of edgec_kernels.h for the heads of a worker. */

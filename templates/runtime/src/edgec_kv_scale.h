@@ -2,8 +2,8 @@
 #ifndef EDGEC_KV_SCALE_H
 #define EDGEC_KV_SCALE_H
 
-#include "edgec_math.h"
 #include "edgec_types.h"
+#include "edgec_xpulp.h"
 
 #define EDGEC_KV_SPREAD 15 /* as large, or larger */
 
@@ -27,12 +27,10 @@ static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
     int32_t top = exponent;
     int32_t low = exponent;
     if (before != NULL) {
-        const int32_t last = edgec_kv_top(*before);
-        const int32_t lowest = last - edgec_kv_spread(*before);
-        top = last > top ? last : top;
-        low = lowest < low ? lowest : low;
+        top = edgec_max32(top, edgec_kv_top(*before));
+        low = edgec_min32(low, edgec_kv_top(*before) - edgec_kv_spread(*before));
     }
-    const int32_t spread = top - low < EDGEC_KV_SPREAD ? top - low : EDGEC_KV_SPREAD;
+    const int32_t spread = edgec_min32(top - low, EDGEC_KV_SPREAD);
     const edgec_kv_scale scale = {(uint16_t)amax,
                                   (uint16_t)((uint32_t)spread << 12 | ((uint32_t)top & 63U) << 6 |
                                              ((uint32_t)exponent & 63U))};
