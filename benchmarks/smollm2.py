@@ -80,14 +80,16 @@ def cases() -> Iterator[Case]:
     yield Case("rtn", (("RTN int4 group 64", rtn),))
     yield Case("gptq", (gptq(),))
     yield Case("d2", (depth(2), wanda("1:8"), gptq()))
-    yield Case("d4", (depth(4),))
+    yield Case("d2-gptq", (depth(2), gptq()))
+    yield Case("d4", (depth(4), gptq()))
     yield Case("w18", (wanda("1:8"), gptq()))
     yield Case("w24", (wanda("2:4"), gptq()))
-    yield Case("w48", (wanda("4:8"),))
+    yield Case("w48", (wanda("4:8"), gptq()))
     yield Case("w816", (wanda("8:16"),))
     yield Case("w18-lora", (wanda("1:8"), LORA))
     for name, amounts in EQUAL.items():
-        yield Case("equal-" + name.split()[0], (modules(name, amounts),))
+        more = (gptq(),) if name.startswith("feed-forward") else ()
+        yield Case("equal-" + name.split()[0], (modules(name, amounts), *more))
     for module in LINEAR_SUFFIXES:
         short = module.rpartition(".")[2]
         yield Case(short, (modules(f"{short} 0.5", {f"*.{module}": 0.5}),))

@@ -21,6 +21,8 @@ JOB_BYTES = 96
 LINEAR_BYTES = 20
 LINEAR_BYTES_WITH_ENGINE = 28
 LOCATION_BYTES = 8
+PART_BYTES = 12
+CACHE_BYTES = 4
 
 
 def fast_tables(model: ModelView, target: TargetSpec) -> frozenset[str]:
@@ -37,7 +39,7 @@ def fast_tables(model: ModelView, target: TargetSpec) -> frozenset[str]:
 def _sizes(model: ModelView) -> dict[str, int]:
     """Bytes of every table, those that are read most often in front."""
     sizes = {"ATTENTION": ATTENTION_BYTES, "MATRICES": MATRIX_BYTES * len(model.matrices)}
-    engine, block = model.engine, model.blocks[0]
+    engine, block = model.engine, model.whole
     if engine is not None:
         sizes |= {
             "STAGES": STAGE_BYTES * len(engine.stages),
@@ -49,5 +51,6 @@ def _sizes(model: ModelView) -> dict[str, int]:
         }
     linear = LINEAR_BYTES if engine is None else LINEAR_BYTES_WITH_ENGINE
     row = LOCATION_BYTES * len(block.arrays) + linear * len(block.linears)
+    row += PART_BYTES * len(model.blocks[0].parts) + CACHE_BYTES * bool(model.blocks[0].parts)
     sizes["BLOCKS"] = row * len(model.blocks)
     return sizes

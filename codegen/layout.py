@@ -7,7 +7,9 @@ the weights) becomes a row of a table, and everything else must be equal; it is 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import groupby
 from zlib import crc32
 
 from codegen.c_names import (
@@ -23,7 +25,7 @@ from codegen.c_names import (
 from codegen.engine_tables import EngineTables
 from codegen.fused import fuse, fused_jobs
 from codegen.op_views import OpViews
-from codegen.prefill_views import prefill_view
+from codegen.prefill_views import part_of_item, prefill_view
 from codegen.views import (
     AttentionView,
     BlockView,
@@ -33,6 +35,8 @@ from codegen.views import (
     FusedView,
     MatrixView,
     ModelView,
+    OpView,
+    PartView,
     RegionView,
     StreamRow,
     StreamView,
@@ -41,10 +45,12 @@ from codegen.views import (
 from memory_planner.footprint import PARTIALS, SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.fused_ops import fused_block
 from memory_planner.plan import Placement, Plan, RegionPlan, Source
+from memory_planner.stream_slots import stream_points
 from memory_planner.target import MemoryRegion, TargetSpec
 from toolchain.model.errors import InternalError
 from toolchain.model.matrix_storage import packing_name
 from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.silent_parts import LAST_OF, cache_slots, part_of, silent_in, whole_block
 from toolchain.model.sparse_packing import SparseLayout
 
 
@@ -84,6 +90,13 @@ def crc_constant(name: str) -> str:
     return f"0x{crc32(name.encode()):08X}U"
 
 
+def _by_part(
+    items: Sequence[FusedView | OpView],
+) -> tuple[tuple[str, tuple[FusedView | OpView, ...]], ...]:
+    """Items of a block by the part that they belong to; no fused op joins two parts."""
+    return tuple((part, tuple(group)) for part, group in groupby(items, part_of_item))
+
+
 class _Layout:
     """Looks names up in program and plan; holds nothing that changes but the matrix table."""
 
@@ -91,6 +104,7 @@ class _Layout:
         self.program, self.plan, self.target = program, plan, target
         self.matrices: dict[MatrixView, int] = {}
         self.engine = EngineTables(program, plan)
+        self.silent = silent_in(program)
 
     def model(self, graph: bytes) -> ModelView:
         regions = region_views(self.plan, self.target)
@@ -98,6 +112,7 @@ class _Layout:
         layers = range(self.program.shape.layers)
         embedding, head = self._embedding(), self._linear(self._op("lm_head"), "lm_head")
         blocks = tuple(self._block(layer) for layer in layers)
+        whole = self._block_view("whole", whole_block(self.program))
         engine = self.engine.view()
         found = fused_block(self.program, self.plan)
         items = fuse(found.ops, ops.block, blocks, engine)
@@ -119,6 +134,8 @@ class _Layout:
             before=ops.before,
             block_ops=ops.block,
             block_items=items,
+            block_parts=_by_part(items),
+            whole=whole,
             fused=fused,
             fused_jobs=fused_jobs(fused, engine),
             fused_ahead=found.ahead,
@@ -243,12 +260,28 @@ class _Layout:
 
     def _block(self, layer: int) -> BlockView:
         ops = [op for op in self.program.ops if op.layer == layer]
+        view = self._block_view(f"l{layer:02d}", ops)
+        if not self.silent:
+            return view
+        parts = tuple(self._part(layer, room) for room in LAST_OF)
+        return replace(view, parts=parts, cache=cache_slots(self.program).get(layer, 0))
+
+    def _part(self, layer: int, room: str) -> PartView:
+        """Where a part of a block begins in the schedule and in the streams; 0 without it."""
+        part = f"l{layer:02d}.{room}"
+        ops = [(i, op) for i, op in enumerate(self.program.ops) if part_of(op.id) == part]
+        points = stream_points(self.program, self.plan.streams)
+        streams = [points[op.id] for _, op in ops if op.id in points]
+        number = ops[0][0] if ops else 0
+        return PartView(room, part not in self.silent, number, streams[0] if streams else 0)
+
+    def _block_view(self, name: str, ops: Sequence[Op]) -> BlockView:
         arrays = [
             self._constant(op.inputs[1], block_array(op)) for op in ops if op.kind in BLOCK_ARRAYS
         ]
         has_orders = any(op.kind is OpKind.GATHER for op in ops)
         linears = [self._linear(op, identifier(op.role)) for op in ops if op.kind is OpKind.LINEAR]
-        return BlockView(f"l{layer:02d}", tuple(arrays), has_orders, tuple(linears))
+        return BlockView(name, tuple(arrays), has_orders, tuple(linears))
 
     def _constant(self, name: str, field: str) -> ConstantView:
         spec = self.program.tensors[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
@@ -18,8 +19,10 @@ from codegen.views import OpView, OutputView
 from memory_planner.footprint import SCRATCH_PREFIX, TILE_PREFIX
 from memory_planner.plan import Plan
 from memory_planner.stream_slots import stream_points
+from sim.prefill import parts_of
 from toolchain.model.errors import InternalError
 from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
+from toolchain.model.silent_parts import silent_in, whole_block
 
 LINEAR_OPERANDS = 4  # vector, scale, weights, shift
 WEIGHT_TABLES = {"embed": "EMBEDDING", "lm_head": "LM_HEAD"}
@@ -32,13 +35,23 @@ class OpViews:
         self._program, self._plan = program, plan
         self._points = stream_points(program, plan.streams)
         ops = program.ops
-        first = next(i for i, op in enumerate(ops) if op.layer >= 0)
-        block = [op for op in ops if op.layer == 0]
-        end = first + len(block) * program.shape.layers
-        _check_blocks(ops[first:end], block)
+        self._silent = bool(silent_in(program))
+        parts = parts_of(program)
+        first, block = len(parts.before), whole_block(program)
+        end = first + len(parts.blocks)
+        _check_blocks(parts.blocks, block)
         self.before = tuple(self._view(op, f"{i}U") for i, op in enumerate(ops[:first]))
-        self.block = tuple(self._view(op, f"BLOCK_OP(layer, {i}U)") for i, op in enumerate(block))
+        self.block = tuple(self._view(op, number) for op, number in self._numbered(block))
         self.after = tuple(self._view(op, f"{i}U") for i, op in enumerate(ops[end:], start=end))
+
+    def _numbered(self, block: tuple[Op, ...]) -> Iterator[tuple[Op, str]]:
+        """Ops of a block with their numbers in the schedule."""
+        places: dict[str, int] = {}
+        for index, op in enumerate(block):
+            room = op.role.partition(".")[0]
+            place = places[room] = places.get(room, -1) + 1
+            whole = f"BLOCK_OP(layer, {index}U)"
+            yield op, f"BLOCKS[layer].{room}.op + {place}U" if self._silent else whole
 
     def _view(self, op: Op, number: str) -> OpView:
         return OpView(
@@ -57,6 +70,7 @@ class OpViews:
             eps=op.attrs.get("eps", 0),
             elements=self._elements(op),
             stream=self._stream(op),
+            part=op.role.partition(".")[0] if self._silent and op.layer >= 0 else "",
         )
 
     def _elements(self, op: Op) -> str:
@@ -70,7 +84,14 @@ class OpViews:
         index = self._points.get(op.id)
         if streams is None or index is None or (op.role == "lm_head" and streams.part_records):
             return ""
-        return f"layer * {len(streams.cuts)}U + {index}U" if op.layer >= 0 else f"{index}U"
+        if op.layer < 0:
+            return f"{index}U"
+        place = streams.cuts.index(op.role)
+        if not self._silent:
+            return f"layer * {len(streams.cuts)}U + {place}U"
+        room = op.role.partition(".")[0]
+        place -= next(i for i, role in enumerate(streams.cuts) if role.startswith(f"{room}."))
+        return f"BLOCKS[layer].{room}.stream + {place}U"
 
     def _extra(self, name: str, absent: str) -> str:
         return f"s->{identifier(name)}" if name in self._plan.placements else absent
@@ -123,12 +144,17 @@ def _shape_text(spec: TensorSpec) -> str:
     return f"{kind} {dimensions(spec.shape)}" if spec.layout else kind + dimensions(spec.shape)
 
 
-def _check_blocks(ops: tuple[Op, ...], block: list[Op]) -> None:
-    """Every block must be the first one again, with weights of its own."""
-    for index, op in enumerate(ops):
-        first = block[index % len(block)]
+def _check_blocks(ops: tuple[Op, ...], block: tuple[Op, ...]) -> None:
+    """Every block must be the whole one again, with weights of its own, less silent parts."""
+    roles = {op.role: index for index, op in enumerate(block)}
+    before = -1, -1  # block, place in it
+    for op in ops:
+        first = block[roles[op.role]]
         if _comparable(op) != _comparable(first):
             raise InternalError(f"{op.id} differs from {first.id}; blocks must be alike")
+        if (op.layer, roles[op.role]) <= before:
+            raise InternalError(f"{op.id} is not in the order of a block")
+        before = op.layer, roles[op.role]
 
 
 def _comparable(op: Op) -> Op:

@@ -38,7 +38,11 @@ def prefill_view(
         first = own[0].ops[0] if isinstance(own[0], FusedView) else own[0]
         fused = [item for item in own if isinstance(item, FusedView)]
         jobs = len(fused_jobs(fused, engine))
-        groups.append(GroupView(tuple(own), group.batched, first.stream, bool(fused), job, jobs))
+        parts = {part_of_item(item) for item in own}
+        part = parts.pop() if len(parts) == 1 else ""
+        groups.append(
+            GroupView(tuple(own), group.batched, first.stream, bool(fused), job, jobs, part)
+        )
         job += jobs
     buffers = tuple(
         TokenBufferView(identifier(name), offset) for name, offset in how.offsets.items()
@@ -52,6 +56,11 @@ def prefill_view(
         buffers=buffers,
         groups=tuple(groups),
     )
+
+
+def part_of_item(item: FusedView | OpView) -> str:
+    """`OpView.part` of the ops of an item, which are of one part."""
+    return item.ops[0].part if isinstance(item, FusedView) else item.part
 
 
 def _count(item: FusedView | OpView) -> int:

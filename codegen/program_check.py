@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import astuple
 
 from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks
+from toolchain.model.config import MAX_LAYERS
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
@@ -17,6 +18,7 @@ from toolchain.model.outline import MAX_EPS, LowerConfig, WeightFacts, with_fact
 from toolchain.model.program import ActMode, Kind, MatrixLayout, Op, OpKind, Program, ProgramShape
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import blocks_in
+from toolchain.model.silent_parts import part_of, silent_in
 from toolchain.model.sparse_packing import SparseLayout
 
 WEIGHT = ".weight"
@@ -50,7 +52,9 @@ def check_program(program: Program) -> list[Problem]:
         for name, tensor in program.tensors.items()
         if isinstance(tensor.layout, MatrixLayout)
     }
-    facts = WeightFacts(adapter_ranks(program), gathers_in(program), blocks_in(program))
+    facts = WeightFacts(
+        adapter_ranks(program), gathers_in(program), blocks_in(program), silent_in(program)
+    )
     blocks = facts.blocks or ()
     if any(block > step or blocks[block] != block for step, block in enumerate(blocks)):
         allowed = "for each block itself, or an earlier one that is stored"
@@ -78,7 +82,7 @@ def _check_names(program: Program) -> list[Problem]:
 def _check_shape(program: Program) -> list[Problem]:
     shape = program.shape
     problems = []
-    if min(astuple(shape)) < 1 or shape.layers > len(program.ops):
+    if min(astuple(shape)) < 1 or shape.layers > max(MAX_LAYERS, len(program.ops)):
         problems.append(Problem("program: shape", str(shape), "dimensions that fit the ops"))
     elif shape.heads % shape.kv_heads or shape.head_dim % 2:
         allowed = "query heads in equal groups, of even size"
@@ -116,9 +120,10 @@ def _check_layouts(
         "mlp.down_proj": (shape.hidden, shape.ffn),
     }
     expected = {
-        f"l{layer:02d}.{role}": size
-        for layer in dict.fromkeys(facts.blocks or range(shape.layers))
+        f"l{stored:02d}.{role}": size
+        for layer, stored in enumerate(facts.blocks or range(shape.layers))
         for role, size in block.items()
+        if part_of(f"l{layer:02d}.{role}") not in facts.silent
     }
     expected |= dict.fromkeys(("embed", "lm_head"), (shape.vocab, shape.hidden))
     for name in [name for name in layouts if name.endswith(ADAPTER_PARTS)]:

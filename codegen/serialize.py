@@ -155,7 +155,7 @@ def _op_from_json(item: Json) -> Op:
 
 def plan_to_json(plan: Plan) -> Json:
     """All of `plan` as plain JSON values; transfers are arrays in the order of their fields."""
-    optional: Json = {} if plan.streams is None else {"streams": asdict(plan.streams)}
+    optional: Json = {} if plan.streams is None else {"streams": _streams_to_json(plan.streams)}
     if plan.engine:
         optional["engine"] = _engine_to_json(plan.engine)
     if plan.prefill:
@@ -194,9 +194,17 @@ def plan_from_json(value: Json) -> Plan:
     )
 
 
+def _streams_to_json(streams: StreamPlan) -> Json:
+    item = asdict(streams)
+    if not streams.begins:
+        del item["begins"]
+    return item
+
+
 def _streams_from_json(item: Json) -> StreamPlan:
     streams = tuple(Stream(**stream) for stream in item["streams"])
-    return StreamPlan(**{**item, "streams": streams, "cuts": tuple(item["cuts"])})
+    lists = {"cuts": tuple(item["cuts"]), "begins": tuple(item.get("begins", ()))}
+    return StreamPlan(**{**item, **lists, "streams": streams})
 
 
 def _engine_to_json(engine: EnginePlan) -> Json:

@@ -96,13 +96,25 @@ class CacheView:
 
 
 @dataclass(frozen=True, slots=True)
+class PartView:
+    """Attention or feed-forward of a block, where some blocks lack one."""
+
+    name: str
+    speaks: bool
+    op: int  # number of its first op in the schedule
+    stream: int  # index of its first stream
+
+
+@dataclass(frozen=True, slots=True)
 class BlockView:
-    """What differs between equal blocks: where their weights lie."""
+    """What differs between equal blocks: where their weights lie, and what some of them lack."""
 
     name: str
     arrays: tuple[ConstantView, ...]  # norm weights and orders of inputs
     has_orders: bool
     linears: tuple[WeightView, ...]
+    parts: tuple[PartView, ...] = ()  # empty when all blocks are whole
+    cache: int = 0  # place in the KV cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,7 @@ class OpView:
     eps: int = 0
     elements: str = ""  # of the first operand, a C expression
     stream: str = ""  # C expression of the stream that it waits for, empty when for none
+    part: str = ""  # member of block_weights that tells whether a block has it; empty: all have
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +322,7 @@ class GroupView:
     fused: bool  # some of the items are
     first_job: int  # of the fused items, among those of the block
     job_count: int
+    part: str  # that all items belong to, as in OpView; empty when they differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +358,8 @@ class ModelView:
     before: tuple[OpView, ...]  # ops in front of the blocks
     block_ops: tuple[OpView, ...]
     block_items: tuple[FusedView | OpView, ...]  # of a build that fuses
+    block_parts: tuple[tuple[str, tuple[FusedView | OpView, ...]], ...]  # the same by OpView.part
+    whole: BlockView  # the fields of block_weights
     fused: tuple[FusedView, ...]
     fused_jobs: tuple[FusedJob, ...]
     fused_ahead: bool  # no other jobs lie between them

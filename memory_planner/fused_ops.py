@@ -21,6 +21,7 @@ from memory_planner.plan import Plan
 from memory_planner.stream_slots import stream_points
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.silent_parts import silent_in, whole_block
 
 MOST_JOBS = 8  # of a chain: with more, tables that travel beside the engine pay
 MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
@@ -86,43 +87,49 @@ class _Member:
 
 def fused_block(program: Program, plan: Plan) -> FusedBlock:
     """What every block of the program runs as one; nothing without an engine."""
-    blocks = _blocks(program)
-    if plan.engine is None or not blocks:
+    columns = _columns(program)
+    if plan.engine is None or not columns:
         return FusedBlock()
-    finder = _Finder(program, plan, blocks)
+    finder = _Finder(program, plan, columns)
     found: list[FusedOp] = []
     place = 0
-    while place < len(blocks[0]):
+    while place < len(columns):
         fused = finder.at(place)
         if fused:
             found.append(fused)
         place = fused.last if fused else place + 1
-    ops, measures = _with_amplitudes(blocks[0], found)
+    block = [ops[0] for ops in columns]
+    ops, measures = _with_amplitudes(block, found, alike=not silent_in(program))
     fused_places = {part.place for op in ops for part in op.linears}
     ahead = all(
         place in fused_places or not program.engine_layout_of(op)
-        for block in blocks
-        for place, op in enumerate(block)
+        for place, ops in enumerate(columns)
+        for op in ops
     )
     return FusedBlock(ops, measures, ahead)
 
 
-def _blocks(program: Program) -> list[Sequence[Op]]:
-    """The ops of each block; none where blocks are not alike."""
-    ops = [op for op in program.ops if op.layer >= 0]
-    size = sum(op.layer == 0 for op in ops)
-    starts = range(0, len(ops), size or 1)
-    blocks: list[Sequence[Op]] = [ops[start : start + size] for start in starts]
-    kinds = [tuple((op.kind, op.mode) for op in block) for block in blocks]
-    return blocks if len(set(kinds)) == 1 else []
+def _columns(program: Program) -> list[Sequence[Op]]:
+    """The ops of all blocks by place in a whole one; none where blocks are not alike."""
+    by_role: dict[str, list[Op]] = {op.role: [] for op in whole_block(program)}
+    for op in program.ops:
+        if op.layer >= 0:
+            by_role[op.role].append(op)
+    alike = all(len({(op.kind, op.mode) for op in ops}) == 1 for ops in by_role.values())
+    return list(by_role.values()) if alike else []
 
 
 def _with_amplitudes(
-    block: Sequence[Op], fused: Sequence[FusedOp]
+    block: Sequence[Op], fused: Sequence[FusedOp], *, alike: bool
 ) -> tuple[tuple[FusedOp, ...], bool]:
-    """A norm takes the amplitude from the fused op that wrote the residual stream before it."""
+    """A norm takes the amplitude from the fused op that wrote the residual stream before it.
+
+    Of blocks that lack parts any writer may be the one before, and any norm the first.
+    """
     writers = [place for place, op in enumerate(block) if RESIDUAL in op.outputs]
     tells = {item.last - 1 for item in fused if item.kind is not FusedKind.NORM_ROWS}
+    if not alike and not tells.issuperset(writers):
+        tells = set()
     found: list[FusedOp] = []
     first = False
     for item in fused:
@@ -132,22 +139,22 @@ def _with_amplitudes(
         before = [place for place in writers if place < item.first]
         known = (before or writers)[-1] in tells  # the last one of the block before
         found.append(replace(item, measures=not known))
-        first |= known and not before
+        first |= known and not (alike and before)
     return tuple(found), first
 
 
 class _Finder:
     """Looks for runs of ops that have a fused function."""
 
-    def __init__(self, program: Program, plan: Plan, blocks: Sequence[Sequence[Op]]) -> None:
+    def __init__(self, program: Program, plan: Plan, columns: Sequence[Sequence[Op]]) -> None:
         points = stream_points(program, plan.streams)
-        self._ops = blocks[0]
+        self._ops = [ops[0] for ops in columns]
         self._waits = [op.id in points for op in self._ops]
         self._members = _members(plan)
         self._engine = [
             _stays(program, self._members.get(ops[0].id), ops[0])
             and len({_signature(program, plan, self._members.get(op.id), op) for op in ops}) == 1
-            for ops in zip(*blocks, strict=True)
+            for ops in columns
         ]
 
     def at(self, place: int) -> FusedOp | None:

@@ -80,10 +80,10 @@ class StreamPlan:
     the other one.
 
     A step has `count` streams, an even number; `streams` are those that move something. First
-    come those of the blocks, one at each role of `cuts`, then those of the head. Stream n uses
-    slot n mod 2, is waited for where its first reader begins, and then stream n + 1 is started,
-    after the last one stream 0 of the next step. The record of an off-chip embedding passes
-    through slot 1 in front of the blocks.
+    come those of the blocks, one at each role of `cuts` that a block has, then those of the head.
+    Stream n uses slot n mod 2, is waited for where its first reader begins, and then stream n + 1
+    is started, after the last one stream 0 of the next step. The record of an off-chip embedding
+    passes through slot 1 in front of the blocks.
     """
 
     region: str  # the off-chip region
@@ -95,6 +95,15 @@ class StreamPlan:
     part_records: int  # records of the head in one stream; 0: the head is on chip
     count: int
     streams: tuple[Stream, ...]  # in order of their indices
+    # The first stream of every block, where some blocks lack a part; empty: each has all cuts.
+    begins: tuple[int, ...] = ()
+
+    def of_block(self, layer: int) -> range:
+        """Indices of the streams of a block."""
+        if not self.begins:
+            first = layer * len(self.cuts)
+            return range(first, first + len(self.cuts))
+        return range(self.begins[layer], [*self.begins, self.head][layer + 1])
 
     def stream(self, index: int) -> Stream | None:
         """The stream of an index, if it moves anything."""
@@ -189,8 +198,7 @@ class Plan:
         place, streams = self.placements[weight], self.streams
         if streams is None or place.region != streams.region:
             return Source(place.region, place.offset)
-        first = layer * len(streams.cuts)
-        indices = range(first, first + len(streams.cuts)) if layer >= 0 else range(streams.count)
+        indices = streams.of_block(layer) if layer >= 0 else range(streams.count)
         found = next(
             stream
             for stream in streams.streams

@@ -10,6 +10,7 @@ region of activations until the blocks are done, so no plan gets worse by it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ from memory_planner.rows import with_arena_rows
 from memory_planner.target import BatchCosts, TargetSpec, align_up
 from memory_planner.tile_time import pieces_cycles, transfer_cycles
 from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.silent_parts import whole_block
 
 LARGEST_BATCH = 16  # twice as many would save at most a 32nd of what a batch can save
 
@@ -39,7 +41,7 @@ def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
     With linears on the engine a group is what lies between two waits for off-chip weights, the
     whole block without such: the generated code joins ops there, and their jobs follow each other.
     """
-    block = [op for op in program.ops if op.layer == 0]
+    block = whole_block(program)
     starts = list(range(len(block)))
     if any(program.engine_layout_of(op) for op in program.ops if op.layer >= 0):
         cuts = plan.streams.cuts if plan.streams else ()
@@ -55,7 +57,7 @@ def _group_of(program: Program, plan: Plan) -> dict[str, int]:
     return {role: number for number, group in enumerate(groups) for role in group.roles}
 
 
-def _group(program: Program, plan: Plan, ops: list[Op]) -> TokenGroup:
+def _group(program: Program, plan: Plan, ops: Sequence[Op]) -> TokenGroup:
     roles = tuple(op.role for op in ops)
     tiled = len(ops) == 1 and all(
         op.kind is OpKind.LINEAR
@@ -159,9 +161,13 @@ def saved_once(program: Program, target: TargetSpec, plan: Plan, costs: BatchCos
         for op in program.ops
         if op.layer >= 0 and op.role in single
     )
-    layers = program.shape.layers
-    selections = sum(not group.batched for group in groups) * layers
+    selections = sum(_turns(program, group) for group in groups if not group.batched)
     return saved + _streamed(target, plan) - costs.select_token * selections
+
+
+def _turns(program: Program, group: TokenGroup) -> int:
+    """Blocks that have ops of a group."""
+    return len({op.layer for op in program.ops if op.layer >= 0 and op.role in group.roles})
 
 
 def warm_saving(target: TargetSpec, op: Op) -> float:

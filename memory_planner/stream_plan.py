@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 
 from memory_planner.footprint import STREAM_BUFFER
 from memory_planner.off_chip import Outside
@@ -18,7 +19,8 @@ def streams_of(program: Program, target: TargetSpec, outside: Outside) -> Stream
     assert target.off_chip is not None
     offsets = outside.blobs[target.off_chip.region].offsets
     spans = _block_spans(program, outside, offsets)
-    used = program.shape.layers * len(outside.cuts)
+    begun = [op.layer for op in program.ops if op.layer >= 0 and op.role in outside.cuts]
+    used = len(begun)
     first_of_head, part_records = used, 0
     head = head_of(program, offsets.keys())
     if head:
@@ -41,7 +43,15 @@ def streams_of(program: Program, target: TargetSpec, outside: Outside) -> Stream
         part_records=part_records,
         count=used + used % 2,
         streams=tuple(Stream(n, begin, end - begin) for n, (begin, end) in sorted(spans.items())),
+        begins=_begins(begun, program.shape.layers, len(outside.cuts)),
     )
+
+
+def _begins(begun: Sequence[int], layers: int, cuts: int) -> tuple[int, ...]:
+    """`StreamPlan.begins` when streams begin in these blocks, in order."""
+    if len(begun) == layers * cuts:
+        return ()
+    return tuple(bisect_left(begun, layer) for layer in range(layers))
 
 
 def _block_spans(

@@ -7,6 +7,7 @@ smallest largest stream. A slot also holds one record of an embedding and of a h
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, tile_sizes
 from memory_planner.tile_time import CoreWork, LinearTiles, linear_tiles
 from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.silent_parts import silent_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class OffChipWeights:
         """Roles of blocks with weights off chip, in the order of a block."""
         outside = {weight.role for weight in self._inside_blocks}
         roles = dict.fromkeys(weight.role for weight in self.read if weight.layer >= 0)
-        return tuple(role for role in roles if role in outside)
+        ordered = sorted(roles, key=lambda role: role.startswith("mlp."))  # block 0 may lack attn
+        return tuple(role for role in ordered if role in outside)
 
     @cached_property
     def _blocks(self) -> frozenset[tuple[int, ...]]:
@@ -94,6 +97,17 @@ class OffChipWeights:
             sizes = blocks.setdefault(weight.layer, [0] * len(places))
             sizes[places[weight.role]] = weight.size
         return frozenset(tuple(sizes) for sizes in blocks.values())
+
+    @cached_property
+    def _forced(self) -> int:
+        """The role in front of which every block is cut; 0: none is.
+
+        Where some blocks lack a part, streams begin with each part.
+        """
+        if not silent_in(self.program):
+            return 0
+        rooms = [role.partition(".")[0] for role in self.roles]
+        return next((i for i, room in enumerate(rooms) if room != rooms[0]), 0)
 
     @cached_property
     def _sums(self) -> tuple[tuple[int, ...], ...]:
@@ -125,6 +139,8 @@ class OffChipWeights:
             return
         slot = None
         for count in range(1, len(self.roles) + 1):
+            if count == 1 and self._forced:
+                continue
             size, cuts = self._cut(count)
             found = max(self.least, size)
             if slot is None or found < slot:
@@ -151,6 +167,8 @@ class OffChipWeights:
 
     def _with_end(self, begin: int, end: int, left: int) -> int:
         """The same when the first stream ends in front of role `end` and `left` follow it."""
+        if begin < self._forced < end:
+            return sys.maxsize
         first = max(sums[end] - sums[begin] for sums in self._sums)
         return max(first, self._largest(end, left)) if left else first
 

@@ -197,9 +197,8 @@ def _read_from(op: Op, how: LinearPlan, layout: Moved, plan: Plan) -> list[_Part
     parts = []
     for stream in streams.streams:
         slot = buffer.offset + (stream.index & 1) * streams.slot_size
-        block = stream.index // len(streams.cuts) if streams.cuts else -1
         inside = 0 <= place.offset - stream.source_offset < stream.size
-        if op.layer >= 0 and block == op.layer and inside:
+        if op.layer >= 0 and stream.index in streams.of_block(op.layer) and inside:
             begin = slot + place.offset - stream.source_offset
             return [_Part(buffer.region, begin, 0, layout.records)]
         if op.layer < 0 and stream.index >= streams.head:

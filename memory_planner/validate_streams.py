@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from memory_planner.plan import Plan, Stream, StreamPlan
 from memory_planner.target import OffChip, TargetSpec
 from toolchain.model.errors import Problem
@@ -54,11 +56,21 @@ def off_chip_weights(program: Program, target: TargetSpec, plan: Plan) -> set[st
 def _check_sequence(program: Program, streams: StreamPlan) -> list[Problem]:
     """Cuts are roles of a block in its order; the numbers of the sequence follow from them."""
     roles = list(dict.fromkeys(op.role for op in program.ops if op.layer >= 0))
+    roles.sort(key=lambda role: not role.startswith("attn."))  # the first blocks may lack a part
     problems = []
     if [role for role in roles if role in streams.cuts] != list(streams.cuts):
         found = ", ".join(streams.cuts)
         problems.append(Problem("streams", f"cuts at {found}", "roles of a block, in order"))
-    first = program.shape.layers * len(streams.cuts)
+    counts = [0] * program.shape.layers  # of streams, by block
+    for op in program.ops:
+        if op.layer >= 0 and op.role in streams.cuts:
+            counts[op.layer] += 1
+    regular = set(counts) == {len(streams.cuts)}
+    begins = () if regular else tuple(accumulate(counts, initial=0))[:-1]
+    if streams.begins != begins:
+        found = f"blocks begin at streams {streams.begins}"
+        problems.append(Problem("streams", found, f"{begins}"))
+    first = sum(counts)
     if streams.head != first:
         problems.append(Problem("streams", f"head at {streams.head}", f"head at {first}"))
     least = max([first, *(stream.index + 1 for stream in streams.streams)])
@@ -114,18 +126,16 @@ def _check_head(
 def _readers(program: Program, streams: StreamPlan, needed: set[str]) -> dict[int, list[str]]:
     """The off-chip weights that blocks read from each stream; -1: from none."""
     found: dict[int, list[str]] = {}
-    times: dict[int, dict[str, int]] = {}  # by block: when each role is first, in ops
-    for time, op in enumerate(program.ops):
-        times.setdefault(op.layer, {}).setdefault(op.role, time)
+    index, block = -1, -1  # of the latest stream, and the block in which it began
     for op in program.ops:
         if op.layer < 0:
             continue
-        block = times[op.layer]
-        begun = [r for r in streams.cuts if r in block and block[r] <= block[op.role]]
-        index = op.layer * len(streams.cuts) + len(begun) - 1 if begun else -1
+        if op.role in streams.cuts:
+            index, block = index + 1, op.layer
+        read_from = index if block == op.layer else -1
         for name in op.inputs:
             if name in needed:
-                found.setdefault(index, []).append(name)
+                found.setdefault(read_from, []).append(name)
     return found
 
 

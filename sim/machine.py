@@ -38,6 +38,7 @@ from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
+from toolchain.model.silent_parts import cache_slots
 
 Output = tuple[Op, str, npt.NDArray[np.generic]]
 
@@ -62,6 +63,7 @@ class Machine:
         self._chosen = Chosen(token_places(plan, program.tensors))
         tokens = [place.name for each in self._chosen.batch.values() for place in each]
         self._ids = {name: i + 2 for i, name in enumerate([*sorted(plan.placements), *tokens])}
+        self._cache_slots = cache_slots(program)
         self._points = stream_points(program, plan.streams)
         self._memories = {region.name: Memory(region.name, region.used) for region in plan.regions}
         for region in plan.regions:
@@ -286,7 +288,7 @@ class Machine:
 
     def _row(self, op: Op, spec: TensorSpec, position: int) -> int:
         _, context, width = spec.shape
-        return (op.layer * context + position) * width * spec.dtype.itemsize
+        return (self._cache_slots[op.layer] * context + position) * width * spec.dtype.itemsize
 
     def _put(self, place: Placement, offset: int, value: npt.NDArray[np.generic]) -> None:
         data = np.frombuffer(value.tobytes(), np.uint8)

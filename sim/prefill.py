@@ -55,7 +55,9 @@ def prompt_order(
     for layer in range(program.shape.layers):
         ops = {op.role: op for op in parts.blocks if op.layer == layer}
         for group in groups:
-            schedule = tuple(ops[role] for role in group.roles)
+            schedule = tuple(ops[role] for role in group.roles if role in ops)
+            if not schedule:  # of a silent part
+                continue
             if group.batched:
                 yield tuple(range(count)), schedule
             else:

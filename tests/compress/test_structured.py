@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from toolchain.compress.structured import Options, choose_heads
 from toolchain.compress.texts import TextCache
 from toolchain.model.config import read_config
 from toolchain.model.errors import ConfigError
+from toolchain.model.silent_parts import find_silent
 
 
 def spoil(directory: Path, seed: int = 5, **edits: Any) -> Path:
@@ -152,6 +154,10 @@ def test_attention_by_perplexity(tmp_path: Path) -> None:
     source = Source.open(silenced)
     assert read_config(silenced) == read_config(model)
     assert all(not source.masks[block_name(b, "attn.q_proj")].keep.any() for b in gone)
+    assert find_silent(source.model) == {f"l{block:02d}.attn" for block in gone}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    packed = [row["packed_bytes"] for row in summary["rows"]]
+    assert packed[1] < packed[0]  # the compiled program goes without them
 
 
 def test_masks_follow_the_cut(tmp_path: Path) -> None:

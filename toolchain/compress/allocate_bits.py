@@ -27,6 +27,7 @@ from toolchain.model.bits_file import AllocatedBits, write_bits
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import DoesNotFitError, EdgecError, Problem
 from toolchain.model.quant_settings import QuantConfig
+from toolchain.model.silent_parts import find_silent
 
 HINT = "regions that hold weights, like budget.mram = '4 MiB'"
 
@@ -83,7 +84,8 @@ def run(source_dir: Path, out: Path, options: Options, run: RunContext) -> Stage
     """Writes the model as it is, and edgec_bits.toml."""
     source = Source.open(source_dir)
     budgets, names = options.budgets, " and ".join(options.budget or ())
-    design = design_of(source.config, source.masks, options.quant)
+    silent = find_silent(source.model)
+    design = design_of(source.config, source.masks, options.quant, silent)
     sizes = sizes_by_bits(design, options.choices, max(region.align for region in budgets))
     room = room_of(design, budgets)
     least = sum(min(by_bits.values()) for by_bits in sizes.values())

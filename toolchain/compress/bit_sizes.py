@@ -81,13 +81,15 @@ def weight_sizes(design: Design, align: int) -> dict[str, int]:
 def sizes_by_bits(design: Design, choices: Sequence[int], align: int) -> dict[str, dict[int, int]]:
     """Op id of each projection to bits to bytes, without widths that a wider one makes useless.
 
-    A width stays only if every wider one takes more bytes.
+    A width stays only if every wider one takes more bytes. Projections that the program goes
+    without take none.
     """
     found: dict[str, dict[int, int]] = {op_id: {} for op_id in linear_ids(design.shape)}
     for bits in sorted(choices, reverse=True):
         uniform = replace(design, quant=replace(design.quant, bits=bits, overrides=()))
         sizes = weight_sizes(uniform, align)
         for op_id, by_bits in found.items():
-            if all(sizes[op_id] < other for other in by_bits.values()):
-                by_bits[bits] = sizes[op_id]
+            size = sizes.get(op_id, 0)
+            if all(size < other for other in by_bits.values()):
+                by_bits[bits] = size
     return found

@@ -13,7 +13,8 @@ of B blocks, B * s ** (W_ffn / W_attn / balance) lose their attention, W being t
 module in one block, and neurons make up for the rest.
 
 Blocks of a checkpoint are alike in shape, so a single attention module cannot leave it. It is
-silenced instead: its four matrices are 0 and masked, which is exact but saves no bytes.
+silenced instead: its four matrices are 0 and masked. The compiled program goes without it
+(toolchain/model/silent_parts.py).
 
 Heads: whole KV groups, and query heads of every group. Single heads can go with little loss
 (Michel et al., "Are Sixteen Heads Really Better than One?", arXiv 1905.10650); the score here is
@@ -48,7 +49,7 @@ class Options(CalibratedOptions):
 
     ffn: float = option(0.0, "share of feed-forward neurons removed", low=0, high=0.99)
     grain: int = option(32, "neurons are kept in multiples of this", low=1, high=1 << 16)
-    attention: int = option(0, "attention modules silenced", low=0, high=511)
+    attention: int = option(0, "attention modules removed", low=0, high=511)
     sparsity: float | None = option(
         None, "of all projections, balanced between the two", low=0.01, high=0.99
     )

@@ -25,6 +25,7 @@ from toolchain.model.config import ModelConfig
 from toolchain.model.errors import EdgecError, UnsupportedModelError
 from toolchain.model.names import op_id_of
 from toolchain.model.nm_pattern import parse_pattern
+from toolchain.model.outline import WeightFacts
 from toolchain.model.quant_settings import QuantConfig
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.weight_facts import facts_of
@@ -98,14 +99,20 @@ def _packed_bytes(design: Design) -> int | None:
     return packed_size(build_program(design))
 
 
-def design_of(config: ModelConfig, masks: Mapping[str, Mask], quant: QuantConfig) -> Design:
-    """What a compile would plan for float weights under masks.
+def design_of(
+    config: ModelConfig,
+    masks: Mapping[str, Mask],
+    quant: QuantConfig,
+    silent: frozenset[str] = frozenset(),
+) -> Design:
+    """What a compile would plan for float weights under masks, without `silent` parts.
 
     A projection with an N:M pattern that the packer knows counts sparse where that pays.
     """
     found = {op_id_of(name): parse_pattern(mask.pattern or "") for name, mask in masks.items()}
     patterns = {op_id: pattern for op_id, pattern in found.items() if pattern}
-    return Design(config, quant, config.max_position_embeddings, patterns=patterns)
+    facts = WeightFacts(silent=silent)
+    return Design(config, quant, config.max_position_embeddings, patterns=patterns, facts=facts)
 
 
 def write_summary(out: Path, recipe: Recipe, seed: int, rows: Sequence[Row]) -> None:

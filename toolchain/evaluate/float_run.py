@@ -58,7 +58,10 @@ class FloatSession:
     def block(self, layer: int, x: F32) -> F32:
         """Residual stream (T, hidden) behind block `layer`."""
         name = f"l{layer:02d}"
-        x = x + self._attention(layer, self._norm(f"{name}.attn.norm", x))
+        if f"{name}.attn.o_proj" in self.weights:  # a build goes without silent parts
+            x = x + self._attention(layer, self._norm(f"{name}.attn.norm", x))
+        if f"{name}.mlp.down_proj" not in self.weights:
+            return x
         y = self._norm(f"{name}.mlp.norm", x)
         gate, up = (self._linear(f"{name}.mlp.{part}_proj", y) for part in ("gate", "up"))
         # tanh form of the sigmoid: it cannot overflow.

@@ -29,6 +29,7 @@ from toolchain.model.packing import WeightInts
 from toolchain.model.program import SHIFT_BITS, ActMode, Op, OpKind, Program, ProgramShape
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
+from toolchain.model.silent_parts import part_of
 
 GAMMA_UNIT = 2.0**-15  # of integer norm weights; the scale behind them takes the rest
 
@@ -79,9 +80,10 @@ def network_of_float(model: FloatModel, context: int | None = None) -> Network:
 
 
 def network_of_quant(model: QuantModel, context: int | None = None) -> Network:
-    """The weights that the integers of a quantized model stand for."""
+    """The weights that the integers of a quantized model stand for, without silent parts."""
     matrices = {EMBED: model.embed, **model.linears, HEAD: model.head}
     matrices |= {tensor.name: tensor for pair in model.adapters.values() for tensor in pair}
+    matrices = {n: each for n, each in matrices.items() if part_of(n) not in model.silent}
     return _assemble(model.config, _with_adapters(matrices), model.norms, context)
 
 

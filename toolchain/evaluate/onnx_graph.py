@@ -150,8 +150,11 @@ class _Block:
         """The residual stream behind block `layer`."""
         graph, network = self._graph, self._network
         name = f"l{layer:02d}"
-        normed = graph.norm(x, f"{name}.attn.norm", network.norms[f"{name}.attn.norm"])
-        x = graph.op("Add", x, self._attention(f"{name}.attn", normed))
+        if f"{name}.attn.o_proj" in network.matrices:  # else it would add 0
+            normed = graph.norm(x, f"{name}.attn.norm", network.norms[f"{name}.attn.norm"])
+            x = graph.op("Add", x, self._attention(f"{name}.attn", normed))
+        if f"{name}.mlp.down_proj" not in network.matrices:
+            return x
         normed = graph.norm(x, f"{name}.mlp.norm", network.norms[f"{name}.mlp.norm"])
         gate, up = (self._linear(f"{name}.mlp.{p}_proj", normed) for p in ("gate", "up"))
         act = graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), up)

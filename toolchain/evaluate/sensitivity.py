@@ -38,6 +38,7 @@ from toolchain.model.quant_settings import (
     effective_settings,
 )
 from toolchain.model.quantize import MAX_SNR_DB, QuantTensor, quantize_adapters, quantize_tensor
+from toolchain.model.silent_parts import find_silent, part_of
 from toolchain.model.sparsity import find_patterns
 
 Progress = Callable[[str], None]
@@ -92,7 +93,7 @@ class Sensitivity:
 def measure_sensitivity(
     model: FloatModel, quant: QuantConfig, windows: Sequence[Ints], progress: Progress
 ) -> Sensitivity:
-    """Measure every stored matrix of `model` around the settings of `quant`.
+    """Measure every matrix of `model` that a program has, around the settings of `quant`.
 
     Adapters beside integer codes stay as a build has them while their matrix changes. Raises
     ConfigError for settings that cannot be used.
@@ -101,7 +102,12 @@ def measure_sensitivity(
     products = {
         op_id: dense(up) @ dense(down) for op_id, (down, up) in quantize_adapters(model, {}).items()
     }
-    settings = effective_settings(model.config, quant)
+    silent = find_silent(model)
+    settings = {
+        op_id: setting
+        for op_id, setting in effective_settings(model.config, quant).items()
+        if part_of(op_id) not in silent
+    }
     layouts = weight_layouts(model.config, quant, find_patterns(model, quant))
     bench = _Bench(model, windows)
     quantized: dict[str, F32] = {}

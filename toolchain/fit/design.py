@@ -26,6 +26,7 @@ from toolchain.model.outline import (
 )
 from toolchain.model.program import ActMode, DType, Program, TensorSpec
 from toolchain.model.quant_settings import QuantConfig, effective_settings, required_pattern
+from toolchain.model.silent_parts import silent_among
 
 KV_BITS = (4, 8, 16)
 RUNTIME_KV_BITS = 8
@@ -131,7 +132,9 @@ def check_design(design: Design) -> None:
 def build_program(design: Design) -> Program:
     """The program of a design that `check_design` accepts; `constants` is empty."""
     lower = LowerConfig(design.context, design.modes)
-    facts = replace(design.facts, ranks=design.ranks, blocks=_blocks(design))
+    blocks = design.what_if.layer_order or range(design.shape.num_layers)
+    silent = silent_among(design.facts.silent, blocks)
+    facts = replace(design.facts, ranks=design.ranks, blocks=_blocks(design), silent=silent)
     patterns = _paying_patterns(design)
     program = outline_program(design.shape, design.quant, lower, patterns, facts)
     return _with_kv_bits(program, design.what_if.kv_bits)

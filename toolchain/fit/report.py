@@ -21,6 +21,7 @@ from toolchain.fit.speed import OFF_CHIP_BYTES_PER_SECOND, Speed
 from toolchain.fit.width import width_report
 from toolchain.model.errors import Problem
 from toolchain.model.program import OpKind
+from toolchain.model.silent_parts import cache_slots, silent_in
 
 if TYPE_CHECKING:
     from toolchain.fit.remedies import Remedy
@@ -37,6 +38,7 @@ def fit_report(outcome: Outcome, remedies: Sequence[Remedy] = ()) -> Json:
         "target": plan.target,
         "context": design.context,
         "shape": asdict(program.shape),
+        "silent": sorted(silent_in(program)),
         "settings": _settings(outcome),
         "what_if": design.what_if.to_dict(),
         "estimates": design.what_if.estimates(),
@@ -120,16 +122,17 @@ def _rounded(rate: float) -> float:
 def _position_size(outcome: Outcome) -> int:
     """Bytes of KV cache per position, of all blocks."""
     shape = outcome.program.shape
-    return shape.layers * kv_position_size(shape, outcome.design.what_if.kv_bits)
+    return len(cache_slots(outcome.program)) * kv_position_size(shape, outcome.design.what_if.kv_bits)
 
 
 def _kv_cache(outcome: Outcome) -> Json:
     """Bytes of the cache, and per position as a formula."""
     shape, bits = outcome.program.shape, outcome.design.what_if.kv_bits
     width = f"{shape.head_dim}" if bits == 8 else f"{shape.head_dim} * {bits} / 8"
+    blocks = len(cache_slots(outcome.program))
     return {
         "bits": bits,
-        "formula": f"{shape.layers} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
+        "formula": f"{blocks} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
         "bytes": _position_size(outcome) * shape.context,
     }
 

@@ -80,6 +80,8 @@ def _summary(report: Json) -> list[str]:
         f"vocabulary {shape['vocab']:,}, context {report['context']:,}"
     )
     lines = [dimensions]
+    if report["silent"]:
+        lines.append(f"left out, since they add 0: {', '.join(report['silent'])}")
     if report["what_if"]:
         changes = ", ".join(f"{key} {_value(v)}" for key, v in report["what_if"].items())
         lines.append(f"what if: {changes}")

@@ -121,6 +121,16 @@ class CodeRef:
         """Whether every zero point is in the middle of the codes."""
         return bool((self.zeros() == 1 << (self.bits - 1)).all())
 
+    def is_zero(self) -> bool:
+        """Whether all weights are 0: codes at the zero points, or scales of 0."""
+        words = self.words("qweight")
+        # Codes of an output that take many values are no zero points: most matrices end here.
+        if self.version != AWQ and self.parts["scales"].read().all():
+            first = unpack_fields(words[:, :1].T, self.bits, self.shape[1])
+            if len(np.unique(first)) > self.groups:
+                return False
+        return not self.read().values.any()
+
     def stored_bits(self) -> int | None:
         """Bits of the narrowest signed integer that holds every code - zero; None beyond 8.
 

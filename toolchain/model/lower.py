@@ -206,7 +206,7 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     inputs = {name: linear.layout.columns for name, linear in linears.items()}
     constants |= order_tables(orders, gathers, inputs, model.config.num_layers)
     program = assemble_program(model.config, layouts, config, constants)
-    return with_facts(program, WeightFacts(model.ranks, gathers, model.blocks))
+    return with_facts(program, WeightFacts(model.ranks, gathers, model.blocks, model.silent))
 
 
 def _adapters(

@@ -24,6 +24,7 @@ from toolchain.model.program import ActMode, Program, ProgramShape
 from toolchain.model.quant_settings import QuantConfig, effective_settings
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import unrolled, with_shared_blocks
+from toolchain.model.silent_parts import with_silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,7 @@ class WeightFacts:
     gathers: Gathers = field(default_factory=dict)  # of codes in an order of their own
     # For every block that runs the one whose weights it has; None: its own.
     blocks: tuple[int, ...] | None = None
+    silent: frozenset[str] = frozenset()  # parts of blocks that add nothing
 
 
 NO_FACTS = WeightFacts()
@@ -178,6 +180,6 @@ def outline_program(
 def with_facts(program: Program, facts: WeightFacts) -> Program:
     """The program of as many blocks as run, each with weights of its own, after `facts`."""
     program = with_gathers(with_shared_blocks(program, facts.blocks), facts.gathers)
-    program = with_adapters(program, facts.ranks)
+    program = with_silent(with_adapters(program, facts.ranks), facts.silent)
     constants = {n: value for n, value in program.constants.items() if n in program.tensors}
     return replace(program, constants=constants)

@@ -43,6 +43,7 @@ from toolchain.model.quant_settings import (
     effective_settings,
 )
 from toolchain.model.scale_multipliers import fit_scales
+from toolchain.model.silent_parts import find_silent
 from toolchain.model.sparsity import find_patterns
 
 __all__ = [
@@ -101,6 +102,7 @@ class QuantModel:
     blocks: tuple[int, ...] | None = None  # for every block the one it is a copy of, if any is
     # A and B by op id of the projections whose roles have adapters, beside integer codes.
     adapters: Mapping[str, tuple[QuantTensor, QuantTensor]] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()  # parts of blocks that the program goes without
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -157,6 +159,7 @@ def quantize_model(
         scale_changes=MappingProxyType(changes),
         blocks=copied_blocks(model, quant, patterns),
         adapters=MappingProxyType(quantize_adapters(model, snr_db)),
+        silent=find_silent(model),
     )
 
 

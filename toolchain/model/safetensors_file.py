@@ -61,6 +61,16 @@ class TensorRef:
         # A plain array: what numpy derives from a mapped one still calls itself a memmap.
         return wide.view(np.ndarray).reshape(self.shape)
 
+    def any(self) -> bool:
+        """Whether a float is anything but 0 or -0; reads up to the first that is."""
+        raw = self.raw()
+        size = FLOAT_SIZES[self.dtype]
+        magnitude = (1 << (8 * size - 1)) - 1  # without the sign: -0 is 0
+        return any(
+            (raw[begin : begin + _COMPARE_BYTES].view(f"<u{size}") & magnitude).any()
+            for begin in range(0, self.size, _COMPARE_BYTES)
+        )
+
     def equals(self, other: TensorRef) -> bool:
         """Whether both are the same bits of the same type and shape."""
         if (self.dtype, self.shape) != (other.dtype, other.shape):

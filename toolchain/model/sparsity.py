@@ -23,6 +23,7 @@ from toolchain.model.nm_pattern import PATTERNS, Pattern, first_violation
 from toolchain.model.outline import weight_layouts
 from toolchain.model.packing import WeightLayout
 from toolchain.model.quant_settings import QuantConfig, SparseRule
+from toolchain.model.silent_parts import find_silent, part_of
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
 AUTO = SparseRule("*", PATTERNS)
@@ -33,7 +34,8 @@ OFF = SparseRule("*", ())
 def find_patterns(model: FloatModel, quant: QuantConfig) -> Mapping[str, Pattern]:
     """The pattern of every matrix for which sparse storage takes fewer bytes, by op id.
 
-    Reads the weights of a matrix unless its rule is to stay dense. Raises ConfigError for settings
+    Reads the weights of a matrix unless its rule is to stay dense, or its part of the block leaves
+    the program (silent_parts.py). Raises ConfigError for settings
     that cannot be used, QuantizationError naming every matrix that lacks a required pattern.
     """
     rules = _effective_rules(model.config, quant)
@@ -41,9 +43,9 @@ def find_patterns(model: FloatModel, quant: QuantConfig) -> Mapping[str, Pattern
     problems = [*_check_groups(rules, layouts)]
     if problems:
         raise ConfigError("some matrices cannot be stored sparse", problems)
-    found = {}
+    found, silent = {}, find_silent(model)
     for op_id, rule in rules.items():
-        if not rule.patterns:
+        if not rule.patterns or part_of(op_id) in silent:
             continue
         weights = model.stored(hf_name_of(op_id))
         if rule.required:

@@ -14,6 +14,7 @@ from itertools import accumulate, groupby
 from sim.latency import LatencyReport, OpLatency
 from sim.timeline import Event, Lane
 from toolchain.model.program import Op, Program
+from toolchain.model.silent_parts import first_whole
 from toolchain.report.figure import WIDTH, Box, Frame, Tick, axis_ticks, box, zoom_range
 from toolchain.report.scale import Axis, count, decimal
 
@@ -102,8 +103,9 @@ def _op_box(axis: Axis, lanes: Lanes, op: OpLatency, start: int) -> Box:
 
 
 def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
-    """The first block, and what streams meanwhile; None when the program has none."""
-    inside = {op.id: op for op in program.ops if op.layer == 0}
+    """The first whole block, and what streams meanwhile; None when the program has none."""
+    layer = first_whole(program)
+    inside = {op.id: op for op in program.ops if op.layer == layer}
     streams = [event for event in timeline if event.lane is Lane.OFF_CHIP]
     events = [e for e in timeline if e.op in inside and e.lane is not Lane.OFF_CHIP]
     if not events:
@@ -118,7 +120,7 @@ def block_detail(program: Program, timeline: Sequence[Event]) -> Detail | None:
         boxes += _tile_boxes(axis, lanes, own, inside)
     boxes += _stream_boxes(axis, lanes, streams, (first, last))
     boxes += _wait_boxes(axis, lanes, timeline, (first, last))
-    title = f"block 0 of {program.shape.layers}, cycles {count(first)} to {count(last)}"
+    title = f"block {layer} of {program.shape.layers}, cycles {count(first)} to {count(last)}"
     return Detail(_figure(frame, axis, boxes, lanes), title)
 
 
