@@ -39,6 +39,7 @@ SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 72, "context": 
 BLOCKS = 4
 # The first block lacks one part, a middle one both, the last one the other.
 SILENT = ("l00.attn", "l02.attn", "l02.mlp", "l03.mlp")
+ENGINE = {"quant": QuantConfig(group_size=-1)}
 CORES = {"engine": EngineChoice.CORES}
 STREAMS = {**CORES, "limits": MemoryLimits({"mram": 4096, "tile_sram": 8192})}
 
@@ -96,7 +97,7 @@ def test_float_runs_go_without_them(tmp_path: Path) -> None:
     assert len(networks[0].matrices) == len(networks[1].matrices) - 2 * 4 - 2 * 3
 
 
-@pytest.mark.parametrize("options", [{}, CORES, STREAMS], ids=["engine", "cores", "streams"])
+@pytest.mark.parametrize("options", [ENGINE, CORES, STREAMS], ids=["engine", "cores", "streams"])
 def test_neither_bytes_nor_ops(tmp_path: Path, options: dict[str, Any]) -> None:
     bundle = compiled(silenced(tmp_path / "model"), tmp_path / "bundle", **options)
     program, plan = bundle.program, bundle.plan
@@ -105,6 +106,8 @@ def test_neither_bytes_nor_ops(tmp_path: Path, options: dict[str, Any]) -> None:
     names = {name.rpartition(".")[0] for name in program.tensors}
     assert not any(name.startswith(SILENT) for name in names)
     assert program.tensors["kv.k"].shape[0] == 2
+    code = (bundle.directory / "src" / "silent_model.c").read_text()
+    assert ("linear_of_job" in code) == (options is ENGINE)  # jobs of absent parts are left out
     assert verify_bundle(bundle.directory, ("host",), VerifyOptions()).passed
     whole = compiled(silenced(tmp_path / "whole", ()), tmp_path / "apart", **options)
     weights = sum(len(blob) for blob in whole.blobs.values())

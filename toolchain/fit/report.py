@@ -121,8 +121,8 @@ def _rounded(rate: float) -> float:
 
 def _position_size(outcome: Outcome) -> int:
     """Bytes of KV cache per position, of all blocks."""
-    shape = outcome.program.shape
-    return len(cache_slots(outcome.program)) * kv_position_size(shape, outcome.design.what_if.kv_bits)
+    program, bits = outcome.program, outcome.design.what_if.kv_bits
+    return len(cache_slots(program)) * kv_position_size(program.shape, bits)
 
 
 def _kv_cache(outcome: Outcome) -> Json:
