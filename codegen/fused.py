@@ -69,6 +69,6 @@ def _linear(
         columns=matrix.columns,
         runs=matrix.slots * linear.piece_count,
         first=part.first,
-        needed=part.needed,
+        waited=part.waited,
         op=op,
     )

@@ -160,7 +160,7 @@ class FusedLinear:
     columns: int
     runs: int  # pieces of rows, at most
     first: bool  # of its chain
-    needed: int  # jobs of the chain to wait for first; 0: the linear before it has
+    waited: int  # jobs to wait for first, beyond those that the linear before it has waited for
     op: OpView
 
 

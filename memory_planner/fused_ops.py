@@ -53,7 +53,7 @@ class FusedPart:
 
     place: int  # in the block
     first: bool  # of its chain
-    needed: int  # jobs of the chain to wait for first; 0: the linear before it has
+    waited: int  # jobs to wait for first, beyond those that the linear before it has waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +216,8 @@ class _Finder:
             return []
         parts, met = [], 0
         for place, each in zip(places, members, strict=True):
-            needed = each.linear.pieces[-1].needed
-            parts.append(FusedPart(place, not each.done, needed if needed > met else 0))
+            needed = max(met, each.linear.pieces[-1].needed)
+            parts.append(FusedPart(place, not each.done, needed - met))
             met = needed
         return parts
 

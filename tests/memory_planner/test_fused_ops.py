@@ -60,7 +60,7 @@ def test_every_job_is_waited_for_once() -> None:
     waited = 0
     for item in fused_block(program, plan).ops:
         for part in item.linears:
-            waited = max(part.needed, 0 if part.first else waited)
+            waited = part.waited + (0 if part.first else waited)
             op = program.ops[part.place + 1].id  # behind the embedding
             chain = next(c for c in plan.engine.chains if op in [e.op for e in c.linears])
             assert waited <= len(chain.jobs)
@@ -104,6 +104,6 @@ def test_sums_that_move_are_not_fused(change: str) -> None:
     plan = replace(plan, engine=replace(plan.engine, chains=chains))
     found = fused_block(program, plan).ops
     assert [item.kind for item in found] == [FusedKind.NORM_ROWS, FusedKind.MLP]
-    part = FusedPart(1, True, found[0].linears[0].needed)
+    part = FusedPart(1, True, found[0].linears[0].waited)
     assert found[0] == FusedOp(FusedKind.NORM_ROWS, 0, 4, (part, *found[0].linears[1:]))
     assert found[1].measures

@@ -128,9 +128,10 @@ typedef struct edgec_engine_queue {
     uint32_t prepared;
     uint32_t started;
     uint32_t waited;
-    uint32_t next;  /* of the block's jobs, to be prepared */
-    uint32_t layer; /* to which that one belongs */
-    uint32_t left;  /* to be prepared */
+    uint32_t next;        /* of the block's jobs, to be prepared */
+    const uint8_t *block; /* weights of the block to which that one belongs */
+    uint32_t left;        /* to be prepared */
+    uint32_t held;        /* of the chain, to be started */
 } edgec_engine_queue;
 
 #ifdef __cplusplus

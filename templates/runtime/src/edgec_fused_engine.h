@@ -48,14 +48,21 @@ EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_sl
     return count;
 }
 
+/* The worker's rows of a linear. */
+typedef struct edgec_own_rows {
+    const edgec_engine_linear *linear;
+    const uint8_t *sums; /* of its chain */
+    const edgec_row_run *runs;
+    uint32_t count;
+    edgec_engine_row *general; /* any row, whatever its shifts */
+} edgec_own_rows;
+
 /* A linear that is to be finished. */
 typedef struct edgec_fused_rows {
-    const uint8_t *sums; /* of its chain */
     const uint8_t *table;
     edgec_scale scale;
-    uint32_t shift;            /* the element of linear.shift */
-    const void *x;             /* of which the tail is read */
-    edgec_engine_row *general; /* any row, whatever its shifts */
+    uint32_t shift; /* the element of linear.shift */
+    const void *x;  /* of which the tail is read */
 } edgec_fused_rows;
 
 /* All rows of a linear obey it, or all go the general way. The product's upper word is rounded
@@ -193,15 +200,16 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
 }
 
 /* Rows that break the rule. */
-EDGEC_SHARED uint32_t edgec_general_rows(const edgec_fused_rows *rows,
-                                         const edgec_engine_matrix *matrix,
-                                         const edgec_rows_at *run, int32_t *y) {
+EDGEC_RARE static uint32_t edgec_general_rows(const edgec_fused_rows *rows,
+                                              const edgec_own_rows *own, const edgec_rows_at *run,
+                                              int32_t *y) {
     const int32_t scale[2] = {rows->scale.a, rows->scale.e};
     const edgec_engine_operands operands = {rows->table,       0U,  NULL, rows->x, scale,
                                             rows->shift & 15U, NULL};
     uint32_t most = 0U;
     for (uint32_t i = 0U; i < run->count; i++) {
-        y[i] = rows->general(matrix, run->piece, &operands, run->first + i, run->sums + 4U * i);
+        y[i] = own->general(own->linear->matrix, run->piece, &operands, run->first + i,
+                            run->sums + 4U * i);
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
     }
     return most;
@@ -209,21 +217,22 @@ EDGEC_SHARED uint32_t edgec_general_rows(const edgec_fused_rows *rows,
 
 /* The worker's rows of a linear, y[row]; returns their amplitude. `plain`: the linear has one
  * group and no tail. */
-EDGEC_SHARED uint32_t edgec_fused_finish(const edgec_engine_linear *linear, uint32_t halves,
-                                         int plain, const edgec_fused_rows *rows,
-                                         const edgec_row_run *stored, uint32_t runs, int32_t *y) {
+EDGEC_FOLDED uint32_t edgec_fused_finish(const edgec_own_rows *own, uint32_t halves, int plain,
+                                         const edgec_fused_rows *rows, int32_t *y) {
+    const edgec_engine_linear *const linear = own->linear;
     const edgec_engine_matrix *const matrix = linear->matrix;
     const edgec_row_rule rule = edgec_row_rule_of(rows);
+    const edgec_row_run *stored = own->runs;
     uint32_t most = 0U;
-    for (const edgec_row_run *const end = stored + runs; stored != end; stored++) {
-        const edgec_rows_at unfolded = {rows->sums + (stored->place >> 4),
+    for (const edgec_row_run *const end = stored + own->count; stored != end; stored++) {
+        const edgec_rows_at unfolded = {own->sums + (stored->place >> 4),
                                         &linear->pieces[stored->place & 15U], stored->first,
                                         stored->count};
         const edgec_rows_at *const run = &unfolded;
         int32_t *const out = y + run->first;
         uint32_t found;
         if (!rule.holds || rule.shift > (plain ? 0U : 7U)) {
-            found = edgec_general_rows(rows, matrix, run, out);
+            found = edgec_general_rows(rows, own, run, out);
         } else if (plain) {
             found = edgec_plain_rows(&rule, halves, run->sums, 3U * run->piece->pixel_stride,
                                      rows->table + 4U * run->first, run->count, out);
@@ -241,6 +250,18 @@ static inline int32_t edgec_add_saturated(int32_t a, int32_t b) {
     const uint32_t sum = (uint32_t)a + (uint32_t)b;
     const uint32_t carried = ((uint32_t)a ^ sum) & ((uint32_t)b ^ sum);
     return carried >> 31 != 0U || sum == 1U << 31 ? edgec_sat32((int64_t)a + b) : edgec_signed(sum);
+}
+
+/* As edgec_fused_residual, without its hardware loop. */
+EDGEC_RARE static uint32_t edgec_add_rows(const int32_t *y, edgec_slice share, int fits,
+                                          int32_t *r) {
+    uint32_t most = 0U;
+    for (uint32_t i = share.first; i < share.last; i++) {
+        const int32_t sum = fits ? r[i] + y[i] : edgec_add_saturated(r[i], y[i]);
+        r[i] = sum;
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(sum));
+    }
+    return most;
 }
 
 /* r += y for the worker's slice of n; leaves its amplitude. */
@@ -264,14 +285,10 @@ EDGEC_SHARED void edgec_fused_residual(const edgec_worker *worker, const int32_t
             : [v] "=&r"(v), [sum] "=&r"(sum), [x] "+&r"(x), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(share.last - share.first)
             : "memory");
-        edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, most << 1);
-        return;
-    }
+    } else
 #endif
-    for (uint32_t i = share.first; i < share.last; i++) {
-        const int32_t sum = fits ? r[i] + y[i] : edgec_add_saturated(r[i], y[i]);
-        r[i] = sum;
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(sum));
+    {
+        most = edgec_add_rows(y, share, fits, r);
     }
     edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, most << 1);
 }

@@ -92,12 +92,8 @@ static inline int32_t edgec_fused_top(const edgec_worker *worker) {
 EDGEC_FOLDED edgec_scale edgec_fused_merged(const edgec_worker *worker, uint32_t amplitude,
                                             int32_t top, const edgec_stage_part *part,
                                             uint32_t halves, const int32_t *merged) {
-    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_VECTOR, amplitude);
-    edgec_barrier(worker);
-    const uint32_t all = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_VECTOR);
-    const edgec_vector_quantizer quantizer = edgec_vector_quantizer_of(all, halves);
-    edgec_fused_stage(part, halves, &quantizer, merged);
-    const edgec_scale scale = {quantizer.amax, quantizer.shift - (halves == 2U ? 14 : 0) + top + 8};
+    const edgec_quantized found = edgec_fused_put(worker, amplitude, part, halves, merged);
+    const edgec_scale scale = {found.amax, found.shift - (halves == 2U ? 14 : 0) + top + 8};
     return scale;
 }
 

@@ -5,12 +5,23 @@
 #include "edgec_fused_stage.h"
 #include "edgec_silu.h"
 
+/* As edgec_fused_silu, without its hardware loop. */
+EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint16_t *sigmoid) {
+    uint32_t most = 0U;
+    for (const int32_t *const end = gate + n; gate != end; gate++) {
+        const int32_t l = edgec_silu(*gate, sigmoid);
+        *gate = l;
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
+    }
+    return most << 1;
+}
+
 /* l = silu(gate) of n > 0 rows, in place; returns their amplitude, as `amplitude` is the gates'. */
 EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t amplitude,
                                        const uint16_t *sigmoid) {
-    uint32_t most = 0U;
 #if EDGEC_XPULP
     if (amplitude < 1U << 29) { /* the upper word of 8 |gate| * 2^15 factor has all bits */
+        uint32_t most = 0U;
         const uint16_t *const behind = sigmoid + 1;
         int32_t g;
         int32_t m;
@@ -39,21 +50,30 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t ampli
     }
 #endif
     (void)amplitude;
-    for (const int32_t *const end = gate + n; gate != end; gate++) {
-        const int32_t l = edgec_silu(*gate, sigmoid);
-        *gate = l;
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
+    return edgec_silu_rows(gate, n, sigmoid);
+}
+
+/* As edgec_fused_multiply, without its hardware loop. */
+EDGEC_RARE static uint32_t edgec_multiply_rows(int32_t *l, const int32_t *u, uint32_t n,
+                                               int32_t l_shift, int32_t u_shift) {
+    const edgec_shifter l_by = edgec_shifter_of(l_shift);
+    const edgec_shifter u_by = edgec_shifter_of(u_shift);
+    edgec_range range = {0, 0};
+    for (uint32_t i = 0U; i < n; i++) {
+        const int32_t h = edgec_shifted(l[i], l_by) * edgec_shifted(u[i], u_by);
+        l[i] = h;
+        edgec_range_add(&range, h);
     }
-    return most << 1;
+    return edgec_amplitude_of(range);
 }
 
 /* l *= u, both rounded by shifts of either sign; returns the amplitude of the n > 0 products.
  * `fit`: no magnitude exceeds 2^30. */
 EDGEC_FOLDED uint32_t edgec_fused_multiply(int32_t *l, const int32_t *u, uint32_t n,
                                            int32_t l_shift, int32_t u_shift, int fit) {
-    edgec_range range = {0, 0};
 #if EDGEC_XPULP
     if (fit) {
+        edgec_range range = {0, 0};
         const int32_t l_right = edgec_max32(l_shift, 0);
         const int32_t u_right = edgec_max32(u_shift, 0);
         const int32_t left = l_right - l_shift + u_right - u_shift;
@@ -72,14 +92,7 @@ EDGEC_FOLDED uint32_t edgec_fused_multiply(int32_t *l, const int32_t *u, uint32_
     }
 #endif
     (void)fit;
-    const edgec_shifter l_by = edgec_shifter_of(l_shift);
-    const edgec_shifter u_by = edgec_shifter_of(u_shift);
-    for (uint32_t i = 0U; i < n; i++) {
-        const int32_t h = edgec_shifted(l[i], l_by) * edgec_shifted(u[i], u_by);
-        l[i] = h;
-        edgec_range_add(&range, h);
-    }
-    return edgec_amplitude_of(range);
+    return edgec_multiply_rows(l, u, n, l_shift, u_shift);
 }
 
 /* l = silu(gate) and u of the worker's share are there, their amplitudes in the exchange and a
@@ -97,13 +110,9 @@ EDGEC_FOLDED edgec_scale edgec_fused_product(const edgec_worker *worker, int32_t
         amplitude = edgec_fused_multiply(l + share.first, u + share.first, share.last - share.first,
                                          l_shift, u_shift, (l_most | u_most) >> 31 == 0U);
     }
-    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_VECTOR, amplitude);
-    edgec_barrier(worker);
-    amplitude = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_VECTOR);
-    const edgec_vector_quantizer quantizer = edgec_vector_quantizer_of(amplitude, halves);
-    edgec_fused_stage(part, halves, &quantizer, l);
-    const edgec_scale scale = {quantizer.amax,
-                               quantizer.shift - (halves == 2U ? 14 : 0) + l_shift + u_shift};
+    const edgec_quantized found = edgec_fused_put(worker, amplitude, part, halves, l);
+    const edgec_scale scale = {found.amax,
+                               found.shift - (halves == 2U ? 14 : 0) + l_shift + u_shift};
     return scale;
 }
 

@@ -12,6 +12,32 @@ typedef struct edgec_norm_left {
     int32_t amax;
 } edgec_norm_left;
 
+/* r >> shift, squared into the sum, and times gamma into scratch. */
+typedef struct edgec_norm_sums {
+    uint32_t low;
+    uint32_t high;
+    uint32_t amplitude;
+} edgec_norm_sums;
+
+EDGEC_RARE static edgec_norm_sums edgec_norm_rows(const int32_t *r, const int16_t *gamma,
+                                                  int32_t *scratch, edgec_slice share,
+                                                  int32_t shift) {
+    const edgec_shifter by = edgec_shifter_of(shift);
+    edgec_range range = {0, 0};
+    edgec_norm_sums sums = {0U, 0U, 0U};
+    for (uint32_t i = share.first; i < share.last; i++) {
+        const int32_t x = edgec_shifted(r[i], by);
+        const int32_t scaled = x * gamma[i];
+        const uint32_t square = (uint32_t)(x * x);
+        sums.low += square;
+        sums.high += sums.low < square ? 1U : 0U;
+        scratch[i] = scaled;
+        edgec_range_add(&range, scaled);
+    }
+    sums.amplitude = edgec_amplitude_of(range);
+    return sums;
+}
+
 /* The amplitude of r is in the exchange, and a barrier has passed. Leaves a staged vector: the
  * barrier in front of the engine's job is the caller's. */
 EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const int32_t *r,
@@ -22,17 +48,14 @@ EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
     const uint32_t residual = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL);
     edgec_norm_left left;
     left.shift = edgec_amplitude_shift(residual, 15);
-    const edgec_shifter by = edgec_shifter_of(left.shift);
-    edgec_range range = {0, 0};
-    uint32_t low = 0U;
-    uint32_t high = 0U;
-    uint32_t i = share.first;
+    edgec_norm_sums sums = {0U, 0U, 0U};
 #if EDGEC_XPULP
-    if (i < share.last && residual >> 31 == 0U) { /* rounding by an addition cannot overflow */
+    if (share.first < share.last && residual >> 31 == 0U) { /* rounding cannot overflow */
         const edgec_shifter round = edgec_rounder_of(left.shift);
-        const int32_t *from = r + i;
-        const int16_t *g = gamma + i;
-        int32_t *to = scratch + i;
+        const int32_t *from = r + share.first;
+        const int16_t *g = gamma + share.first;
+        int32_t *to = scratch + share.first;
+        edgec_range range = {0, 0};
         int32_t x;
         int32_t y;
         __asm__ volatile(
@@ -43,30 +66,21 @@ EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
                                 EDGEC_X_OP("add", low, low, x) EDGEC_X_OP("sltu", x, low, x)
                                     EDGEC_X_OP("add", high, high, x) "nop\n")
             : [x] "=&r"(x), [y] "=&r"(y), [from] "+&r"(from), [g] "+&r"(g), [to] "+&r"(to),
-              [low] "+&r"(low), [high] "+&r"(high), [max] "+&r"(range.max), [min] "+&r"(range.min)
-            : [n] "r"(share.last - i), [left] "r"(round.left), [right] "r"(round.right)
+              [low] "+&r"(sums.low), [high] "+&r"(sums.high), [max] "+&r"(range.max),
+              [min] "+&r"(range.min)
+            : [n] "r"(share.last - share.first), [left] "r"(round.left), [right] "r"(round.right)
             : "memory");
-        i = share.last;
-    }
+        sums.amplitude = edgec_amplitude_of(range);
+    } else
 #endif
-    for (; i < share.last; i++) {
-        const int32_t x = edgec_shifted(r[i], by);
-        const int32_t scaled = x * gamma[i];
-        const uint32_t square = (uint32_t)(x * x);
-        low += square;
-        high += low < square ? 1U : 0U;
-        scratch[i] = scaled;
-        edgec_range_add(&range, scaled);
+    {
+        sums = edgec_norm_rows(r, gamma, scratch, share, left.shift);
     }
-    exchange->amplitude[EDGEC_AMPLITUDE_VECTOR][worker->id] = edgec_amplitude_of(range);
-    exchange->sum_low[worker->id] = low;
-    exchange->sum_high[worker->id] = high;
-    edgec_barrier(worker);
-    const uint32_t amplitude = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_VECTOR);
-    const edgec_vector_quantizer quantizer = edgec_vector_quantizer_of(amplitude, halves);
-    left.quantizer_shift = quantizer.shift;
-    left.amax = quantizer.amax;
-    edgec_fused_stage(part, halves, &quantizer, scratch);
+    exchange->sum_low[worker->id] = sums.low;
+    exchange->sum_high[worker->id] = sums.high;
+    const edgec_quantized found = edgec_fused_put(worker, sums.amplitude, part, halves, scratch);
+    left.quantizer_shift = found.shift;
+    left.amax = found.amax;
     return left;
 }
 

@@ -62,8 +62,23 @@ static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer,
     }
 }
 
+/* Behind the columns of the engine. */
+EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t halves,
+                                        const edgec_vector_quantizer *quantizer, const int32_t *t,
+                                        uint32_t first) {
+    for (uint32_t i = first; i < part->share.last; i++) {
+        const int32_t value = edgec_rounded(t[i], quantizer->by);
+        if (halves == 2U) {
+            ((int16_t *)part->tail)[i] = (int16_t)value;
+        } else {
+            ((int8_t *)part->tail)[i] =
+                (int8_t)edgec_round_shift(value * quantizer->reciprocal, 23U);
+        }
+    }
+}
+
 /* Quantizes the worker's part of t and stages it. */
-EDGEC_SHARED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halves,
+EDGEC_FOLDED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halves,
                                     const edgec_vector_quantizer *quantizer, const int32_t *t) {
     const edgec_engine_stage *const stage = part->stage;
     const uint32_t below = stage->origins[1] - stage->origins[0];
@@ -88,15 +103,29 @@ EDGEC_SHARED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halve
             in_group = 0U;
         }
     }
-    for (; i < part->share.last; i++) {
-        const int32_t value = edgec_rounded(t[i], quantizer->by);
-        if (halves == 2U) {
-            ((int16_t *)part->tail)[i] = (int16_t)value;
-        } else {
-            ((int8_t *)part->tail)[i] =
-                (int8_t)edgec_round_shift(value * quantizer->reciprocal, 23U);
-        }
+    if (i < part->share.last) {
+        edgec_stage_tail(part, halves, quantizer, t, i);
     }
+}
+
+/* A vector's quantizer: A, and the shift. */
+typedef struct edgec_quantized {
+    int32_t amax;
+    int32_t shift;
+} edgec_quantized;
+
+/* Quantizes and stages the worker's part of a vector t, of which this is the part's amplitude. The
+ * barrier in front of the job is the caller's. */
+EDGEC_SHARED edgec_quantized edgec_fused_put(const edgec_worker *worker, uint32_t amplitude,
+                                             const edgec_stage_part *part, uint32_t halves,
+                                             const int32_t *t) {
+    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_VECTOR, amplitude);
+    edgec_barrier(worker);
+    const uint32_t all = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_VECTOR);
+    const edgec_vector_quantizer quantizer = edgec_vector_quantizer_of(all, halves);
+    edgec_fused_stage(part, halves, &quantizer, t);
+    const edgec_quantized found = {quantizer.amax, quantizer.shift};
+    return found;
 }
 
 #endif
