@@ -21,13 +21,14 @@ JOB_BYTES = 96
 LINEAR_BYTES = 20
 LINEAR_BYTES_WITH_ENGINE = 28
 LOCATION_BYTES = 8
+PORT_BYTES = 64  # variables of the port, beside the tables
 PART_BYTES = 12
 CACHE_BYTES = 4
 
 
 def fast_tables(model: ModelView, target: TargetSpec) -> frozenset[str]:
     """Names of the tables in the bytes that the activations' region reserves for code."""
-    room = target.region(target.placement["activations"][0]).reserved_for("code")
+    room = target.region(target.placement["activations"][0]).reserved_for("code") - PORT_BYTES
     chosen = set()
     for name, size in _sizes(model).items():
         if size <= room:

@@ -17,22 +17,21 @@ static uint32_t wait_and_clear(core *c) {
     return events;
 }
 
-static uint32_t arrive_and_wait(core *c) {
+/* A core that arrives twice, before it has been woken, counts once. */
+static void arrive(core *c, uint32_t which) {
     event_unit *const e = &chip.events;
-    const uint32_t event = 1U << SIRACUSA_BARRIER_EVENT;
-    if ((e->triggers >> c->hart & 1U) == 0U || (e->mask[c->hart] & event) == 0U) {
+    const uint32_t event = 1U << SIRACUSA_BARRIER_EVENT, own = 1U << c->hart;
+    if ((e->barriers[which].triggers & own) == 0U) {
         core_fault(c, "a core that does not belong to the barrier", c->hart);
     }
-    if ((e->arrived >> c->hart & 1U) == 0U && (e->pending[c->hart] & event) == 0U) {
-        e->arrived |= 1U << c->hart;
-    }
-    if (e->arrived == e->triggers) {
-        e->arrived = 0U;
+    const bool woken = (e->barriers[which].targets & own) != 0U && e->pending[c->hart] & event;
+    e->barriers[which].arrived |= woken ? 0U : own;
+    if (e->barriers[which].arrived == e->barriers[which].triggers) {
+        e->barriers[which].arrived = 0U;
         for (uint32_t id = 0U; id < SOC_CORES; id++) {
-            e->pending[id] |= (e->targets >> id & 1U) != 0U ? event : 0U;
+            e->pending[id] |= (e->barriers[which].targets >> id & 1U) != 0U ? event : 0U;
         }
     }
-    return wait_and_clear(c);
 }
 
 uint32_t event_load(core *c, uint32_t offset) {
@@ -40,24 +39,34 @@ uint32_t event_load(core *c, uint32_t offset) {
         return wait_and_clear(c);
     }
     if (offset == SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR) {
-        return arrive_and_wait(c);
+        if ((chip.events.mask[c->hart] >> SIRACUSA_BARRIER_EVENT & 1U) == 0U) {
+            core_fault(c, "a core that nothing wakes from the barrier", c->hart);
+        }
+        arrive(c, 0U);
+        return wait_and_clear(c);
+    }
+    if (offset == SIRACUSA_FEEDER_BARRIER + SIRACUSA_BARRIER_ARRIVE) {
+        arrive(c, 1U);
+        return 0U;
     }
     core_fault(c, "load from the event unit", offset);
 }
 
 void event_store(core *c, uint32_t offset, uint32_t value) {
     event_unit *const e = &chip.events;
+    const uint32_t which = offset >= SIRACUSA_FEEDER_BARRIER ? 1U : 0U;
+    const uint32_t of_barrier = offset - (which ? SIRACUSA_FEEDER_BARRIER : SIRACUSA_BARRIER);
     if (offset == SIRACUSA_EVENT_MASK) {
         e->mask[c->hart] = value;
     } else if (offset == SIRACUSA_EVENT_CLEAR) {
         e->pending[c->hart] &= ~value;
-    } else if (offset == SIRACUSA_BARRIER + SIRACUSA_BARRIER_TRIGGERS) {
-        e->triggers = value;
-    } else if (offset == SIRACUSA_BARRIER + SIRACUSA_BARRIER_TARGETS) {
-        if (e->triggers == 0U) {
+    } else if (of_barrier == SIRACUSA_BARRIER_TRIGGERS) {
+        e->barriers[which].triggers = value;
+    } else if (of_barrier == SIRACUSA_BARRIER_TARGETS) {
+        if (e->barriers[which].triggers == 0U) {
             core_fault(c, "targets of a barrier before its triggers", value);
         }
-        e->targets = value;
+        e->barriers[which].targets = value;
     } else {
         core_fault(c, "store to the event unit", offset);
     }

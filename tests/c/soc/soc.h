@@ -22,9 +22,11 @@ typedef struct transfer {
 typedef struct event_unit {
     uint32_t mask[SOC_CORES];
     uint32_t pending[SOC_CORES];
-    uint32_t arrived; /* at barrier 0, one bit per core */
-    uint32_t triggers;
-    uint32_t targets;
+    struct {
+        uint32_t arrived; /* one bit per core */
+        uint32_t triggers;
+        uint32_t targets;
+    } barriers[2];
 } event_unit;
 
 /* The register file of N-EUREKA: two contexts, used by turns. */

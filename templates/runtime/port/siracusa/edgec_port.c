@@ -5,6 +5,9 @@
 
 void edgec_cluster_core(uint32_t id);
 extern const uint8_t edgec_cluster_entry[];
+#if EDGEC_FEEDER
+void edgec_engine_feed(void); /* of the engine's driver */
+#endif
 
 /* What the controller leaves for the cores, in L2. */
 static struct {
@@ -69,6 +72,11 @@ void edgec_cluster_core(uint32_t id) {
             finished = 2U;
         }
     }
+#if EDGEC_FEEDER
+    if (id == SIRACUSA_WORKERS) {
+        edgec_engine_feed();
+    }
+#endif
     *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 0U;
     for (;;) {
         (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
