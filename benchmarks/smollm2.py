@@ -66,6 +66,11 @@ def wanda(pattern: str) -> tuple[str, Stage]:
     return f"Wanda {pattern}", {"kind": "width", "pattern": pattern, "samples": 10}
 
 
+def attention(count: int) -> tuple[str, Stage]:
+    """Attention modules removed by 2SSP; every round tries each block, hence fewer samples."""
+    return f"2SSP attention {count}", {"kind": "structured", "attention": count, "samples": 4}
+
+
 def modules(name: str, amounts: dict[str, float]) -> tuple[str, Stage]:
     """Rates by module."""
     return name, {"kind": "width", "amounts": amounts, "samples": 10}
@@ -85,8 +90,9 @@ def cases() -> Iterator[Case]:
     yield Case("w18", (wanda("1:8"), gptq()))
     yield Case("w24", (wanda("2:4"), gptq()))
     yield Case("w48", (wanda("4:8"), gptq()))
-    yield Case("w816", (wanda("8:16"),))
+    yield Case("w816", (wanda("8:16"), gptq()))
     yield Case("w18-lora", (wanda("1:8"), LORA))
+    yield Case("ssp", (attention(2),))
     for name, amounts in EQUAL.items():
         more = (gptq(),) if name.startswith("feed-forward") else ()
         yield Case("equal-" + name.split()[0], (modules(name, amounts), *more))

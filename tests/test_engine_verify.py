@@ -74,6 +74,20 @@ def test_prompts_with_weights_on_the_engine_and_off_chip(tmp_path: Path) -> None
     assert verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True)).passed
 
 
+def test_one_vector_with_weights_in_two_memories(tmp_path: Path) -> None:
+    """k lies in front of q, where its jobs begin to count: offsets wrap at 32 bits."""
+    bundle = compile_tiny(
+        tmp_path,
+        engine=EngineChoice.NEUREKA,
+        limits=MemoryLimits({}, (Pin("l00.attn.[qv]_proj.weight", "tile_sram"),)),
+        quant=QuantConfig(4, -1),
+    )
+    assert bundle.plan.engine is not None
+    jobs = [chain.jobs for chain in bundle.plan.engine.chains]
+    assert any(job.registers[0] < own[0].registers[0] for own in jobs for job in own)
+    assert verify_bundle(bundle.directory, ("host",)).passed
+
+
 def test_rv32_has_the_engine_as_a_model(tmp_path: Path) -> None:
     needs_rv32(tmp_path)
     bundle = build(tmp_path / "build", EngineChoice.NEUREKA, ActMode.A16, -1)

@@ -84,7 +84,8 @@ bool edgec_neureka_config_read(const uint32_t *registers, uint32_t weight_base,
     c->bits = field(r[23], 0, 3) + 1U;
     c->tile = c->mode == EDGEC_NEUREKA_POINTWISE ? 32U : 28U;
     c->output_tile = c->mode == EDGEC_NEUREKA_DEPTHWISE ? 28U : EDGEC_NEUREKA_OUTPUTS;
-    c->weights = (uint64_t)r[0] + (field(r[23], 9, 1) != 0U ? weight_base : 0U);
+    /* 32 bits: words in front of those that register 0 counts from are large offsets */
+    c->weights = (uint32_t)(r[0] + (field(r[23], 9, 1) != 0U ? weight_base : 0U));
     c->input = r[1];
     c->output = r[2];
     c->scale = r[3];
