@@ -251,6 +251,11 @@ def test_sparse_storage_decides_what_fits(directory: Path, tmp_path: Path) -> No
     flash = json.loads(output)["fit"]["regions"][0]
     room = flash["used"] - (flash["capacity"] - limit)
     assert compiled(room)[0] == 0
+    stored = json.loads((tmp_path / "b" / "report" / "fit.json").read_text())
+    place = ("--target", "rv32", "--region", f"flash={room}", "--json")
+    code, output = run("fit", str(directory), *place)  # finds the patterns as compile does
+    assert code == 0
+    assert json.loads(output)["rows"] == stored["rows"]
     assert compiled(room, "--sparse", "off")[0] == 3
     code, output = compiled(room - 64)
     assert code == 3

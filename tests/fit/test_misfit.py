@@ -102,11 +102,11 @@ def tight() -> tuple[TargetSpec, list[Remedy]]:
 def test_every_kind_of_remedy_is_found(tight: tuple[TargetSpec, list[Remedy]]) -> None:
     assert list(by_change(tight[1])) == [
         "bits",
-        "embed_bits",
         "group_size",
         "ffn",
         "blocks",
         "vocab",
+        "embed_bits",
     ]
 
 

@@ -26,6 +26,7 @@ from toolchain.options import ModelOptions
 
 if TYPE_CHECKING:
     from toolchain.fit.remedies import Remedy
+    from toolchain.model.checkpoint import FloatModel
 
 Json = dict[str, Any]
 
@@ -44,12 +45,31 @@ Draw = Callable[[Analysis], str]
 
 
 def analyse(model: str | None, options: ModelOptions, what_if: WhatIf) -> Analysis:
-    """Plan a model without weights; raises ConfigError for options that cannot be used."""
+    """Plan a model; of weights that are there only zeros, copies and codes count.
+
+    Raises ConfigError for options that cannot be used.
+    """
     subject = find_model(model)
     target = limited_target(load_target(options.target), options.limits)
     design = make_design(subject, options, what_if)
+    if subject.model is not None:
+        design = _with_patterns(design, subject.model, target)
     outcome = plan_design(design, target)
     return Analysis(subject, target, outcome, fit_report(outcome, _remedies(outcome)))
+
+
+def _with_patterns(design: Design, model: FloatModel, target: TargetSpec) -> Design:
+    """The design with the N:M patterns of its weights, stored as a compile stores them."""
+    from toolchain.fit.storage import choose_storage
+    from toolchain.model.sparsity import find_patterns
+    from toolchain.model.weight_facts import facts_of
+
+    patterns = find_patterns(model, design.quant)
+    if not patterns:
+        return design
+    facts = facts_of(model, design.quant, patterns)
+    chosen = choose_storage(replace(design, patterns=patterns, facts=facts), target)
+    return replace(chosen, facts=facts_of(model, design.quant, chosen.patterns))
 
 
 def _remedies(outcome: Outcome) -> list[Remedy]:

@@ -11,6 +11,9 @@ from toolchain.model.quant_settings import PER_CHANNEL
 
 FFN_STEP = 32  # outputs of one pass of Siracusa's engine, whole records of every packing
 GROUP_SIZES = (64, 128, 256)
+# Measured: benchmarks/smollm2.md. No remedy knows what it costs; this one is known to be dear.
+EMBED_LOSS = "bytes alone say so: 4 bits took SmolLM2-135M from perplexity 25.5 to 68.5"
+LEAST_KNOWN_BITS = 2  # of projections: nothing measured says that they are enough
 VALUES = 64  # at most twice as many values of a number are told apart
 # What a combination of changes leaves at least; a single change may go further.
 LEAST_CONTEXT, LEAST_VOCAB, LEAST_BLOCKS = 128, 1024, 4  # blocks: one of so many
@@ -34,6 +37,14 @@ class Knob:
     def is_exact(self) -> bool:
         """Whether `values` leaves out no number, so that the mildest that fits is the largest."""
         return isinstance(self.values, range) and self.values.step == -1
+
+    def is_dear(self, value: int) -> bool:
+        """Whether a value is known to cost much: fewer blocks or a narrower FFN cost less.
+
+        SmolLM2-135M: an embedding of 4 bits multiplied the perplexity by 2.7, two of 30 blocks by
+        1.3, a third of the FFN with LoRA behind it by 1.3 (benchmarks/smollm2.md).
+        """
+        return self.change == "embed_bits" or (self.change == "bits" and value <= LEAST_KNOWN_BITS)
 
     def part(self, share: float) -> int:
         """The number `share` (0..1) of the way down to `least`, in equal ratios."""
@@ -77,7 +88,7 @@ class Knob:
         texts = {
             "context": f"a context of {most}{value:,} positions (now {self.now:,})",
             "bits": f"projections of {value} bits (now {self.now})",
-            "embed_bits": f"embedding and head of {value} bits (now {self.now})",
+            "embed_bits": f"embedding and head of {value} bits (now {self.now}; {EMBED_LOSS})",
             "group_size": f"{groups} (now {self.now})",
             "ffn": f"an FFN width of {most}{value:,} (intermediate_size, now {self.now:,})",
             "blocks": f"{most}{value} {blocks} (now {self.now})",
@@ -87,7 +98,7 @@ class Knob:
 
 
 def knobs_of(design: Design) -> list[Knob]:
-    """What can be changed, in the order of the least loss to expect."""
+    """What can be changed; combinations are tried in this order."""
     quant, shape = design.quant, design.shape
     embed, group = max(quant.embed_bits, quant.head_bits), quant.group_size
     wider = [size for size in GROUP_SIZES if size > group]

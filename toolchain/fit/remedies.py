@@ -94,13 +94,14 @@ class _Draft:
 
 
 def find_remedies(design: Design, target: TargetSpec) -> list[Remedy]:
-    """All single changes that there are, in the order of the least loss to expect.
+    """All single changes that there are, those that are known to cost much last.
 
     Combinations follow when no single change leaves at least a fourth of what it changes.
     """
     probe = _Probe(target)
     knobs = knobs_of(design)
     singles = [r for knob in knobs if (r := _single(probe, design, knob)) is not None]
+    singles.sort(key=lambda remedy: any(c.knob.is_dear(c.value) for c in remedy.changes))
     if not all(remedy.changes[0].leaves_little for remedy in singles):
         return singles
     limits = {remedy.changes[0].knob.change: remedy.changes[0].value for remedy in singles}

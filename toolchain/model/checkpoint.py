@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -94,6 +94,16 @@ class FloatModel:
     def stored(self, name: str) -> npt.NDArray[np.float32]:
         """`load` without the adapter of integer codes, in the order of the stored columns."""
         return self.codes[name].read().columns() if name in self.codes else self.load(name)
+
+    def first_zeros(self, name: str) -> int:
+        """At most so many weights of the first row of a stored matrix are 0; reads little."""
+        if name in self.codes:
+            return self.codes[name].first_zeros()
+        ref = self.tensors[name]
+        if name in self.factors:  # their product counts
+            return ref.shape[1]
+        first = replace(ref, shape=ref.shape[1:], size=ref.size // ref.shape[0])
+        return int(np.count_nonzero(first.read() == 0))
 
     @property
     def orders(self) -> Mapping[str, Order]:

@@ -123,13 +123,19 @@ class CodeRef:
 
     def is_zero(self) -> bool:
         """Whether all weights are 0: codes at the zero points, or scales of 0."""
-        words = self.words("qweight")
-        # Codes of an output that take many values are no zero points: most matrices end here.
-        if self.version != AWQ and self.parts["scales"].read().all():
-            first = unpack_fields(words[:, :1].T, self.bits, self.shape[1])
-            if len(np.unique(first)) > self.groups:
-                return False
-        return not self.read().values.any()
+        return self.first_zeros() == self.shape[1] and not self.read().values.any()
+
+    def first_zeros(self) -> int:
+        """How many weights of the first output are 0."""
+        columns = self.shape[1]
+        group: npt.NDArray[np.integer] = np.arange(columns) // self.group_size
+        if self.groups > 1 and "g_idx" in self.parts:
+            group = self.words("g_idx")
+        words = self.words("qweight")[:, :1]
+        is_awq = self.version == AWQ
+        codes = _awq_fields(words).T if is_awq else unpack_fields(words.T, self.bits, columns)
+        dead = self.parts["scales"].read()[:, 0] == 0
+        return int(np.count_nonzero((codes[0] == self.zeros()[0][group]) | dead[group]))
 
     def stored_bits(self) -> int | None:
         """Bits of the narrowest signed integer that holds every code - zero; None beyond 8.

@@ -18,7 +18,7 @@ from toolchain.model.checkpoint import FloatModel
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import ConfigError, Problem, QuantizationError
 from toolchain.model.matrix_storage import smallest_layout
-from toolchain.model.names import HEAD, hf_name_of, linear_ids
+from toolchain.model.names import HEAD, expected_shapes, hf_name_of, linear_ids
 from toolchain.model.nm_pattern import PATTERNS, Pattern, first_violation
 from toolchain.model.outline import weight_layouts
 from toolchain.model.packing import WeightLayout
@@ -46,6 +46,8 @@ def find_patterns(model: FloatModel, quant: QuantConfig) -> Mapping[str, Pattern
     found, silent = {}, find_silent(model)
     for op_id, rule in rules.items():
         if not rule.patterns or part_of(op_id) in silent:
+            continue
+        if not rule.required and not _may_hold(model, op_id, rule.patterns):
             continue
         weights = model.stored(hf_name_of(op_id))
         if rule.required:
@@ -85,6 +87,13 @@ def _check_groups(
         if rule.required and layout.groups > 1 and layout.group_size % UNIT:
             allowed = f"groups of a multiple of {UNIT} inputs, or one group (-1)"
             yield Problem(f"--sparse {rule} of {op_id}", f"groups of {layout.group_size}", allowed)
+
+
+def _may_hold(model: FloatModel, op_id: str, patterns: tuple[Pattern, ...]) -> bool:
+    """Whether the first row has zeros enough for a pattern: that of most matrices has not."""
+    name = hf_name_of(op_id)
+    zeros, columns = model.first_zeros(name), expected_shapes(model.config)[name][1]
+    return any(zeros >= each.groups_of(columns) * each.removed for each in patterns)
 
 
 def _holds(weights: npt.NDArray[np.generic], pattern: Pattern) -> bool:
