@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from memory_planner.fused_costs import FIXED, WORK, FusedCosts
 from memory_planner.target import BatchCosts, Costs, SparseCosts
 from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
@@ -63,6 +66,9 @@ def read_costs(table: Table) -> Costs:
         kv_append=cost(table, "kv_append", "element"),
         attention_mac=cost(table, "attention_mac", "MAC"),
         attention_score=cost(table, "attention_score", "score"),
+        attention_head=optional("attention_head", "head"),
+        attention_chunk=optional("attention_chunk", "chunk"),
+        attention_left=optional("attention_left", "MAC"),
         attention_merge=cost(table, "attention_merge", "element"),
         residual_add=cost(table, "residual_add", "element"),
         gather=cost(table, "gather", "element"),
@@ -74,6 +80,7 @@ def read_costs(table: Table) -> Costs:
         sparse=sparse_costs,
         fixed=fixed,
         batch=_batch(table),
+        fused=_fused(table, cost),
     )
     table.finish()
     return costs
@@ -98,3 +105,16 @@ def _fixed(table: Table) -> dict[str, float]:
     found = {k.value: fixed.number(k.value, "cycles/op") for k in OpKind if fixed.has(k.value)}
     fixed.finish()
     return found
+
+
+def _fused(table: Table, cost: Callable[[Table, str, str], float]) -> FusedCosts | None:
+    """The optional `[costs.fused]`; without it ops are priced one by one."""
+    if not table.has("fused"):
+        return None
+    fused = table.table("fused")
+    work = {key: cost(fused, key, unit) for key, unit in WORK.items()}
+    once = fused.table("fixed")
+    fixed = {key: once.number(key, f"cycles/{unit}") for key, unit in FIXED.items()}
+    once.finish()
+    fused.finish()
+    return FusedCosts(work, fixed)

@@ -12,6 +12,7 @@ from memory_planner.engine_registers import job_registers
 from memory_planner.engine_schedule import chain_times
 from memory_planner.engine_time import job_cycles
 from memory_planner.footprint import ENGINE_INPUT, ENGINE_SUMS
+from memory_planner.fused_ops import fits_function
 from memory_planner.plan import Plan
 from memory_planner.target import EngineSpec, TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
@@ -71,14 +72,22 @@ def plan_engine(program: Program, target: TargetSpec, plan: Plan) -> EnginePlan 
 def _best_count(
     program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run]]
 ) -> int:
-    """The number of tiles per run with the shortest chain, the fewest of equal ones."""
+    """The number of tiles per run with the shortest chain, the fewest of equal ones.
+
+    Linears of a block can only run with their neighbours as one function in few tiles, which saves
+    more than many tiles do.
+    """
     chain, runs = parts
     steps = max(-(-run.channels // CHANNEL_STEP) for run in runs)
     most = 1 if chain.tile_channels else min(MOST_TILES, steps)
 
-    def cycles(count: int) -> float:
+    def cycles(count: int) -> tuple[bool, float]:
         candidate = _chain_plan(program, target, plan, (chain, runs, count))
-        return chain_times(program, target, plan, candidate).linears[-1].span.end
+        pairs = zip(candidate.linears, chain.layouts, strict=True)
+        jobs = len(candidate.jobs)
+        alone = any(not fits_function(linear, layout, jobs) for linear, layout in pairs)
+        end = chain_times(program, target, plan, candidate).linears[-1].span.end
+        return alone and chain.ops[0].layer >= 0, end
 
     return min(range(1, most + 1), key=cycles)
 

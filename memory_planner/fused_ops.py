@@ -237,7 +237,14 @@ def _stays(program: Program, member: _Member | None, op: Op) -> bool:
     layout = program.engine_layout_of(op)
     if member is None or layout is None:
         return False
-    jobs, pieces = len(member.chain.jobs), member.linear.pieces
+    return fits_function(member.linear, layout, len(member.chain.jobs))
+
+
+def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool:
+    """Whether a linear of a chain of `jobs` jobs can be part of a fused op: all sums have places of
+    their own, and the tables of its rows are small.
+    """
+    pieces = linear.pieces
     small = layout.shared * len(pieces) <= MOST_RUNS and layout.rows <= MOST_ROWS
     return small and jobs <= MOST_JOBS and all(piece.before == jobs for piece in pieces)
 

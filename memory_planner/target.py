@@ -13,6 +13,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from memory_planner.engine_time import EngineCycles
+from memory_planner.fused_costs import FusedCosts
 
 
 class Status(StrEnum):
@@ -150,12 +151,16 @@ class Costs:
     reduction: float  # serial part of an op that reduces over all cores
     barrier: float  # all cores arriving together
     sparse: SparseCosts
+    attention_head: float = 0.0  # per head, chunk of the cache and pass over it
+    attention_chunk: float = 0.0  # per chunk that is moved and pass
+    attention_left: float = 0.0  # more per MAC with the v of rows that fill no group of four
     linear_call: float = 0.0  # per core and tile of a linear
     linear_column: float = 0.0  # per core, tile and element of the vector, of dense kernels
     cold_code: float = 0.0  # least cycles of an op beside its work: code that no cache holds
     # By kind of op: calls, descriptors, and what of its code the instruction cache had lost.
     fixed: Mapping[str, float] = field(default_factory=dict)
     batch: BatchCosts | None = None  # None: prompts run token by token
+    fused: FusedCosts | None = None  # None: ops are priced one by one
 
     def op_end(self, kind: str, counted: float = 0.0) -> float:
         """Cycles of an op of this kind that belong to no unit of work, its last barrier included.

@@ -19,6 +19,8 @@ from toolchain.model.packing import WeightLayout
 from toolchain.model.program import ProgramShape
 from toolchain.model.sparse_packing import UNIT, SparseLayout
 
+TOGETHER = 4  # rows of v that are weighed at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -146,5 +148,7 @@ def attention_runs(
     for chunks, count in ((full, positions), (1 if rest else 0, rest)):
         if chunks:
             travel = sum(transfer_cycles(link, count * size) for size in (row, scale))
-            runs.append(Run(chunks, travel, costs.barrier + count * visit))
+            left = count % TOGETHER * shape.head_dim * costs.attention_left / 2
+            work = count * visit + heads * (left + costs.attention_head)
+            runs.append(Run(chunks, travel, costs.barrier + costs.attention_chunk + work))
     return runs * 2

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memory_planner.blobs import op_reads
-from memory_planner.target import CORES, ENGINE_PORT, Link, TargetSpec
+from memory_planner.target import ENGINE_PORT
+from sim.op_cycles import port_of
 from sim.step import Step
 from sim.streams import stream_link
 from toolchain.model.engine_packing import WORD_SIZE
@@ -107,11 +108,3 @@ def _small_reads(step: Step) -> Iterator[tuple[str, str, int]]:
         if link:
             kind = program.tensors[name].kind
             yield link.name, WEIGHTS if kind is Kind.WEIGHT else TABLES, size
-
-
-def port_of(target: TargetSpec, region: str) -> Link | None:
-    """The link on which the cores reach a region; None for their own memory."""
-    destination = target.tiling.region if target.tiling else CORES
-    return next(
-        (k for k in target.links if region in k.sources and k.destination == destination), None
-    )

@@ -9,14 +9,14 @@ difference of one load per access.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from memory_planner.engine_plan import ChainPlan
-from memory_planner.engine_schedule import LinearTimes, chain_times
+from memory_planner.engine_schedule import chain_times
 from memory_planner.footprint import SCRATCH_PREFIX
 from memory_planner.plan import Plan, StreamPlan
-from memory_planner.target import ENGINE_PORT, Costs, TargetSpec
+from memory_planner.target import ENGINE_PORT, Costs
 from memory_planner.tile_time import (
     LinearTiles,
     attention_runs,
@@ -26,56 +26,15 @@ from memory_planner.tile_time import (
     pieces_cycles,
     sequence_cycles,
 )
+from sim.op_cycles import Context, OpCycles
 from toolchain.model.engine_packing import WORD_SIZE
-from toolchain.model.program import Kind, Op, OpKind, Program
+from toolchain.model.program import Kind, Op, OpKind
 
 # Accesses per unit of work, counted in the kernels' source and rounded up.
 ACTIVATION_ACCESSES = 2
 SCRATCH_ACCESSES = {OpKind.ATTENTION: 6}
 DEFAULT_SCRATCH_ACCESSES = 3
 TABLE_LOADS = {OpKind.SWIGLU: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class OpCycles:
-    """Cycles of one op; `moved` are bytes by link, `total` is what the step waits for.
-
-    `transfers[i]` and `work[i]` are those of tile i, both empty when the op moves nothing. What
-    `compute` has beyond the sum of `work` comes after the last tile. A head whose weights come in
-    several streams has `parts`, the number of tiles and the cycles of each.
-    """
-
-    compute: float
-    dma: float
-    total: float
-    moved: tuple[tuple[str, int], ...] = ()
-    transfers: tuple[float, ...] = ()
-    work: tuple[float, ...] = ()
-    slots: int = 2  # of the tile buffer
-    parts: tuple[tuple[int, float], ...] = ()
-    off_chip: bool = False  # the transfer comes from outside the chip
-    overhead: float = 0.0  # of `compute`: barriers and cold code
-    engine: LinearTimes | None = None  # of a linear on the engine
-
-    @property
-    def engine_busy(self) -> float:
-        """Cycles of the engine with the jobs for which the op waits."""
-        return sum(job.span.cycles for job in self.engine.jobs) if self.engine else 0.0
-
-    @property
-    def engine_words(self) -> int:
-        """Of these the cycles in which a word of weights is read."""
-        return sum(job.words for job in self.engine.jobs) if self.engine else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the formulas look at."""
-
-    program: Program
-    plan: Plan
-    target: TargetSpec
-    position: int  # of the token: attention reads position + 1 rows
 
 
 def _pipelined(
@@ -98,12 +57,12 @@ def op_cycles(context: Context, op: Op) -> OpCycles:
     if op.kind is OpKind.LINEAR:
         return _linear(context, op)
     if op.kind is OpKind.ATTENTION:
-        return _attention(context, op)
+        return attention_cycles(context, op, context.target.costs.op_end(op.kind.value))
     streams = context.plan.streams
     if streams and context.plan.placements[op.inputs[0]].region == streams.region:
         return _embed_off_chip(context, op, streams)
     op_end = context.target.costs.op_end(op.kind.value)
-    cycles = _elementwise(context, op) + _stalls(context, op) + op_end
+    cycles = _elementwise(context, op) + stalls(context, op) + op_end
     return OpCycles(cycles, 0.0, cycles, overhead=op_end)
 
 
@@ -112,7 +71,7 @@ def _embed_off_chip(context: Context, op: Op, streams: StreamPlan) -> OpCycles:
     plan, target = context.plan, context.target
     size = context.program.layout_of(op).record_size
     link = target.link_between(streams.region, plan.placements[streams.buffer].region)
-    work = _elementwise(context, op) + _stalls(context, op) + target.costs.barrier
+    work = _elementwise(context, op) + stalls(context, op) + target.costs.barrier
     travel = (pieces_cycles(link, size, streams.max_transfer),)
     moved = ((link.name, size),)
     found = _pipelined(target.costs, travel, (work,), target.costs.op_end(op.kind.value), moved)
@@ -177,7 +136,7 @@ def _linear(context: Context, op: Op) -> OpCycles:
     region = plan.source(how.weight, op.layer).region
     link = target.link(region)
     moved, op_end = ((link.name, layout.size),), target.costs.op_end(op.kind.value)
-    rest = _stalls(context, op) + op_end
+    rest = stalls(context, op) + op_end
     if not how.transfers:
         words = layout.size / 4 / target.cores
         rest += words * context.target.extra_load(region)
@@ -213,7 +172,7 @@ def _engine_linear(context: Context, op: Op) -> OpCycles:
     assert chain is not None
     times = chain_times(program, target, plan, chain)
     own = next(each for each in times.linears if each.op == op.id)
-    how, rest = plan.linears[op.id], _stalls(context, op)
+    how, rest = plan.linears[op.id], stalls(context, op)
     table: tuple[tuple[str, int], ...] = ()
     if how.transfers:
         link = target.link(plan.placements[how.weight].region)
@@ -225,7 +184,8 @@ def _engine_linear(context: Context, op: Op) -> OpCycles:
         total=own.span.cycles + rest,
         moved=(*table, (ENGINE_PORT, words)),
         overhead=sum(phase.barriers for phase in own.phases),
-        engine=own,
+        times=own,
+        on_engine=True,
     )
 
 
@@ -235,21 +195,22 @@ def chain_of(plan: Plan, op: Op) -> ChainPlan | None:
     return next((c for c in chains if any(each.op == op.id for each in c.linears)), None)
 
 
-def _attention(context: Context, op: Op) -> OpCycles:
-    """Two passes over the cache: k with the scales of both, then v with its scales."""
+def attention_cycles(context: Context, op: Op, op_end: float) -> OpCycles:
+    """Two passes over the cache: k with its scales, then v with its scales.
+
+    `op_end` are cycles that belong to no score.
+    """
     target, shape, how = context.target, context.program.shape, context.plan.attention
     length = context.position + 1
     region = context.plan.placements[op.inputs[2]].region
     near = target.tiling is not None and region == target.tiling.region
     link = target.link(target.placement["state"][0] if near else region)
     moved = () if near else ((link.name, kv_bytes(context)),)
-    costs = target.costs
-    op_end = costs.op_end(op.kind.value)
-    rest = _stalls(context, op) + op_end
+    costs, rest = target.costs, stalls(context, op) + op_end
     if how.tile_buffer is None:
         rest += kv_bytes(context) / target.cores * context.target.extra_load(region)
         runs = attention_runs(shape, link, target, length, length)
-        compute = sum(run.work - costs.barrier for run in runs) + rest
+        compute = sum(run.work - costs.barrier - costs.attention_chunk for run in runs) + rest
         return OpCycles(compute, 0.0, compute, moved, overhead=op_end)
     runs = attention_runs(shape, link, target, length, how.positions_per_chunk)
     dma = tuple(run.transfer for run in runs for _ in range(run.count))
@@ -260,7 +221,7 @@ def _attention(context: Context, op: Op) -> OpCycles:
     return OpCycles(compute, sum(dma), total, moved, dma, work, slots, overhead=overhead)
 
 
-def _stalls(context: Context, op: Op) -> float:
+def stalls(context: Context, op: Op) -> float:
     """Cycles of the fullest core for operands outside the fast memory, tiles excepted."""
     plan = context.plan
     total = 0.0

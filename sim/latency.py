@@ -13,7 +13,7 @@ from enum import StrEnum
 from memory_planner.plan import Plan
 from memory_planner.target import CORES, ENGINE, Constant, Reading, Status, TargetSpec
 from sim.bound import LinkUse, bound_cycles, link_uses
-from sim.cycle_model import OpCycles
+from sim.op_cycles import OpCycles
 from sim.step import Step, decode_step
 from sim.streams import StreamCycles
 from toolchain.model.program import Op, Program
@@ -198,7 +198,7 @@ def _op_latency(op: Op, cycles: OpCycles, wait: int, off_chip: set[str], engine:
     return OpLatency(
         id=op.id,
         kind=op.kind.value,
-        engine=engine if cycles.engine else CORES,
+        engine=engine if cycles.on_engine else CORES,
         compute_cycles=round(cycles.compute),
         dma_cycles=round(cycles.dma),
         total_cycles=wait + round(cycles.total),

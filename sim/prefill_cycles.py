@@ -14,7 +14,7 @@ from itertools import pairwise
 from memory_planner.prefill import warm_saving
 from memory_planner.stream_slots import stream_points
 from memory_planner.tile_time import Run, sequence_cycles
-from sim.cycle_model import OpCycles
+from sim.op_cycles import OpCycles
 from sim.prefill import parts_of, prompt_order
 from sim.step import Step
 from sim.streams import Bus, stream_pieces

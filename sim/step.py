@@ -1,18 +1,24 @@
 """Cycles of all ops of one decode step, at one position or at many.
 
-Ops with the same role, layout and regions cost the same, so one of each is computed. Of all ops
-attention alone depends on the position, which makes sums over positions cheap.
+Ops run one by one, or several as one function (memory_planner/fused_ops.py) where the target has
+costs for that. Ops with the same role, layout and regions cost the same, so one of each is
+computed. Of all ops attention alone depends on the position, which makes sums over positions cheap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from memory_planner.fused_ops import FusedBlock, FusedOp, fused_block
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
-from sim.cycle_model import Context, OpCycles, chain_of, op_cycles
+from sim.cycle_model import chain_of, op_cycles
+from sim.fused_cycles import fused_cycles
+from sim.op_cycles import Context, OpCycles
 from sim.streams import Waits, stream_waits
 from toolchain.model.program import Layout, Op, OpKind, Program
+from toolchain.model.silent_parts import whole_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,22 @@ class CostKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """Ops that run as one function, or a single one; `first` counts in the program."""
+
+    first: int
+    ops: tuple[Op, ...]
+    fused: FusedOp | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """The ops of one token in cycles, and the streams that they wait for."""
 
     context: Context
     cycles: tuple[OpCycles, ...]  # by op of the program
     streams: Waits
+    block: FusedBlock  # what runs as one
 
     @property
     def waits(self) -> tuple[int, ...]:
@@ -54,19 +70,16 @@ class Step:
     def at(self, position: int) -> Step:
         """The same step for another token."""
         context = replace(self.context, position=position)
-        return _step(context, self.cycles_at(position))
+        return _step(context, self.cycles_at(position), self.block)
 
     def cycles_at(self, position: int) -> tuple[OpCycles, ...]:
         """By op: what it costs for another token, without streams."""
         context = replace(self.context, position=position)
-        known: dict[CostKey, OpCycles] = {}
         cycles = list(self.cycles)
-        for index, op in enumerate(context.program.ops):
-            if op.kind is OpKind.ATTENTION:
-                key = cost_key(context, op)
-                if key not in known:
-                    known[key] = op_cycles(context, op)
-                cycles[index] = known[key]
+        units = schedule_units(context.program, self.block)
+        attention = (unit for unit in units if any(op.kind is OpKind.ATTENTION for op in unit.ops))
+        for first, found in _cycles(context, self.block, attention):
+            cycles[first : first + len(found)] = found
         return tuple(cycles)
 
 
@@ -84,14 +97,49 @@ def decode_step(
     if not 0 <= position < program.shape.context:
         raise ValueError(f"position {position} is outside 0..{program.shape.context - 1}")
     context = Context(program, plan, target.read_as(reading), position)
-    known: dict[CostKey, OpCycles] = {}
-    cycles = []
-    for op in program.ops:
-        key = cost_key(context, op)
+    costs = context.target.costs.fused
+    block = fused_block(program, plan) if costs else FusedBlock()
+    units = schedule_units(program, block)
+    cycles = [each for _, found in _cycles(context, block, units) for each in found]
+    if costs and block.ops:
+        last = next(index for index, op in enumerate(program.ops) if op.layer >= 0) - 1
+        cycles[last] = _longer(cycles[last], costs.fixed["token"])
+    return _step(context, tuple(cycles), block)
+
+
+def schedule_units(program: Program, block: FusedBlock) -> Iterator[Unit]:
+    """The schedule in order, as the generated code runs it."""
+    roles = [op.role for op in whole_block(program)]
+    starts = {roles[item.first]: item for item in block.ops}
+    index = 0
+    while index < len(program.ops):
+        op = program.ops[index]
+        fused = starts.get(op.role) if op.layer >= 0 else None
+        end = index + (fused.last - fused.first if fused else 1)
+        yield Unit(index, program.ops[index:end], fused)
+        index = end
+
+
+def _cycles(
+    context: Context, block: FusedBlock, units: Iterable[Unit]
+) -> Iterator[tuple[int, tuple[OpCycles, ...]]]:
+    """The place of each unit and the cycles of its ops."""
+    known: dict[tuple[CostKey, ...], tuple[OpCycles, ...]] = {}
+    for unit in units:
+        key = tuple(cost_key(context, op) for op in unit.ops)
         if key not in known:
-            known[key] = op_cycles(context, op)
-        cycles.append(known[key])
-    return _step(context, tuple(cycles))
+            known[key] = (
+                fused_cycles(context, unit.fused, unit.ops, ahead=block.ahead)
+                if unit.fused
+                else (op_cycles(context, unit.ops[0]),)
+            )
+        yield unit.first, known[key]
+
+
+def _longer(each: OpCycles, cycles: float) -> OpCycles:
+    """An op with more to do that grows with nothing."""
+    overhead, compute = each.overhead + cycles, each.compute + cycles
+    return replace(each, overhead=overhead, compute=compute, total=each.total + cycles)
 
 
 def cost_key(context: Context, op: Op) -> CostKey:
@@ -107,6 +155,6 @@ def cost_key(context: Context, op: Op) -> CostKey:
     return CostKey(op.role, layout, beside, regions)
 
 
-def _step(context: Context, cycles: tuple[OpCycles, ...]) -> Step:
+def _step(context: Context, cycles: tuple[OpCycles, ...], block: FusedBlock) -> Step:
     waits = stream_waits(context.program, context.plan, context.target, cycles)
-    return Step(context, cycles, waits)
+    return Step(context, cycles, waits, block)

@@ -14,7 +14,7 @@ from memory_planner.plan import Plan
 from memory_planner.stream_slots import stream_points
 from memory_planner.target import Link, TargetSpec
 from memory_planner.tile_time import pieces_cycles
-from sim.cycle_model import OpCycles
+from sim.op_cycles import OpCycles
 from toolchain.model.program import Op, Program
 
 

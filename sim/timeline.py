@@ -15,7 +15,7 @@ from enum import StrEnum
 from memory_planner.engine_schedule import LinearTimes, Span
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
-from sim.cycle_model import OpCycles
+from sim.op_cycles import OpCycles
 from sim.step import decode_step
 from sim.streams import StreamCycles
 from toolchain.model.program import Op, Program
@@ -119,10 +119,10 @@ def _op_events(
 ) -> Iterator[Event]:
     """`when`: cycle in which the op begins, and what it waits before each of its parts."""
     start, waits = when
-    if cycles.engine:
+    if cycles.times:
         if waits[0]:
             yield _wait_event(op, start, waits[0])
-        yield from _engine_events(op, cycles, cycles.engine, start + waits[0])
+        yield from _engine_events(op, cycles, cycles.times, start + waits[0])
         return
     end = start + sum(waits) + round(cycles.total)
     count, first, begin = len(cycles.transfers), 0, float(start)

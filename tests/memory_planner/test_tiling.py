@@ -26,7 +26,8 @@ from memory_planner.tile_time import (
     sequence_cycles,
 )
 from memory_planner.tiling import attention_sizes, chunk_sizes, max_transfer
-from sim.cycle_model import Context, op_cycles
+from sim.cycle_model import op_cycles
+from sim.op_cycles import Context
 from tests.memory_planner.toy import TOY_SHAPE, toy_program, toy_target
 from toolchain.fit.design import Design, build_program
 from toolchain.fit.shapes import load_shape

@@ -17,7 +17,8 @@ from memory_planner.planner import plan_memory
 from memory_planner.target import Costs, TargetSpec
 from memory_planner.target_file import load_target
 from memory_planner.tile_time import attention_runs, record_cycles
-from sim.cycle_model import Context, op_cycles, reduction_cycles
+from sim.cycle_model import op_cycles, reduction_cycles
+from sim.op_cycles import Context
 from tests.memory_planner.toy import toy_program
 from toolchain.model.adapters import with_adapters
 from toolchain.model.packing import Packing, WeightLayout
@@ -46,6 +47,9 @@ def target(cores: int, build: str) -> TargetSpec:
         residual_add=constant("plain", "residual_add"),
         attention_mac=0.0,
         attention_score=constant("plain", "softmax"),
+        attention_head=0.0,
+        attention_chunk=0.0,
+        attention_left=0.0,
         reduction=constant(build, "reduction"),
         barrier=constant(build, "barrier"),
         fixed={},

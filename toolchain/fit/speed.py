@@ -13,9 +13,9 @@ from memory_planner.engine_job_plan import plan_engine
 from memory_planner.plan import Plan
 from memory_planner.target import Reading, TargetSpec
 from memory_planner.tiling import plan_linears
-from sim.cycle_model import Context
 from sim.energy import EnergyReport, token_energy
 from sim.latency import LatencyReport, estimate
+from sim.op_cycles import Context
 from sim.step import CostKey, cost_key
 from toolchain.model.program import Op, OpKind, Program
 

@@ -1,0 +1,52 @@
+"""The `[costs.fused]` section of a target file: ops that run as one, in cycles of one core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Work by what it is counted in; sim/fused_cycles.py says how often.
+WORK = {
+    "norm": "element",  # scaling, squares, largest magnitude
+    "stage_a8": "element",  # quantizing into the engine's input
+    "stage_a16": "element",
+    "row_a8": "row",  # requantizing a sum of one group without tail
+    "row_a16": "row",
+    "summed_row": "row",  # the same of several groups or with a tail, and per accumulator
+    "sum": "accumulator",
+    "tail": "column",  # a product of the tail
+    "query": "element",  # rotating and quantizing a head
+    "query_head": "head",
+    "cache": "element",  # rotating, quantizing and storing a head of k or v
+    "cache_head": "head",
+    "merge": "element",
+    "merge_head": "head",
+    "silu": "element",
+    "product": "element",
+    "residual": "element",
+    "prepare": "job",  # registers, written beside the engine where that is possible
+}
+# Once, whatever the size: calls, operands, and code that the instruction cache had lost.
+FIXED = {
+    "norm": "op",
+    "scale": "op",  # of the norm, beside the engine's first job
+    "stage": "chain",
+    "wait": "wait",
+    "rows": "linear",
+    "append": "op",
+    "attention": "op",  # whose scores are priced as those of a single op
+    "merge": "op",
+    "return": "op",  # code of rows that other ops have pushed out
+    "silu": "op",
+    "product": "op",
+    "residual": "op",
+    "token": "token",  # in front of the blocks
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FusedCosts:
+    """Cycles of one core per unit of work, and per phase."""
+
+    work: Mapping[str, float]
+    fixed: Mapping[str, float]

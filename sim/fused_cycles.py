@@ -1,0 +1,268 @@
+"""Cycles of ops that run as one function (memory_planner/fused_ops.py), phase by phase.
+
+A phase is work of the cores: cycles per element, row or head of the fullest core, and what the
+phase costs whatever its size. The engine's jobs run beside the phases behind their start, as in the
+generated code; where rows need a job that is not done, the cores wait. Every phase belongs to one
+op, so that the cycles of the ops add up to those of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan
+from memory_planner.engine_registers import shape_of
+from memory_planner.engine_schedule import JobTimes, LinearTimes, Phase, Span
+from memory_planner.engine_time import job_cycles, weight_words
+from memory_planner.fused_ops import FusedKind, FusedOp, FusedPart
+from memory_planner.target import ENGINE_PORT
+from sim.cycle_model import attention_cycles, chain_of, stalls
+from sim.op_cycles import Context, OpCycles, port_of
+from toolchain.model.engine_packing import WORD_SIZE
+from toolchain.model.program import ActMode, Op, OpKind
+
+
+def fused_cycles(
+    context: Context, fused: FusedOp, ops: Sequence[Op], *, ahead: bool
+) -> tuple[OpCycles, ...]:
+    """The estimate of each of the ops of one fused function; phases count from its start.
+
+    `ahead`: core 0 writes the registers of the engine's next job while a job runs.
+    """
+    return _Run(context, fused, ops, ahead).results()
+
+
+class _Run:
+    """The clock of the cores, and the engine's queue."""
+
+    def __init__(self, context: Context, fused: FusedOp, ops: Sequence[Op], ahead: bool) -> None:
+        costs, engine = context.target.costs.fused, context.target.engine
+        assert costs is not None
+        assert engine is not None
+        self.context, self.fused, self.ops, self.ahead = context, fused, ops, ahead
+        self.unit, self.fixed, self.engine = costs.work, costs.fixed, engine.cycles
+        self.cores = context.target.cores
+        self.now = self.engine_free = 0.0
+        self.queue: list[JobTimes] = []  # of the chain that runs
+        self.done = self.prepared = 0  # jobs of it
+        self.phases: dict[str, list[Phase]] = {op.id: [] for op in ops}
+        self.jobs: dict[str, list[JobTimes]] = {op.id: [] for op in ops}
+        self.waited = {op.id: 0.0 for op in ops}  # for the engine
+        self.attention: OpCycles | None = None
+        {
+            FusedKind.ATTENTION: self._attention,
+            FusedKind.MLP: self._mlp,
+            FusedKind.NORM_ROWS: self._norm_rows,
+            FusedKind.ROWS_RESIDUAL: self._rows_residual,
+        }[fused.kind]()
+
+    def results(self) -> tuple[OpCycles, ...]:
+        """By op; the span of each begins where those before it end in sum."""
+        found: list[OpCycles] = []
+        start = 0.0
+        for op in self.ops:
+            found.append(self._result(op, start))
+            start += found[-1].total
+        return tuple(found)
+
+    def _result(self, op: Op, start: float) -> OpCycles:
+        if self.attention and op.kind is OpKind.ATTENTION:
+            return self.attention
+        phases, jobs = tuple(self.phases[op.id]), tuple(self.jobs[op.id])
+        compute = sum(phase.span.cycles for phase in phases)
+        total = compute + self.waited[op.id]
+        return OpCycles(
+            compute=compute,
+            dma=0.0,
+            total=total,
+            moved=self._moved(op, jobs),
+            overhead=sum(phase.barriers for phase in phases),
+            times=LinearTimes(op.id, Span(start, start + total), phases, (), jobs),
+            on_engine=op.kind is OpKind.LINEAR,
+        )
+
+    def _moved(self, op: Op, jobs: Sequence[JobTimes]) -> tuple[tuple[str, int], ...]:
+        """Words at the engine's port, and the table, unless it is beside the cores."""
+        if op.kind is not OpKind.LINEAR:
+            return ()
+        plan, words = self.context.plan, WORD_SIZE * sum(job.words for job in jobs)
+        table = plan.linears[op.id].weight
+        port = port_of(self.context.target, plan.placements[table].region)
+        size = self.context.program.tensors[table].size
+        return (*(((port.name, size),) if port else ()), (ENGINE_PORT, words))
+
+    # ---- functions
+
+    def _attention(self) -> None:
+        linears, (rope, append, attend, merge) = self.fused.linears, self.ops[4:8]
+        shape, unit = self.context.program.shape, self.unit
+        heads = self._share(shape.heads)
+        self._norm(linears[:3])
+        self._meet(self.ops[3])
+        queries, rows = max((self._heads(core) for core in range(self.cores)), key=sum)
+        self._work(rope, "rotate and quantize", queries, self.fixed["append"])
+        self._work(append, "rotate, quantize and store", rows)
+        self._meet(append)
+        attention = attention_cycles(self.context, attend, self.fixed["attention"])
+        self.attention = replace(attention, total=round(attention.total))
+        self.now += self.attention.total
+        merged = heads * (unit["merge_head"] + shape.head_dim * unit["merge"])
+        self._work(merge, "merge", merged, self.fixed["merge"])
+        self._meet(merge)
+        self._stage(linears[3], heads * shape.head_dim)
+        self._work(self._op(linears[3]), "return to rows", 0.0, self.fixed["return"])
+        self._rows(linears[3])
+        self._residual()
+
+    def _mlp(self) -> None:
+        """The first half of SwiGLU is beside up's job."""
+        (gate, up, down), swiglu = self.fused.linears, self.ops[3]
+        elements = self._share(self.context.program.shape.ffn)
+        self._norm((gate,))
+        self._work(swiglu, "SiLU", elements * self.unit["silu"], self.fixed["silu"])
+        self._rows(up)
+        self._meet(self._op(up))
+        product = elements * self.unit["product"]
+        self._work(swiglu, "product", product, self.fixed["product"])
+        self._meet(swiglu)
+        self._stage(down, elements)
+        self._rows(down)
+        self._residual()
+
+    def _norm_rows(self) -> None:
+        self._norm(self.fused.linears)
+        self._meet(self.ops[-1])
+
+    def _rows_residual(self) -> None:
+        layout = self.context.program.engine_layout_of(self.ops[0])
+        assert layout is not None
+        (part,) = self.fused.linears
+        self._stage(part, self._share(layout.columns))
+        self._work(self.ops[0], "return to rows", 0.0, self.fixed["return"])
+        self._rows(part)
+        self._residual()
+
+    # ---- phases
+
+    def _norm(self, parts: Sequence[FusedPart]) -> None:
+        """Norm, staging and rows; the norm's scale is computed while the engine begins."""
+        op, elements = self.ops[0], self._share(self.context.program.shape.hidden)
+        if self.fused.measures:
+            self._work(op, "measure", elements * self.unit["residual"], self.fixed["residual"])
+            self._meet(op)
+        self._work(op, "norm", elements * self.unit["norm"], self.fixed["norm"])
+        self._meet(op)
+        self._stage(parts[0], elements)
+        self._work(op, "scale", 0.0, self.fixed["scale"])
+        for part in parts:
+            self._rows(part)
+
+    def _stage(self, part: FusedPart, elements: int) -> None:
+        """Every core quantizes elements into the engine's input; core 0 starts jobs."""
+        op, chain = self._op(part), self._chain_of(part)
+        cycles = elements * self.unit[f"stage_{_mode(op)}"]
+        self._work(op, "stage the vector", cycles, self.fixed["stage"])
+        self._meet(op)
+        self.queue, self.done, self.prepared = [], 0, int(self.ahead)
+        while len(self.queue) < min(QUEUE_DEPTH, len(chain.jobs)):
+            self._start(part)
+
+    def _start(self, part: FusedPart) -> None:
+        """Core 0 starts a job, which runs when the one before it has ended."""
+        op, jobs, number = self._op(part), self._chain_of(part).jobs, len(self.queue) + 1
+        if self.prepared < number:
+            self._prepare(op)
+        shape, begin = shape_of(jobs[number - 1].registers), max(self.now, self.engine_free)
+        self.engine_free = begin + job_cycles(shape, self.engine)
+        label = f"job {number} of {len(jobs)}: {shape.channels} channels"
+        self.queue.append(JobTimes(label, Span(begin, self.engine_free), weight_words(shape)))
+
+    def _prepare(self, op: Op) -> None:
+        self.prepared += 1
+        self._work(op, "prepare a job", self.unit["prepare"])
+
+    def _wait(self, part: FusedPart) -> None:
+        """Until the jobs are done that the rows of a linear need, preparing and starting others."""
+        op, chain = self._op(part), self._chain_of(part)
+        self._work(op, "look for the engine", 0.0, self.fixed["wait"])
+        for _ in range(part.waited):
+            if self.ahead and self.prepared - self.done < QUEUE_DEPTH:
+                self._prepare(op)
+            job = self.queue[self.done]
+            self.jobs[op.id].append(job)
+            left = max(0.0, job.span.end + self.engine.wake - self.now)
+            self.waited[op.id] += left
+            self.now += left
+            self.done += 1
+            if len(self.queue) < len(chain.jobs):
+                self._start(part)
+        self._meet(op)
+
+    def _rows(self, part: FusedPart) -> None:
+        """Outputs of accumulators that are there, by the table where it lies."""
+        if part.waited:
+            self._wait(part)
+        op, context, unit = self._op(part), self.context, self.unit
+        layout = context.program.engine_layout_of(op)
+        assert layout is not None
+        groups = layout.groups if layout.groups > 1 else 0
+        row = unit[f"row_{_mode(op)}"]
+        if groups or layout.tail:
+            windows = 2 if op.mode is ActMode.A16 else 1
+            row = unit["summed_row"] + windows * layout.groups * unit["sum"]
+            row += windows * layout.tail * unit["tail"]
+        table = context.plan.placements[context.plan.linears[op.id].weight].region
+        row += (1 + groups + layout.tail) * context.target.extra_load(table)
+        self._work(op, f"{layout.rows} rows", self._share(layout.rows) * row, self.fixed["rows"])
+
+    def _residual(self) -> None:
+        elements = self._share(self.context.program.shape.hidden)
+        op = self.ops[-1]
+        self._work(op, "residual", elements * self.unit["residual"], self.fixed["residual"])
+        self._meet(op)
+
+    # ---- what phases are made of
+
+    def _work(self, op: Op, label: str, cycles: float, fixed: float = 0.0) -> None:
+        """Whole cycles; the first phase of an op waits for its operands in slower memory."""
+        late = 0.0 if self.phases[op.id] else stalls(self.context, op)
+        start, self.now = self.now, self.now + round(cycles + fixed + late)
+        self.phases[op.id].append(Phase(label, Span(start, self.now), fixed))
+
+    def _meet(self, op: Op) -> None:
+        """A barrier."""
+        self._work(op, "meet", 0.0, self.context.target.costs.barrier)
+
+    def _op(self, part: FusedPart) -> Op:
+        return self.ops[part.place - self.fused.first]
+
+    def _chain_of(self, part: FusedPart) -> ChainPlan:
+        chain = chain_of(self.context.plan, self._op(part))
+        assert chain is not None
+        return chain
+
+    def _share(self, units: int) -> int:
+        """Units of the core that has most."""
+        return -(-units // self.cores)
+
+    def _heads(self, core: int) -> tuple[float, float]:
+        """A core's work with queries, and with the cache: the last cores have the keys."""
+        shape, unit = self.context.program.shape, self.unit
+        queries = self._of_core(core, shape.heads)
+        keys = self._of_core(self.cores - 1 - core, shape.kv_heads)
+        values = self._of_core(core, shape.kv_heads)
+        return (
+            queries * (unit["query_head"] + shape.head_dim * unit["query"]),
+            (keys + values) * (unit["cache_head"] + shape.head_dim * unit["cache"]),
+        )
+
+    def _of_core(self, core: int, units: int) -> int:
+        share = self._share(units)
+        return min(share, max(0, units - core * share))
+
+
+def _mode(op: Op) -> str:
+    """Of a linear: how wide its vector is."""
+    assert op.mode is not None
+    return op.mode.value
