@@ -94,28 +94,39 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
                                         uint32_t count, int32_t *y) {
     uint32_t most = 0U;
 #if EDGEC_XPULP
+    uint32_t v;
+    uint32_t z;
+    uint32_t p;
     if (halves == 2U) {
         const uint8_t *lower = sums + below;
-        uint32_t v;
-        uint32_t z;
-        uint32_t p;
-        uint32_t n;
         __asm__ volatile(
             EDGEC_X_LOOP(13,
                          EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)
-                             EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("sub", shift, p, exponent)
-                                 EDGEC_X_OP("add", v, v, z) EDGEC_X_MULHHU(p, p, a)
-                                     EDGEC_X_OP("sll", v, v, headroom) EDGEC_X_OP("mulh", v, v, p)
-                                         EDGEC_X_RS(v, shift) EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
+                             EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("add", v, v, z)
+                                 EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("sll", v, v, headroom)
+                                     EDGEC_X_OP("mulh", v, v, z) EDGEC_X_OP("sub", p, p, exponent)
+                                         EDGEC_X_RS(v, p) EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
                                              EDGEC_X_MAXU(most, most, v))
-            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [shift] "=&r"(n), [sums] "+&r"(sums),
-              [lower] "+&r"(lower), [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
+              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
               [headroom] "r"(rule->headroom)
             : "memory");
-        return most;
+    } else {
+        __asm__ volatile(EDGEC_X_LOOP(11, EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(
+                                              p, words, 4) "nop\n" EDGEC_X_OP("sll", v, v, headroom)
+                                              EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
+                                                  EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
+                                                      EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
+                                                          EDGEC_X_MAXU(most, most, v))
+                         : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums),
+                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+                         : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
+                           [headroom] "r"(rule->headroom)
+                         : "memory");
     }
-#endif
+    return most;
+#else
     for (uint32_t i = 0U; i < count; i++) {
         const void *const at = sums + 4U * i;
         const void *const word_at = words + 4U * i;
@@ -131,6 +142,7 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
     }
     return most;
+#endif
 }
 
 /* The accumulator of a row over halves, groups and tail; shift: 0 .. 7. */
@@ -199,46 +211,52 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
     return most;
 }
 
-/* Rows that break the rule. */
-EDGEC_RARE static uint32_t edgec_general_rows(const edgec_fused_rows *rows,
-                                              const edgec_own_rows *own, const edgec_rows_at *run,
+/* A run of rows, unfolded. */
+static inline edgec_rows_at edgec_run_of(const edgec_own_rows *own, const edgec_row_run *run) {
+    const edgec_rows_at unfolded = {own->sums + (run->place >> 4),
+                                    &own->linear->pieces[run->place & 15U], run->first, run->count};
+    return unfolded;
+}
+
+/* All rows of a linear that breaks the rule. */
+EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_fused_rows rows,
                                               int32_t *y) {
-    const int32_t scale[2] = {rows->scale.a, rows->scale.e};
-    const edgec_engine_operands operands = {rows->table,       0U,  NULL, rows->x, scale,
-                                            rows->shift & 15U, NULL};
+    const int32_t scale[2] = {rows.scale.a, rows.scale.e};
+    const edgec_engine_operands operands = {rows.table,       0U,  NULL, rows.x, scale,
+                                            rows.shift & 15U, NULL};
     uint32_t most = 0U;
-    for (uint32_t i = 0U; i < run->count; i++) {
-        y[i] = own->general(own->linear->matrix, run->piece, &operands, run->first + i,
-                            run->sums + 4U * i);
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
+    for (uint32_t i = 0U; i < own->count; i++) {
+        const edgec_rows_at run = edgec_run_of(own, &own->runs[i]);
+        for (uint32_t row = run.first; row < run.first + run.count; row++) {
+            y[row] = own->general(own->linear->matrix, run.piece, &operands, row,
+                                  run.sums + 4U * (row - run.first));
+            most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[row]));
+        }
     }
-    return most;
+    return most << 1;
 }
 
 /* The worker's rows of a linear, y[row]; returns their amplitude. `plain`: the linear has one
  * group and no tail. */
 EDGEC_FOLDED uint32_t edgec_fused_finish(const edgec_own_rows *own, uint32_t halves, int plain,
-                                         const edgec_fused_rows *rows, int32_t *y) {
-    const edgec_engine_linear *const linear = own->linear;
-    const edgec_engine_matrix *const matrix = linear->matrix;
-    const edgec_row_rule rule = edgec_row_rule_of(rows);
+                                         edgec_fused_rows rows, int32_t *y) {
+    const edgec_row_rule rule = edgec_row_rule_of(&rows);
+    if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain ? 0U : 7U))) {
+        return edgec_general_rows(own, rows, y);
+    }
     const edgec_row_run *stored = own->runs;
     uint32_t most = 0U;
     for (const edgec_row_run *const end = stored + own->count; stored != end; stored++) {
-        const edgec_rows_at unfolded = {own->sums + (stored->place >> 4),
-                                        &linear->pieces[stored->place & 15U], stored->first,
-                                        stored->count};
-        const edgec_rows_at *const run = &unfolded;
-        int32_t *const out = y + run->first;
+        const edgec_rows_at run = edgec_run_of(own, stored);
+        int32_t *const out = y + run.first;
         uint32_t found;
-        if (!rule.holds || rule.shift > (plain ? 0U : 7U)) {
-            found = edgec_general_rows(rows, own, run, out);
-        } else if (plain) {
-            found = edgec_plain_rows(&rule, halves, run->sums, 3U * run->piece->pixel_stride,
-                                     rows->table + 4U * run->first, run->count, out);
+        if (plain) {
+            found = edgec_plain_rows(&rule, halves, run.sums, 3U * run.piece->pixel_stride,
+                                     rows.table + 4U * run.first, run.count, out);
         } else {
-            const uint8_t *const x = (const uint8_t *)rows->x;
-            found = edgec_summed_rows(&rule, halves, matrix, run, rows->table,
+            const edgec_engine_matrix *const matrix = own->linear->matrix;
+            const uint8_t *const x = (const uint8_t *)rows.x;
+            found = edgec_summed_rows(&rule, halves, matrix, &run, rows.table,
                                       x + halves * (matrix->columns - matrix->tail), out);
         }
         most = edgec_maxu32(most, found);

@@ -64,15 +64,14 @@ static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer,
 
 /* Behind the columns of the engine. */
 EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t halves,
-                                        const edgec_vector_quantizer *quantizer, const int32_t *t,
+                                        edgec_vector_quantizer by, const int32_t *t,
                                         uint32_t first) {
     for (uint32_t i = first; i < part->share.last; i++) {
-        const int32_t value = edgec_rounded(t[i], quantizer->by);
+        const int32_t value = edgec_rounded(t[i], by.by);
         if (halves == 2U) {
             ((int16_t *)part->tail)[i] = (int16_t)value;
         } else {
-            ((int8_t *)part->tail)[i] =
-                (int8_t)edgec_round_shift(value * quantizer->reciprocal, 23U);
+            ((int8_t *)part->tail)[i] = (int8_t)edgec_round_shift(value * by.reciprocal, 23U);
         }
     }
 }
@@ -104,7 +103,7 @@ EDGEC_FOLDED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halve
         }
     }
     if (i < part->share.last) {
-        edgec_stage_tail(part, halves, quantizer, t, i);
+        edgec_stage_tail(part, halves, *quantizer, t, i);
     }
 }
 
