@@ -24,7 +24,7 @@ from codegen.c_names import (
 )
 from codegen.engine_tables import EngineTables
 from codegen.fused import fuse, fused_jobs
-from codegen.op_views import OpViews
+from codegen.op_views import OpViews, weight_table
 from codegen.prefill_views import part_of_item, prefill_view
 from codegen.views import (
     AttentionView,
@@ -47,6 +47,7 @@ from memory_planner.fused_ops import fused_block
 from memory_planner.plan import Placement, Plan, RegionPlan, Source
 from memory_planner.stream_slots import stream_points
 from memory_planner.target import MemoryRegion, TargetSpec
+from toolchain.model.adapters import is_of_head
 from toolchain.model.errors import InternalError
 from toolchain.model.matrix_storage import packing_name
 from toolchain.model.program import Kind, Op, OpKind, Program
@@ -124,6 +125,11 @@ class _Layout:
             arenas=tuple(region for region in regions if region.arena_size),
             embedding=embedding,
             head=head,
+            head_adapter=tuple(
+                self._linear(op, weight_table(op))
+                for op in self.program.ops
+                if op.kind is OpKind.LINEAR and is_of_head(op.id)
+            ),
             blocks=blocks,
             matrices=tuple(self.matrices),
             constants=tuple(self._constants()),

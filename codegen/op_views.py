@@ -25,7 +25,11 @@ from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
 from toolchain.model.silent_parts import silent_in, whole_block
 
 LINEAR_OPERANDS = 4  # vector, scale, weights, shift
-WEIGHT_TABLES = {"embed": "EMBEDDING", "lm_head": "LM_HEAD"}
+
+
+def weight_table(op: Op) -> str:
+    """The C object that tells where the weight of an op outside the blocks lies."""
+    return "EMBEDDING" if op.role == "embed" else identifier(op.role).upper()
 
 
 class OpViews:
@@ -100,7 +104,7 @@ class OpViews:
         spec = self._program.tensors[name]
         if spec.kind is Kind.WEIGHT:
             table = f"BLOCKS[layer].{identifier(op.role)}" if op.layer >= 0 else ""
-            return f"&{table or WEIGHT_TABLES[op.role]}"
+            return f"&{table or weight_table(op)}"
         if _of_block(op, name):
             return f"{BLOCK_ARRAYS[op.kind]}_of(s, &BLOCKS[layer].{block_array(op)})"
         if spec.kind is Kind.STATE:
@@ -126,7 +130,7 @@ class OpViews:
         if _of_block(op, name):
             return f"{pattern} {_shape_text(spec)}, see BLOCKS"
         if spec.kind is Kind.WEIGHT:
-            return f"{pattern} {_shape_text(spec)}, see {WEIGHT_TABLES[op.role]}"
+            return f"{pattern} {_shape_text(spec)}, see {weight_table(op)}"
         return describe(spec, self._plan.placements[name])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks
+from toolchain.model.adapters import ADAPTER_MARK, adapter_ranks, role_of
 from toolchain.model.config import MAX_LAYERS
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
@@ -129,7 +129,7 @@ def _check_layouts(
     for name in [name for name in layouts if name.endswith(ADAPTER_PARTS)]:
         base, _, part = name.rpartition(ADAPTER_MARK)
         rows, columns = expected.get(base, (0, 0))
-        rank = facts.ranks.get(base.partition(".")[2], 0)
+        rank = facts.ranks.get(role_of(base), 0)
         expected[name] = (rank, columns) if part == "a" else (rows, rank)
     missing = expected.keys() - layouts.keys() - {"lm_head"}
     problems = [Problem(name + WEIGHT, "nothing", "a matrix") for name in sorted(missing)]

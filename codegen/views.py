@@ -349,6 +349,7 @@ class ModelView:
     matrices: tuple[MatrixView, ...]
     embedding: WeightView
     head: WeightView
+    head_adapter: tuple[WeightView, ...]  # A and B beside it; their fields are the C names
     blocks: tuple[BlockView, ...]
     constants: tuple[ConstantView, ...]
     buffers: tuple[BufferView, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memory_planner.blobs import bytes_read, in_order_of_use
 from memory_planner.target import TargetSpec
+from toolchain.model.adapters import is_of_head
 from toolchain.model.program import Kind, Program
 
 
@@ -23,7 +24,8 @@ def leaving_orders(program: Program, target: TargetSpec) -> list[list[str]]:
     names = [spec.name for spec in in_order_of_use(program, Kind.WEIGHT)]
     pins = {name: target.pinned(name) for name in names}
     pinned = [name for name in names if pins[name] == target.off_chip.region]
-    size = {name: program.tensors[name].size for name in names if pins[name] is None}
+    free = [name for name in names if pins[name] is None and not is_of_head(name)]
+    size = {name: program.tensors[name].size for name in free}
     rows = [name for name in size if read[name] < size[name]]
     blocks = [name for name in size if name in layers]
     blocks.sort(key=lambda name: (-size[name], name.partition(".")[2], -layers[name]))

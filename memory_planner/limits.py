@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from memory_planner.footprint import SCRATCH_PREFIX, scratch_size
 from memory_planner.target import MemoryRegion, Pin, TargetSpec, allowed_regions
+from toolchain.model.adapters import is_of_head
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.program import Kind, Program
 
@@ -106,10 +107,16 @@ def check_pins(program: Program, target: TargetSpec) -> None:
         if not matched:
             allowed = "a pattern of tensor names, like 'l00.*.weight', 'kv.*' or 'logits'"
             problems.append(Problem(f"--pin {pin.pattern}", "no tensor of that name", allowed))
-        wrong = [n for n in matched if pin.region not in allowed_regions(target, classes[n])]
+        wrong = [n for n in matched if pin.region not in _allowed(target, n, classes[n])]
         if wrong:
-            allowed = " or ".join(allowed_regions(target, classes[wrong[0]]))
+            allowed = " or ".join(_allowed(target, wrong[0], classes[wrong[0]]))
             found = f"{pin.region} for {wrong[0]}"
             problems.append(Problem(f"--pin {pin.pattern}", found, allowed))
     if problems:
         raise ConfigError(f"some pins cannot be honoured on {target.name}", problems)
+
+
+def _allowed(target: TargetSpec, name: str, group: str) -> list[str]:
+    """Regions that a tensor may be pinned to; the head's adapter does not stream."""
+    outside = target.off_chip.region if target.off_chip and is_of_head(name) else None
+    return [region for region in allowed_regions(target, group) if region != outside]

@@ -18,6 +18,7 @@ from memory_planner.plan import StreamPlan
 from memory_planner.target import TargetSpec, align_up
 from memory_planner.tile_sizes import TileSize, tile_sizes
 from memory_planner.tile_time import CoreWork, LinearTiles, linear_tiles
+from toolchain.model.names import HEAD
 from toolchain.model.program import Kind, Op, OpKind, Program
 from toolchain.model.silent_parts import silent_in
 
@@ -188,7 +189,7 @@ def stream_points(program: Program, streams: StreamPlan | None) -> dict[str, int
             index += 1
         elif op.layer < 0 <= before and streams.part_records == 0 and index < streams.count:
             points[op.id] = index
-        elif op.kind is OpKind.LINEAR and op.layer < 0 and streams.part_records:
+        elif op.role == HEAD and streams.part_records:
             points[op.id] = index
             index += -(-records_of(program, op)[0] // streams.part_records)
         elif op.kind is OpKind.ARGMAX and streams.part_records and index < streams.count:
@@ -198,9 +199,9 @@ def stream_points(program: Program, streams: StreamPlan | None) -> dict[str, int
 
 
 def head_of(program: Program, names: Set[str]) -> Op | None:
-    """The linear outside the blocks whose weight is among `names`."""
-    linears = (op for op in program.ops if op.kind is OpKind.LINEAR and op.layer < 0)
-    return next((op for op in linears if program.weight_of(op).name in names), None)
+    """The head, if its weight is among `names`."""
+    heads = (op for op in program.ops if op.role == HEAD)
+    return next((op for op in heads if program.weight_of(op).name in names), None)
 
 
 def head_sizes(program: Program, target: TargetSpec, head: Op, staging: str) -> Sequence[TileSize]:

@@ -13,6 +13,9 @@ from click.testing import CliRunner
 from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
 from codegen.bundle_write import write_bundle
+from memory_planner.engines import EngineChoice
+from memory_planner.limits import MemoryLimits
+from memory_planner.target import Pin
 from sim.session import Session, read_constants
 from tests.model.gptq import Format, write_gptq
 from tests.model.test_lora import F32, random, write_adapter
@@ -21,7 +24,7 @@ from toolchain.cli import main
 from toolchain.evaluate.float_run import FloatSession
 from toolchain.evaluate.network import network_of_build, network_of_float
 from toolchain.model.checkpoint import load_model
-from toolchain.model.errors import UnsupportedModelError
+from toolchain.model.errors import ConfigError
 from toolchain.model.names import hf_name_of
 from toolchain.model.outline import SITES
 from toolchain.model.program import ActMode, OpKind
@@ -122,8 +125,42 @@ def test_fit_equals_a_compile(tmp_path: Path) -> None:
     assert json.loads(found.output)["bytes"] == report["bytes"]
 
 
-def test_no_adapter_of_a_coded_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", [EngineChoice.CORES, EngineChoice.NEUREKA])
+@pytest.mark.parametrize("region", ["", "hyperram"], ids=["on chip", "streamed"])
+def test_adapter_of_a_coded_head(tmp_path: Path, region: str, engine: EngineChoice) -> None:
+    """Behind the head, wherever that is; the last op that writes logits is the sum."""
+    group = -1 if engine is EngineChoice.NEUREKA else 8
+    layout = Format(head=True, group_size=group, desc_act="" if group == -1 else "site")
+    write_gptq(tmp_path / "base", layout, **SHAPE)
+    factors = random(3, 32, 0) * np.float32(1e-3), random(97, 3, 0) * np.float32(300)
+    write_adapter(tmp_path / "eora", {"lm_head": factors}, base_model_name_or_path="../base")
+    pins = (Pin("lm_head.weight", region),) if region else ()
+    limits = MemoryLimits({}, pins)
+    options = CompileOptions(QuantConfig(), prefix="eora", limits=limits, engine=engine)
+    compiled = compile_model(tmp_path / "eora", "siracusa", options, lambda _: None)
+    write_bundle(compiled.bundle, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert [op.id for op in bundle.program.ops[-6:]] == [
+        *("lm_head", "lm_head.eora_a", "lm_head.eora_low", "lm_head.eora_b", "lm_head.eora_add"),
+        "argmax",
+    ]
+    assert (bundle.plan.streams is not None) == bool(region)
+    assert verify_bundle(bundle.directory, ("host",), VerifyOptions()).passed
+    tokens = np.array([1, 40, 7, 3, 90])
+    constants = read_constants(bundle.program, bundle.plan, bundle.blobs)
+    logits = Session(bundle.program, constants).forward(tokens) * 2.0**-16
+    exact = FloatSession(network_of_float(load_model(tmp_path / "eora"))).forward(tokens)
+    own = FloatSession(network_of_build(bundle)).forward(tokens)
+    bare = FloatSession(network_of_float(load_model(tmp_path / "base"))).forward(tokens)
+    scale = np.abs(exact).max()
+    assert np.abs(logits - exact).max() < 0.05 * scale
+    assert np.abs(logits - own).max() < 0.05 * scale
+    assert np.abs(bare - exact).max() > 0.1 * scale
+
+
+def test_the_adapter_of_a_head_does_not_stream(tmp_path: Path) -> None:
     write_gptq(tmp_path, Format(head=True), **SHAPE)
     write_adapter(tmp_path, {"lm_head": (random(3, 32, 0), random(97, 3, 0))})
-    with pytest.raises(UnsupportedModelError, match="an adapter on integer codes"):
-        load_model(tmp_path)
+    limits = MemoryLimits({}, (Pin("lm_head.eora_b.weight", "hyperram"),))
+    with pytest.raises(ConfigError, match="hyperram for lm_head"):
+        compile_model(tmp_path, "siracusa", CompileOptions(limits=limits), lambda _: None)

@@ -11,11 +11,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
+from toolchain.model.names import HEAD
 from toolchain.model.packing import Packing, WeightLayout
 from toolchain.model.program import DType, Kind, Op, OpKind, Program, TensorSpec
 
 ADAPTER_MARK = ".eora_"  # in the ids of everything that belongs to an adapter
 ADAPTER_BITS = 8
+
+
+def role_of(op_id: str) -> str:
+    """The role of a projection, or of the head, by op id."""
+    return op_id.partition(".")[2] or op_id
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a tensor or an op is part of the head's adapter, which always stays on the chip."""
+    return name.startswith(f"{HEAD}{ADAPTER_MARK}")
 
 
 def is_adapter_op(op: Op) -> bool:
@@ -26,6 +37,8 @@ def is_adapter_op(op: Op) -> bool:
 def with_adapters(program: Program, ranks: Mapping[str, int]) -> Program:
     """The program with an adapter at every projection whose role (like attn.q_proj) is in `ranks`.
 
+    The role of the head is lm_head.
+
     Elements of linear.shift for A and B follow those of the other linears, in the order of the ops.
     """
     if not ranks:
@@ -35,7 +48,7 @@ def with_adapters(program: Program, ranks: Mapping[str, int]) -> Program:
     count = prod(shifts.shape)
     for op in program.ops:
         ops.append(op)
-        if op.kind is OpKind.LINEAR and op.layer >= 0 and op.role in ranks:
+        if op.kind is OpKind.LINEAR and op.role in ranks:
             specs, added = _adapter(program, op, ranks[op.role], count)
             ops += added
             tensors |= {spec.name: spec for spec in specs}

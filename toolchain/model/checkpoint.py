@@ -146,7 +146,7 @@ def load_model(model_dir: Path) -> FloatModel:
     tensors = _select_expected(stored, config, codes, log)
     log.raise_if_any(subject)
     check_codes(codes, log)
-    factors = _read_factors(adapter_dir, config, codes, log)
+    factors = _read_factors(adapter_dir, config, log)
     log.raise_if_any(subject)
     if config.tie_word_embeddings and hf_name_of(HEAD) in stored:
         _check_tied_head(stored, log)
@@ -177,18 +177,11 @@ def load_float_model(model_dir: Path) -> FloatModel:
     return model
 
 
-def _read_factors(
-    directory: Path, config: ModelConfig, codes: Mapping[str, CodeRef], log: ProblemLog
-) -> Mapping[str, Factors]:
+def _read_factors(directory: Path, config: ModelConfig, log: ProblemLog) -> Mapping[str, Factors]:
     """The adapters to merge, and those beside integer codes."""
     linears = [*linear_ids(config), *([] if config.tie_word_embeddings else [HEAD])]
     shapes = expected_shapes(config)
-    factors = read_factors(directory, {n: shapes[n] for n in map(hf_name_of, linears)}, log)
-    head = hf_name_of(HEAD)
-    if head in factors and head in codes:
-        allowed = "adapters of float weights, or beside the codes of blocks"
-        log.add_unsupported(f"{directory}: {head}", "an adapter on integer codes", allowed)
-    return factors
+    return read_factors(directory, {n: shapes[n] for n in map(hf_name_of, linears)}, log)
 
 
 def _read_directory(model_dir: Path, log: ProblemLog) -> Stored | None:

@@ -18,6 +18,7 @@ from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
 from toolchain.model.input_order import gathers_of, order_tables
 from toolchain.model.matrix_storage import sparse_layout
+from toolchain.model.names import HEAD
 from toolchain.model.outline import (
     ACTIVATION_BITS,
     LowerConfig,
@@ -215,7 +216,7 @@ def _adapters(
     """A and B of every adapted projection, by op id, in the order of the ops."""
     found = {}
     low = 2.0**-ACTIVATION_BITS / 127.0
-    for name in model.linears:
+    for name in (*model.linears, HEAD):
         if name not in model.adapters:
             continue
         role = name.rsplit(".", 1)[-1]

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from toolchain.model.adapters import ADAPTER_BITS, ADAPTER_MARK
+from toolchain.model.adapters import ADAPTER_BITS, ADAPTER_MARK, role_of
 from toolchain.model.block_copies import copied_blocks
 from toolchain.model.checkpoint import FloatModel
 from toolchain.model.coded_settings import with_codes
@@ -107,10 +107,7 @@ class QuantModel:
     @property
     def ranks(self) -> dict[str, int]:
         """Rank of the adapters by role; those of equal roles are equal."""
-        return {
-            op_id.partition(".")[2]: down.values.shape[0]
-            for op_id, (down, _) in self.adapters.items()
-        }
+        return {role_of(op_id): down.values.shape[0] for op_id, (down, _) in self.adapters.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +163,8 @@ def quantize_model(
 def adapter_ranks_of(model: FloatModel) -> dict[str, int]:
     """Rank by role, the largest of its blocks, in the order of the roles."""
     found: dict[str, int] = {}
-    for op_id in linear_ids(model.config):
-        factors = model.adapters.get(hf_name_of(op_id))
-        role = op_id.partition(".")[2]
+    for op_id in (*linear_ids(model.config), HEAD):
+        factors, role = model.adapters.get(hf_name_of(op_id)), role_of(op_id)
         if factors is not None:
             found[role] = max(found.get(role, 0), factors.rank)
     return found
@@ -183,8 +179,8 @@ def quantize_adapters(
     """
     ranks, found = adapter_ranks_of(model), {}
     shapes = expected_shapes(model.config)
-    for op_id in linear_ids(model.config):
-        rank = ranks.get(op_id.partition(".")[2])
+    for op_id in (*linear_ids(model.config), HEAD):
+        rank = ranks.get(role_of(op_id))
         if rank is not None:
             name = hf_name_of(op_id)
             rows, columns = shapes[name]
