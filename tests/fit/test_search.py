@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -113,13 +114,20 @@ def test_suggestions_fit_and_obey(suggestions: list[Suggestion]) -> None:
         assert fits(replace(BASE, config=config), SIRACUSA)
 
 
+def test_faster_suggestions_are_smaller(suggestions: list[Suggestion]) -> None:
+    for fast, large in pairwise(suggestions):
+        assert fast.tokens_per_second > large.tokens_per_second
+        assert fast.parameters < large.parameters
+    assert all(0 < suggestion.bound_share < 1 for suggestion in suggestions)
+
+
 def test_suggestions_are_deterministic(suggestions: list[Suggestion]) -> None:
     assert suggest_shapes(BASE, SIRACUSA, 1_000_000) == suggestions
 
 
 def test_suggestions_fill_the_memory_without_a_wish() -> None:
     found = suggest_shapes(BASE, SIRACUSA)
-    assert found[0].fill > 0.95
+    assert max(suggestion.fill for suggestion in found) > 0.95
     for suggestion in found:  # a block more would not fit, or is beyond the aspect
         config = suggestion.config
         deeper = replace(BASE, config=replace(config, num_layers=config.num_layers + 1))

@@ -37,7 +37,7 @@ def print_shapes(shapes: Iterable[Json]) -> None:
 
 
 def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
-    """Suggested shapes, best first."""
+    """Suggested shapes, fastest first."""
     console = stdout()
     if not found:
         console.print(
@@ -47,25 +47,29 @@ def print_suggestions(facts: Json, found: Sequence[Json]) -> None:
         return
     title = f"Shapes that fit {facts['target']} on chip: vocabulary {facts['vocab']:,}, tied, "
     table = Table(title=title + f"context {facts['context']:,}")
-    for name in ("blocks", "hidden", "FFN", "heads", "KV", "parameters", "packed bytes"):
+    for name in ("blocks", "hidden", "FFN", "heads", "parameters", "bytes"):
         table.add_column(name, justify="right")
-    for name in ("fill %", "grain %", "tokens/s"):
+    for name in ("fill %", "grain %", "tokens/s", "bound %"):
         table.add_column(name, justify="right")
     for entry in found:
         table.add_row(
-            *(f"{entry['config'][key]:,}" for key in SHAPE_KEYS),
+            *(f"{entry['config'][key]:,}" for key in SHAPE_KEYS[:3]),
+            "/".join(str(entry["config"][key]) for key in SHAPE_KEYS[3:]),
             f"{entry['parameters']:,}",
             size_text(entry["packed"]),
             f"{100 * entry['fill']:.1f}",
             f"{100 * entry['grain']:.1f}",
             rate_text(entry["tokens_per_second"]),
+            f"{100 * entry['bound_share']:.1f}",
         )
     console.print(table)
     console.print(
         "off-chip memory is not used: what is listed needs no stream\n"
         * facts["off_chip_exists"]
-        + "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
-        "tokens/s: estimate at half of the context; --json prints each as a config.json"
+        + "heads: of queries/of keys and values; bytes: packed weights;\n"
+        "fill: used part of the regions for weights; grain: weights per slot of the engine;\n"
+        "tokens/s: estimate at half of the context; bound: part of what the memories allow;\n"
+        "--json prints each as a config.json"
     )
 
 

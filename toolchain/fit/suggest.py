@@ -27,7 +27,6 @@ ASPECT = (12, 128)  # width over blocks, from SmolLM2-135M (19) and Llama-3.2-1B
 HEAD_DIMS = (64, 32)
 QUERIES_PER_KV_HEAD = 4
 LEAST_FILL = 0.75  # of the largest candidate
-FILL_STEPS = 20  # candidates within a 20th are equally good, then the faster one comes first
 SHOWN = 10
 DEFAULT_VOCAB, DEFAULT_CONTEXT = 4096, 256
 
@@ -42,6 +41,7 @@ class Suggestion:
     fill: float  # used part of the regions that may hold weights, 0 to 1
     grain: float  # part of the engine's inputs and outputs that hold weights, 0 to 1
     tokens_per_second: float
+    bound_share: float  # of the tokens per second that the memories allow, 0 to 1
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; `config` is a config.json that edgec reads."""
@@ -51,6 +51,7 @@ class Suggestion:
             "fill": self.fill,
             "grain": self.grain,
             "tokens_per_second": self.tokens_per_second,
+            "bound_share": self.bound_share,
             "config": config_values(self.config),
         }
 
@@ -65,9 +66,10 @@ def grain_widths() -> tuple[int, ...]:
 def suggest_shapes(
     base: Design, target: TargetSpec, parameters: int | None = None
 ) -> list[Suggestion]:
-    """The best shapes with the vocabulary, context and quantization of `base`, best first.
+    """The best shapes with the vocabulary, context and quantization of `base`, fastest first.
 
-    `parameters` is the most that a shape may have; without it the memories are the only limit.
+    No shape is smaller and not faster than another one. `parameters` is the most that a shape may
+    have; without it the memories are the only limit.
     """
     found = []
     for config in _candidates(base.shape):
@@ -76,12 +78,14 @@ def suggest_shapes(
             found.append(_suggestion(_with(base, config, blocks), target))
     best = max((s.parameters for s in found), default=0)
     close = [s for s in found if s.parameters >= LEAST_FILL * best]
+    kept = [s for s in close if not any(_beats(other, s) for other in close)]
+    return sorted(kept, key=lambda s: (-s.tokens_per_second, -s.parameters))[:SHOWN]
 
-    def rank(suggestion: Suggestion) -> tuple[float, ...]:
-        fill = round(FILL_STEPS * suggestion.parameters / best)
-        return -fill, -suggestion.tokens_per_second, suggestion.config.hidden_size
 
-    return sorted(close, key=rank)[:SHOWN]
+def _beats(one: Suggestion, other: Suggestion) -> bool:
+    """Nowhere worse, and better somewhere."""
+    pairs = (one.parameters, one.tokens_per_second), (other.parameters, other.tokens_per_second)
+    return pairs[0] != pairs[1] and all(a >= b for a, b in zip(*pairs, strict=True))
 
 
 def grain_use(program: Program) -> float:
@@ -186,4 +190,5 @@ def _suggestion(design: Design, target: TargetSpec) -> Suggestion:
         fill=round(sum(r.used for r in regions) / sum(r.capacity for r in regions), 3),
         grain=round(grain_use(outcome.program), 3),
         tokens_per_second=round(outcome.speed.tokens_per_second, 1),
+        bound_share=round(outcome.speed.bound_cycles / outcome.speed.cycles_per_token, 3),
     )
