@@ -241,6 +241,38 @@ def test_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
     assert got[1].tolist() == stats.tolist()
 
 
+@TEAMS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rotation_and_cache_of_a_fused_op(runtime: Runtime, cores: int, shape: Shape) -> None:
+    params = params_of(shape, attention_constants(shape.head_dim, shape.context))
+    caches = (empty_cache(shape), empty_cache(shape))
+    rope = np.stack([rope_table(shape.head_dim, p) for p in range(4)])
+    for position, kind in enumerate(("large", "outlier", "zeros", "small")):
+        q = heads_of(kind, shape.heads, shape.head_dim, 5)
+        kv = [heads_of(kind, shape.kv_heads, shape.head_dim, seed) for seed in (1, 2)]
+        append(runtime, 1, shape, caches[0], position, kv)
+        guarded = Guarded()
+        x = [guarded.array(a.shape, np.int32) for a in (q, *kv)]
+        for target, source in zip(x, (q, *kv), strict=True):
+            target[:] = source
+        q8 = guarded.array(q.shape, np.int8)
+        scale = guarded.array((shape.heads, 2), np.int32)
+        tops = guarded.array(MAX_CORES, np.int32)
+        runtime.run(
+            *(cores, "fused_append", params, x[0], x[1], x[2], rope, position),
+            *(caches[1].view, q8, scale, tops),
+        )
+        guarded.check()
+        caches[1].guarded.check()
+        want, want_scale = ops.rope(q[None].astype(np.int64), rope[position][None].astype(np.int64))
+        assert q8.tolist() == want[0].tolist()
+        assert scale.tolist() == want_scale[0].tolist()
+        for got, expected in zip(caches[1].arrays, caches[0].arrays, strict=True):
+            assert got[: position + 1].tolist() == expected[: position + 1].tolist()
+        codes = caches[0].arrays[3][position] >> 22 & 63  # largest exponents of v
+        assert set(tops[:cores].tolist()) == {int(max((codes ^ 32) - 32))}
+
+
 def merged_by_hand(acc: Ints, stats: Ints, top: int) -> list[list[int]]:
     """The heads' sums at the exponent `top`: rs(acc * reciprocal, n)."""
     rows = []

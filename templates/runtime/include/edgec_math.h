@@ -16,6 +16,13 @@
 #define EDGEC_OUTLINE static
 #endif
 
+/* Keeps the compiler from deriving other values from this one: it stays in one register. */
+#if defined(__GNUC__)
+#define EDGEC_KEEP(x) __asm__("" : "+r"(x))
+#else
+#define EDGEC_KEEP(x)
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #else

@@ -55,8 +55,23 @@ EDGEC_INSN_DAB(edgec_shuffle4, uint32_t, uint32_t, 0x57, 1, 0x64)
 /* p.fl1 counts from 0 and gives 32 for 0 */
 static inline int32_t edgec_bits32(uint32_t a) {
     uint32_t d;
+    if (__builtin_constant_p(a)) {
+        return a != 0U ? 32 - __builtin_clz(a) : 0;
+    }
     __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
     return a != 0U ? (int32_t)d + 1 : 0;
+}
+
+/* The same for a > 0. */
+static inline int32_t edgec_bits32_of(uint32_t a) {
+    uint32_t d;
+    __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
+    return (int32_t)d + 1;
+}
+
+/* Bits of a >> 1. */
+static inline int32_t edgec_bits32_above(uint32_t a) {
+    return edgec_bits32_of(a | 1U) - 1;
 }
 
 static inline int32_t edgec_round_shift(int32_t x, uint32_t n) {
@@ -154,6 +169,16 @@ static inline uint32_t edgec_shuffle4(uint32_t d, uint32_t a, uint32_t choice) {
 /* Bits of a: the position of the highest set one, counted from 1. */
 static inline int32_t edgec_bits32(uint32_t a) {
     return edgec_bit_length(a);
+}
+
+/* The same for a > 0. */
+static inline int32_t edgec_bits32_of(uint32_t a) {
+    return edgec_bit_length(a);
+}
+
+/* Bits of a >> 1. */
+static inline int32_t edgec_bits32_above(uint32_t a) {
+    return edgec_bit_length(a >> 1);
 }
 
 /* rs(x, n) for 0 <= n <= 31, modulo 2^32 where adding the half overflows. */

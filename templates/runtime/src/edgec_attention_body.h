@@ -33,6 +33,13 @@ EDGEC_INLINE uint32_t edgec_heads_from(const edgec_attention_params *params, uin
     return two ? 2U : 1U;
 }
 
+/* The KV head of a head, without a division where the shape is known. */
+EDGEC_INLINE uint32_t edgec_kv_head_of(const edgec_attention_params *params, uint32_t head) {
+    return params->kv_heads == params->heads ? head
+           : params->kv_heads == 1U          ? 0U
+                                             : head / (params->heads / params->kv_heads);
+}
+
 EDGEC_INLINE edgec_rows edgec_rows_of(const edgec_attention_params *params, uint32_t kv_head,
                                       const int8_t *row, const edgec_kv_scale *scales,
                                       uint32_t count) {
@@ -60,7 +67,7 @@ EDGEC_INLINE void edgec_begin_head(const edgec_attention_args *args, uint32_t he
 EDGEC_INLINE void edgec_visit_k(const edgec_attention_args *args, uint32_t head, uint32_t heads,
                                 const edgec_kv_chunk *chunk) {
     const edgec_attention_params *const params = args->params;
-    const uint32_t kv_head = head / (params->heads / params->kv_heads);
+    const uint32_t kv_head = edgec_kv_head_of(params, head);
     const edgec_rows rows =
         edgec_rows_of(params, kv_head, chunk->rows, chunk->scales, chunk->count);
     const edgec_kv_scale last =
@@ -97,7 +104,7 @@ EDGEC_INLINE void edgec_visit_k(const edgec_attention_args *args, uint32_t head,
 
 EDGEC_INLINE edgec_kv_scale edgec_last_v(const edgec_attention_args *args, uint32_t head) {
     const edgec_attention_params *const params = args->params;
-    const uint32_t kv_head = head / (params->heads / params->kv_heads);
+    const uint32_t kv_head = edgec_kv_head_of(params, head);
     return args->cache->v_scale[(args->length - 1U) * params->kv_heads + kv_head];
 }
 
@@ -105,7 +112,7 @@ EDGEC_INLINE edgec_kv_scale edgec_last_v(const edgec_attention_args *args, uint3
 EDGEC_INLINE void edgec_visit_v(const edgec_attention_args *args, uint32_t head,
                                 const edgec_kv_chunk *chunk) {
     const edgec_attention_params *const params = args->params;
-    const uint32_t kv_head = head / (params->heads / params->kv_heads);
+    const uint32_t kv_head = edgec_kv_head_of(params, head);
     const edgec_rows rows =
         edgec_rows_of(params, kv_head, chunk->rows, chunk->scales, chunk->count);
     const edgec_kv_scale last = edgec_last_v(args, head);
@@ -117,7 +124,8 @@ EDGEC_INLINE void edgec_visit_v(const edgec_attention_args *args, uint32_t head,
                                    15U - params->exp_bits};
 #if EDGEC_XPULP
     if (near && edgec_by_words(params)) {
-        stats[1] += (int32_t)edgec_x_softmax(&rows, &softmax, z);
+        uint16_t *end;
+        stats[1] += (int32_t)edgec_x_softmax(&rows, &softmax, z, &end);
         edgec_x_weigh_rows(&rows, (const uint16_t *)(const void *)z, acc);
         return;
     }

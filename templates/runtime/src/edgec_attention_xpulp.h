@@ -138,9 +138,9 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
           [drop] "r"(softmax->drop)                                                                \
         : "memory")
 
-/* Weights of near scales, as edgec_softmax_weights, but uint16 from z on. */
+/* Weights of near scales, as edgec_softmax_weights, but uint16 from z on; `end` is behind them. */
 EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softmax *softmax,
-                                      int32_t *z) {
+                                      int32_t *z, uint16_t **end) {
     const edgec_kv_scale *scales = rows->scales;
     uint16_t *weights = (uint16_t *)(void *)z;
     /* as above: one down where amax is not 0 */
@@ -151,6 +151,7 @@ EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softma
     } else {
         EDGEC_X_SOFTMAX(14, EDGEC_X_RSU(e, drop));
     }
+    *end = weights;
     return sum;
 }
 
@@ -179,9 +180,19 @@ EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softma
     EDGEC_X_MAC4_US(h3, a, v3) EDGEC_X_MAC4_US(l3, low, v3)
 /* clang-format on */
 
+/* Choices of bytes out of two words. */
+typedef struct edgec_x_choices {
+    uint32_t even;
+    uint32_t odd;
+    uint32_t upper;
+} edgec_x_choices;
+
+#define EDGEC_X_CHOICES {0x06040200U, 0x07050301U, 0x07060302U}
+
 /* Weighted sums of four dimensions over 4 * fours positions. */
 EDGEC_INLINE void edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
-                                 const uint16_t *weights, int32_t *sums) {
+                                 const uint16_t *weights, const edgec_x_choices *choices,
+                                 int32_t *sums) {
     int32_t h0, h1, h2, h3, l0, l1, l2, l3;
     uint32_t a, b, low, v0, v1, v2, v3, x, y;
     __asm__ volatile(
@@ -190,8 +201,8 @@ EDGEC_INLINE void edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t four
           [h3] "=&r"(h3), [l0] "=&r"(l0), [l1] "=&r"(l1), [l2] "=&r"(l2), [l3] "=&r"(l3),
           [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0), [v1] "=&r"(v1),
           [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
-        : [n] "r"(fours), [stride] "r"(stride), [even] "r"(0x06040200U), [odd] "r"(0x07050301U),
-          [upper] "r"(0x07060302U)
+        : [n] "r"(fours), [stride] "r"(stride), [even] "r"(choices->even), [odd] "r"(choices->odd),
+          [upper] "r"(choices->upper)
         : "memory");
     sums[0] = h0 * 256 + l0;
     sums[1] = h1 * 256 + l1;
@@ -202,10 +213,11 @@ EDGEC_INLINE void edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t four
 /* acc[i] += sum of weights[u] * v[u][i], of aligned rows. */
 EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *weights,
                                      int32_t *acc) {
+    const edgec_x_choices choices = EDGEC_X_CHOICES;
     const uint32_t whole = rows->count & ~3U;
     for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
         int32_t sums[4];
-        edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, sums);
+        edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices, sums);
         for (uint32_t j = 0U; j < 4U; j++) {
             acc[i + j] += sums[j];
         }

@@ -74,7 +74,7 @@ EDGEC_SHARED uint32_t edgec_team_amplitude(const edgec_worker *worker, uint32_t 
 
 /* blen(max |x|) - bits */
 static inline int32_t edgec_amplitude_shift(uint32_t amplitude, int32_t bits) {
-    return edgec_bits32(amplitude >> 1) - bits;
+    return edgec_bits32_above(amplitude) - bits;
 }
 
 /* rs(x, shift) for either sign of the shift, as edgec_normalizer without a product. */

@@ -7,58 +7,120 @@
 #include "edgec_attention_merge_body.h"
 #include "edgec_fused.h"
 
+/* Vectors of one kind that the worker quantizes: queries, keys or values of consecutive heads. */
+typedef struct edgec_head_group {
+    int32_t *x;
+    int8_t *row;    /* of the first block and position */
+    uint8_t *scale; /* likewise */
+    uint32_t count;
+} edgec_head_group;
+
+enum { EDGEC_HEAD_Q, EDGEC_HEAD_K, EDGEC_HEAD_V, EDGEC_HEAD_GROUPS };
+
+/* The worker's heads, the same in all blocks. */
+typedef struct edgec_heads {
+    edgec_attention_args args; /* without cache and length */
+    edgec_slice share;         /* of the heads of queries */
+    edgec_kv_cache cache;      /* of the first block */
+    uint32_t layer_rows;       /* bytes from one block's rows of k, or v, to the next one's */
+    uint32_t layer_scales;
+#if EDGEC_XPULP
+    edgec_x_choices choices;
+#endif
+    const int16_t *rope;
+    edgec_head_group groups[EDGEC_HEAD_GROUPS];
+} edgec_heads;
+
+/* Where a block's attention takes place. */
+typedef struct edgec_heads_at {
+    uint32_t rows; /* bytes from the first block's cache to that of this one */
+    uint32_t scales;
+    uint32_t length;
+    int32_t top; /* largest exponent of v, of all heads */
+} edgec_heads_at;
+
+static inline edgec_kv_cache edgec_heads_cache(const edgec_heads *heads, const edgec_heads_at *at) {
+    void *const k_scale = (uint8_t *)heads->cache.k_scale + at->scales;
+    void *const v_scale = (uint8_t *)heads->cache.v_scale + at->scales;
+    const edgec_kv_cache cache = {heads->cache.k + at->rows, k_scale, heads->cache.v + at->rows,
+                                  v_scale};
+    return cache;
+}
+
+/* Heads that are attended as in a single op, and then merged. */
+static inline edgec_range edgec_attend_singly(const edgec_worker *worker, const edgec_heads *heads,
+                                              const edgec_attention_params *params,
+                                              const edgec_heads_at *at, edgec_slice share,
+                                              uint8_t *tiles) {
+    const edgec_kv_cache cache = edgec_heads_cache(heads, at);
+    edgec_attention_args args = heads->args;
+    args.params = params;
+    args.cache = &cache;
+    args.length = at->length;
+    if (worker != NULL) {
+        edgec_attend(worker, &args, tiles);
+    } else {
+        edgec_attend_in_place(&args, share);
+    }
+    return edgec_merge_heads(share, args.acc, args.stats, params->head_dim, at->top, args.acc);
+}
+
 #if EDGEC_XPULP
 
 /* Any head: scales may lie wherever they like. */
-EDGEC_RARE static edgec_range edgec_attend_any(const edgec_attention_args *args, uint32_t head,
-                                               int32_t top) {
+EDGEC_RARE static edgec_range edgec_attend_any(const edgec_heads *heads, const edgec_heads_at *at,
+                                               uint32_t head) {
     const edgec_slice one = {head, head + 1U};
-    edgec_attend_in_place(args, one);
-    return edgec_merge_heads(one, args->acc, args->stats, args->params->head_dim, top, args->acc);
+    return edgec_attend_singly(NULL, heads, heads->args.params, at, one, NULL);
 }
 
 /* A head whose scales are near; anything else is left alone, and 0 returned. */
-EDGEC_INLINE int edgec_x_attend(const edgec_attention_args *args, uint32_t head, int32_t top,
-                                edgec_range *range) {
-    const edgec_attention_params *const params = args->params;
-    const edgec_kv_cache *const cache = args->cache;
-    const uint32_t kv_head = head / (params->heads / params->kv_heads);
-    const uint32_t newest = (args->length - 1U) * params->kv_heads + kv_head;
-    const edgec_kv_scale last = cache->v_scale[newest];
-    const edgec_logit_scale scale = {args->q_scale[2U * head], params->score_multiplier,
-                                     params->score_exponent - 15 - args->q_scale[2U * head + 1U],
+EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_params *params,
+                                const edgec_heads_at *at, uint32_t head, edgec_range *range) {
+    const uint32_t kv_head = edgec_kv_head_of(params, head);
+    const uint32_t newest = (at->length - 1U) * params->kv_heads + kv_head;
+    const edgec_kv_cache cache = edgec_heads_cache(heads, at);
+    const uint32_t code = cache.k_scale[newest].code;
+    const edgec_kv_scale last = cache.v_scale[newest];
+    const int32_t *const q_scale = heads->args.q_scale + 2U * head;
+    const edgec_logit_scale scale = {q_scale[0], params->score_multiplier,
+                                     params->score_exponent - 15 - q_scale[1],
                                      17U - (uint32_t)edgec_bits32(params->head_dim - 1U)};
-    if (!edgec_logits_are_near(&scale, cache->k_scale[newest]) ||
-        edgec_kv_spread(last) >= EDGEC_KV_SPREAD) {
+    const int32_t least =
+        scale.exponent - (32 - (int32_t)scale.lift) - edgec_kv_top(cache.k_scale[newest]);
+    if (edgec_maxu32(code, last.code) >= EDGEC_KV_SPREAD << 12 ||
+        (uint32_t)(least - 1) > 30U - (code >> 12)) {
         return 0;
     }
-    int32_t *const z = args->scratch + head * params->context;
-    const edgec_rows k = edgec_rows_of(params, kv_head, cache->k, cache->k_scale, args->length);
+    int32_t *const z = heads->args.scratch + head * params->context;
+    const edgec_rows k = edgec_rows_of(params, kv_head, cache.k, cache.k_scale, at->length);
     const int32_t most =
-        edgec_x_scores(&k, args->q + head * params->head_dim, &scale, z, -INT32_MAX);
-    const edgec_softmax softmax = {args->exp2, most, edgec_kv_top(last), 15U - params->exp_bits};
-    const edgec_rows v = edgec_rows_of(params, kv_head, cache->v, cache->v_scale, args->length);
-    const uint32_t sum = edgec_x_softmax(&v, &softmax, z);
-    uint16_t *const weights = (uint16_t *)(void *)z;
-    for (uint32_t i = 0U; i < 3U; i++) {
-        weights[args->length + i] = 0U; /* up to a multiple of four */
-    }
-    const int32_t b = edgec_bits32(sum) - 16;
-    const int32_t shift = 6 + b + top - softmax.v_exponent;
+        edgec_x_scores(&k, heads->args.q + head * params->head_dim, &scale, z, INT32_MIN);
+    const edgec_softmax softmax = {heads->args.exp2, most, edgec_kv_top(last),
+                                   15U - params->exp_bits};
+    const edgec_rows v = edgec_rows_of(params, kv_head, cache.v, cache.v_scale, at->length);
+    uint16_t *end;
+    const uint32_t sum = edgec_x_softmax(&v, &softmax, z, &end);
+    end[0] = end[1] = end[2] = 0U; /* up to a multiple of four */
+    const int32_t b = edgec_bits32_of(sum) - 16;
+    const int32_t shift = 6 + b + at->top - softmax.v_exponent;
     if (shift < 1) {
         return 0;
     }
-    const edgec_shifter by = edgec_rounder_of(b);
-    const int32_t normal = edgec_rounded((int32_t)sum, by);
+    const int32_t normal = params->exp_bits == 15U /* the largest e is 2^15, b is not negative */
+                               ? edgec_round_shift((int32_t)sum, (uint32_t)b)
+                               : edgec_rounded((int32_t)sum, edgec_rounder_of(b));
     const int32_t lifted = (int32_t)((1U << 31) / (uint32_t)normal) * (1 << 14);
     const uint32_t right = (uint32_t)edgec_min32(shift, 31);
-    int32_t *const merged = args->acc + head * params->head_dim;
+    int32_t *merged = heads->args.acc + head * params->head_dim;
     for (uint32_t i = 0U; i < params->head_dim; i += 4U) {
         int32_t sums[4];
-        edgec_x_sums_4(v.row + i, v.stride, (args->length + 3U) / 4U, weights, sums);
+        edgec_x_sums_4(v.row + i, v.stride, (at->length + 3U) / 4U,
+                       (const uint16_t *)(const void *)z, &heads->choices, sums);
         for (uint32_t j = 0U; j < 4U; j++) {
-            merged[i + j] = edgec_round_shift(edgec_mulh(sums[j], lifted), right);
-            edgec_range_add(range, merged[i + j]);
+            *merged = edgec_round_shift(edgec_mulh(sums[j], lifted), right);
+            edgec_range_add(range, *merged);
+            merged++;
         }
     }
     return 1;
@@ -66,19 +128,20 @@ EDGEC_INLINE int edgec_x_attend(const edgec_attention_args *args, uint32_t head,
 
 #endif
 
-/* The merged vector of the worker's heads, in place of acc; top: the largest exponent of v. Returns
- * its amplitude. */
-EDGEC_INLINE uint32_t edgec_fused_attend(const edgec_worker *worker, edgec_slice share,
-                                         const edgec_attention_args *args, uint8_t *tiles,
-                                         int32_t top) {
-    const edgec_attention_params *const params = args->params;
-    edgec_range range = {0, 0};
+/* The merged vector of the worker's heads, in place of acc. Returns its amplitude. */
+EDGEC_INLINE uint32_t edgec_fused_attend(const edgec_worker *worker, const edgec_heads *heads,
+                                         const edgec_attention_params *params, uint32_t layer,
+                                         uint32_t length, uint8_t *tiles, int32_t top) {
+    const edgec_heads_at at = {layer * heads->layer_rows, layer * heads->layer_scales, length, top};
 #if EDGEC_XPULP
     if (edgec_by_words(params) && params->slot_size == 0U && params->context % 4U == 0U) {
-        for (uint32_t head = share.first; head < share.last; head++) {
-            if (!edgec_x_attend(args, head, top, &range)) {
-                const edgec_attention_args copy = *args; /* so that nothing else needs an address */
-                const edgec_range found = edgec_attend_any(&copy, head, top);
+        edgec_range range = {0, 0};
+        EDGEC_KEEP(heads);
+        for (uint32_t head = heads->share.first; head < heads->share.last; head++) {
+            EDGEC_KEEP(head);
+            if (!edgec_x_attend(heads, params, &at, head, &range)) {
+                const edgec_heads_at copy = at; /* so that nothing else needs an address */
+                const edgec_range found = edgec_attend_any(heads, &copy, head);
                 edgec_range_add(&range, found.max);
                 edgec_range_add(&range, found.min);
             }
@@ -86,9 +149,7 @@ EDGEC_INLINE uint32_t edgec_fused_attend(const edgec_worker *worker, edgec_slice
         return edgec_amplitude_of(range);
     }
 #endif
-    edgec_attend(worker, args, tiles);
-    range = edgec_merge_heads(share, args->acc, args->stats, params->head_dim, top, args->acc);
-    return edgec_amplitude_of(range);
+    return edgec_amplitude_of(edgec_attend_singly(worker, heads, params, &at, heads->share, tiles));
 }
 
 #endif

@@ -10,76 +10,81 @@
 /* Exponents in the exchange are above 0. */
 #define EDGEC_TOP_OFFSET 64
 
-/* The worker's heads. */
-typedef struct edgec_head_shares {
-    edgec_slice q;
-    edgec_slice k;
-    edgec_slice v;
-} edgec_head_shares;
-
-/* Once per step. Where there are fewer KV heads than workers, the last ones have the keys and the
- * first ones the values. */
-static inline edgec_head_shares edgec_head_shares_of(const edgec_worker *worker,
-                                                     const edgec_attention_params *params) {
-    edgec_worker from_end = *worker;
-    from_end.id = worker->count - 1U - worker->id;
-    const edgec_head_shares shares = {edgec_slice_of(worker, params->heads),
-                                      edgec_slice_of(&from_end, params->kv_heads),
-                                      edgec_slice_of(worker, params->kv_heads)};
-    return shares;
+static inline edgec_head_group edgec_head_group_of(edgec_slice share, int32_t *x, int8_t *rows,
+                                                   void *scales, uint32_t head_dim,
+                                                   uint32_t scale_size) {
+    const edgec_head_group group = {x + share.first * head_dim, rows + share.first * head_dim,
+                                    (uint8_t *)scales + share.first * scale_size,
+                                    share.last - share.first};
+    return group;
 }
 
-/* What becomes of a quantized head: a query, or an element of the cache at the first position or
- * behind others. */
-typedef enum edgec_head_kind { EDGEC_QUERY, EDGEC_FIRST, EDGEC_NEXT } edgec_head_kind;
-
-/* Quantizes `count` heads x, where they are when they are rotated. scale: edgec_kv_scale, of a
- * query A and E. Returns the largest exponent of these heads of the cache up to here. */
-EDGEC_OUTLINE int32_t edgec_fused_quantize(const edgec_attention_params *params, int32_t *x,
-                                           uint32_t count, const int16_t *table, int8_t *row,
-                                           void *scale, edgec_head_kind kind) {
-    int32_t *const words = (int32_t *)scale;
-    edgec_kv_scale *place = (edgec_kv_scale *)scale;
-    int32_t top = INT32_MIN;
-    for (uint32_t head = 0U; head < count; head++) {
-        const edgec_scale of = edgec_quantize_head(x, table, params->head_dim, x, row);
-        if (kind == EDGEC_QUERY) {
-            words[2U * head] = of.a;
-            words[2U * head + 1U] = of.e;
-        } else {
-            *place =
-                edgec_kv_scale_of(of.a, of.e, kind == EDGEC_NEXT ? place - params->kv_heads : NULL);
-            top = edgec_max32(top, edgec_kv_top(*place));
-            place++;
-        }
-        x += params->head_dim;
-        row += params->head_dim;
-    }
-    return top;
+/* Once per step, behind args, cache and table. Where there are fewer KV heads than workers, the
+ * last ones have the keys and the first ones the values. queries, query_scale: as in args. */
+EDGEC_SHARED void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
+                                    const edgec_attention_params *params, int32_t *q, int32_t *k,
+                                    int32_t *v, int8_t *queries, int32_t *query_scale) {
+    const uint32_t n = params->head_dim;
+    edgec_worker from_end = *worker;
+    from_end.id = worker->count - 1U - worker->id;
+    heads->share = edgec_slice_of(worker, params->heads);
+    heads->groups[EDGEC_HEAD_Q] =
+        edgec_head_group_of(heads->share, q, queries, query_scale, n, 2U * sizeof *query_scale);
+    heads->groups[EDGEC_HEAD_K] =
+        edgec_head_group_of(edgec_slice_of(&from_end, params->kv_heads), k, heads->cache.k,
+                            heads->cache.k_scale, n, sizeof(edgec_kv_scale));
+    heads->groups[EDGEC_HEAD_V] =
+        edgec_head_group_of(edgec_slice_of(worker, params->kv_heads), v, heads->cache.v,
+                            heads->cache.v_scale, n, sizeof(edgec_kv_scale));
+#if EDGEC_XPULP
+    const edgec_x_choices choices = EDGEC_X_CHOICES;
+    heads->choices = choices;
+#endif
 }
 
 /* Quantizes the worker's queries and appends keys and values; q and k are rotated where they are.
- * table: the row of the position. The barrier behind it is the caller's. */
-EDGEC_FOLDED void edgec_fused_append(const edgec_worker *worker, const edgec_head_shares *shares,
-                                     const edgec_attention_params *params, int32_t *q, int32_t *k,
-                                     int32_t *v, const int16_t *table, uint32_t position,
-                                     const edgec_kv_cache *cache, int8_t *queries,
-                                     int32_t *query_scale) {
-    const uint32_t n = params->head_dim;
-    const edgec_head_kind kind = position != 0U ? EDGEC_NEXT : EDGEC_FIRST;
-    uint32_t first = shares->q.first;
-    edgec_fused_quantize(params, q + first * n, shares->q.last - first, table, queries + first * n,
-                         query_scale + 2U * first, EDGEC_QUERY);
-    const uint32_t row = position * params->kv_heads;
-    first = shares->k.first;
-    edgec_fused_quantize(params, k + first * n, shares->k.last - first, table,
-                         cache->k + (row + first) * n, cache->k_scale + row + first, kind);
-    first = shares->v.first;
-    const int32_t top =
-        edgec_fused_quantize(params, v + first * n, shares->v.last - first, NULL,
-                             cache->v + (row + first) * n, cache->v_scale + row + first, kind);
-    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_GATE,
-                        first < shares->v.last ? (uint32_t)(top + EDGEC_TOP_OFFSET) : 0U);
+ * The barrier behind it is the caller's. */
+EDGEC_SHARED void edgec_fused_append(const edgec_worker *worker, const edgec_heads *heads,
+                                     const edgec_attention_params *params, uint32_t layer,
+                                     uint32_t position) {
+    const edgec_head_group *group = heads->groups;
+    const int16_t *table = heads->rope + position * params->head_dim;
+    uint32_t row_at = 0U;
+    uint32_t scale_at = 0U;
+    for (;;) {
+        int32_t *x = group->x;
+        int8_t *row = group->row + row_at;
+        void *scale = group->scale + scale_at;
+        uint32_t top = 0U;
+        for (uint32_t left = group->count; left != 0U; left--) {
+            const edgec_scale of = edgec_quantize_one_head(x, table, params->head_dim, x, row);
+            if (group == heads->groups) {
+                int32_t *const query = (int32_t *)scale;
+                query[0] = of.a;
+                query[1] = of.e;
+                scale = query + 2;
+            } else {
+                edgec_kv_scale *const place = (edgec_kv_scale *)scale;
+                *place =
+                    edgec_kv_scale_of(of.a, of.e, position != 0U ? place - params->kv_heads : NULL);
+                top = edgec_maxu32(top, (uint32_t)(edgec_kv_top(*place) + EDGEC_TOP_OFFSET));
+                scale = place + 1;
+            }
+            x += params->head_dim;
+            row += params->head_dim;
+        }
+        group++;
+        if (group == heads->groups + EDGEC_HEAD_GROUPS) {
+            edgec_put_amplitude(worker, EDGEC_AMPLITUDE_GATE, top);
+            return;
+        }
+        if (group == heads->groups + EDGEC_HEAD_V) {
+            table = NULL;
+        }
+        const uint32_t vectors = position * params->kv_heads;
+        row_at = layer * heads->layer_rows + vectors * params->head_dim;
+        scale_at = layer * heads->layer_scales + vectors * (uint32_t)sizeof(edgec_kv_scale);
+    }
 }
 
 /* The largest exponent of v, of all heads, after the barrier. */

@@ -55,46 +55,54 @@ static inline edgec_scale edgec_quantize_any_head(const int32_t *x, const int16_
 }
 
 #if EDGEC_XPULP
+
 EDGEC_RARE static edgec_scale edgec_quantize_large_head(const int32_t *x, const int16_t *table,
                                                         uint32_t head_dim, int32_t *scratch,
                                                         int8_t *q) {
     return edgec_quantize_any_head(x, table, head_dim, scratch, q);
 }
-#endif
 
-/* Quantizes x[head_dim], rotated where there is a table; scratch[head_dim] is then used. */
-EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
-                                             uint32_t head_dim, int32_t *scratch, int8_t *q) {
-#if EDGEC_XPULP
+EDGEC_INLINE edgec_scale edgec_quantize_one_head(const int32_t *x, const int16_t *table,
+                                                 uint32_t head_dim, int32_t *scratch, int8_t *q) {
     edgec_scale scale = {0, 0};
-    edgec_range range;
+    const int32_t *from = x;
     if (table != NULL) {
         const uint32_t most = edgec_x_magnitude(x, head_dim);
         if (most > EDGEC_X_MOST) {
             return edgec_quantize_large_head(x, table, head_dim, scratch, q);
         }
-        scale.e = edgec_bits32(most) - 15;
-        range = edgec_x_rotate(x, edgec_rounder_of(scale.e), table, head_dim, scratch);
-        x = scratch;
-    } else {
-        range = edgec_x_range(x, head_dim);
-        if (edgec_maxu32((uint32_t)range.max, 0U - (uint32_t)range.min) > EDGEC_X_MOST) {
-            return edgec_quantize_large_head(x, table, head_dim, scratch, q);
-        }
+        scale.e = edgec_bits32_above(2U * most) - 15;
+        edgec_x_rotate(x, edgec_rounder_of(scale.e), table, head_dim, scratch);
+        from = scratch;
     }
-    const int32_t shift = edgec_range_shift(range, 15);
+    const edgec_range range = edgec_x_range(from, head_dim);
+    const uint32_t most = edgec_maxu32((uint32_t)range.max, 0U - (uint32_t)range.min);
+    if (most > EDGEC_X_MOST) {
+        return edgec_quantize_large_head(x, table, head_dim, scratch, q);
+    }
+    const int32_t shift = edgec_bits32_above(2U * most) - 15;
     const edgec_shifter by = edgec_rounder_of(shift);
     scale.e += shift;
     scale.a = edgec_max32(edgec_rounded(range.max, by), -edgec_rounded(range.min, by));
-    if (scale.a != 0) {
-        edgec_x_quantize(x, by, (int32_t)((127U << 23) / (uint32_t)scale.a), head_dim, q);
-    } else {
-        edgec_x_quantize(x, by, 0, head_dim, q);
-    }
+    /* without a divisor the vector is 0 */
+    const uint32_t reciprocal = (127U << 23) / edgec_maxu32((uint32_t)scale.a, 1U);
+    edgec_x_quantize(from, by, (int32_t)reciprocal, head_dim, q);
     return scale;
+}
+
 #else
+
+EDGEC_INLINE edgec_scale edgec_quantize_one_head(const int32_t *x, const int16_t *table,
+                                                 uint32_t head_dim, int32_t *scratch, int8_t *q) {
     return edgec_quantize_any_head(x, table, head_dim, scratch, q);
+}
+
 #endif
+
+/* Quantizes x[head_dim], rotated where there is a table; scratch[head_dim] is then used. */
+EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
+                                             uint32_t head_dim, int32_t *scratch, int8_t *q) {
+    return edgec_quantize_one_head(x, table, head_dim, scratch, q);
 }
 
 /* edgec_rope_s8 of edgec_kernels.h for the heads of a worker. */

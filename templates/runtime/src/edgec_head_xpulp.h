@@ -46,28 +46,23 @@ EDGEC_INLINE edgec_range edgec_x_range(const int32_t *x, uint32_t n) {
     EDGEC_X_OP("mul", u, a, c) EDGEC_X_OP("mul", v, a, d)                                          \
     EDGEC_X_MSU(u, b, d) EDGEC_X_MAC(v, b, c)                                                      \
     EDGEC_X_RS14(u, u) EDGEC_X_RS14(v, v)                                                          \
-    EDGEC_X_SWP(u, y, 4) EDGEC_X_SWP(v, second, 4)                                                 \
-    EDGEC_X_MAX(max, max, u) EDGEC_X_MIN(min, min, u)                                              \
-    EDGEC_X_MAX(max, max, v) EDGEC_X_MIN(min, min, v)
+    EDGEC_X_SWP(u, y, 4) EDGEC_X_SWP(v, second, 4)
 /* clang-format on */
 
-/* Rotates x at the scale of `by` into y; returns the range of y. */
-EDGEC_INLINE edgec_range edgec_x_rotate(const int32_t *x, edgec_shifter by, const int16_t *table,
-                                        uint32_t head_dim, int32_t *y) {
+/* Rotates x at the scale of `by` into y. */
+EDGEC_INLINE void edgec_x_rotate(const int32_t *x, edgec_shifter by, const int16_t *table,
+                                 uint32_t head_dim, int32_t *y) {
     const uint32_t half = head_dim / 2U;
     const int32_t *upper = x + half;
     const int16_t *sines = table + half;
     int32_t *second = y + half;
-    edgec_range range = {0, 0};
     int32_t a, b, c, d, u, v;
-    __asm__ volatile(
-        EDGEC_X_LOOP(20, EDGEC_X_ROTATE)
-        : [x] "+&r"(x), [upper] "+&r"(upper), [table] "+&r"(table), [sines] "+&r"(sines),
-          [y] "+&r"(y), [second] "+&r"(second), [max] "+&r"(range.max), [min] "+&r"(range.min),
-          [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d), [u] "=&r"(u), [v] "=&r"(v)
-        : [n] "r"(half), [left] "r"(by.left), [right] "r"(by.right)
-        : "memory");
-    return range;
+    __asm__ volatile(EDGEC_X_LOOP(16, EDGEC_X_ROTATE)
+                     : [x] "+&r"(x), [upper] "+&r"(upper), [table] "+&r"(table),
+                       [sines] "+&r"(sines), [y] "+&r"(y), [second] "+&r"(second), [a] "=&r"(a),
+                       [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d), [u] "=&r"(u), [v] "=&r"(v)
+                     : [n] "r"(half), [left] "r"(by.left), [right] "r"(by.right)
+                     : "memory");
 }
 
 /* q = rs(rs(x) * reciprocal, 23); n is even. */
