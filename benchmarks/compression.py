@@ -83,6 +83,7 @@ def cases(config: ModelConfig) -> list[Case]:
                 Case("Wanda 2:4 + LoRA + GPTQ group 32", (width, lora, gptq(32))),
                 Case("Wanda 2:4 + LoRA + GPTQ + EoRA", (width, lora, gptq(32), eora)),
             ]
+    silenced = {"kind": "structured", "attention": 1, "samples": SAMPLES}
     depth = ("depth.remove=1", "depth.protect_first=1", "depth.protect_last=1")
     half = _budget(config)
     common = (f"quantize.samples={SAMPLES}",)
@@ -100,6 +101,8 @@ def cases(config: ModelConfig) -> list[Case]:
             (f"allocate-bits.budget={{mram={half}}}", *common),
             -1,
         ),
+        Case("2SSP, one attention module", (silenced,)),
+        Case("2SSP, one attention module + LoRA", (silenced, lora)),
     ]
 
 
