@@ -87,8 +87,8 @@ class _Member:
 
 def fused_block(program: Program, plan: Plan) -> FusedBlock:
     """What every block of the program runs as one; nothing without an engine."""
-    columns = _columns(program)
-    if plan.engine is None or not columns:
+    columns = _columns(program) if plan.engine else []
+    if not columns:
         return FusedBlock()
     finder = _Finder(program, plan, columns)
     found: list[FusedOp] = []

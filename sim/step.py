@@ -109,7 +109,7 @@ def decode_step(
 
 def schedule_units(program: Program, block: FusedBlock) -> Iterator[Unit]:
     """The schedule in order, as the generated code runs it."""
-    roles = [op.role for op in whole_block(program)]
+    roles = [op.role for op in whole_block(program)] if block.ops else []
     starts = {roles[item.first]: item for item in block.ops}
     index = 0
     while index < len(program.ops):

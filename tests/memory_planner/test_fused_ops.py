@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from memory_planner.engines import EngineChoice, EngineWish
-from memory_planner.fused_ops import FusedBlock, FusedKind, FusedOp, FusedPart, fused_block
+from memory_planner.fused_ops import (
+    MOST_JOBS,
+    FusedBlock,
+    FusedKind,
+    FusedOp,
+    FusedPart,
+    fused_block,
+)
 from memory_planner.plan import Plan
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target_file import load_target
@@ -18,6 +25,7 @@ from toolchain.model.program import OpKind, Program, ProgramShape
 
 SIRACUSA = load_target("siracusa")
 SHAPE = ProgramShape(64, 96, 2, 4, 2, 16, 97, 32)
+WIDE = ProgramShape(256, 768, 2, 4, 2, 64, 97, 32)
 # norm q k v rope append attention merge o residual, norm gate up swiglu down residual
 HALVES = [(FusedKind.ATTENTION, 0, 10), (FusedKind.MLP, 10, 16)]
 
@@ -26,8 +34,9 @@ def planned(
     group_size: int = 64,
     choice: EngineChoice = EngineChoice.NEUREKA,
     bits: Mapping[str, int] | None = None,
+    shape: ProgramShape = SHAPE,
 ) -> tuple[Program, Plan]:
-    program = toy_program(SHAPE, packing=Packing.NIBBLE, group_size=group_size)
+    program = toy_program(shape, packing=Packing.NIBBLE, group_size=group_size)
     names = [op.id for op in program.ops if op.kind in (OpKind.LINEAR, OpKind.EMBED)]
     wish = EngineWish(choice, {**dict.fromkeys(names, 4), **(bits or {})})
     chosen = choose_engines(program, SIRACUSA, wish)
@@ -52,6 +61,15 @@ def test_both_halves_of_a_block() -> None:
         (8, True),
     ]
     assert [part.place for part in mlp.linears] == [11, 12, 14]
+
+
+@pytest.mark.parametrize("shape", [WIDE, replace(WIDE, hidden=384, ffn=1024, heads=6, kv_heads=6)])
+def test_wide_blocks_have_as_few_jobs_as_functions_take(shape: ProgramShape) -> None:
+    """More jobs would overlap more rows with the engine, but cost both functions."""
+    program, plan = planned(shape.hidden, shape=shape)
+    assert spans(fused_block(program, plan)) == HALVES
+    assert plan.engine is not None
+    assert all(len(chain.jobs) <= MOST_JOBS for chain in plan.engine.chains)
 
 
 def test_every_job_is_waited_for_once() -> None:
