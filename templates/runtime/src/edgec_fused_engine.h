@@ -52,6 +52,7 @@ EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_sl
 typedef struct edgec_own_rows {
     const edgec_engine_linear *linear;
     const uint8_t *sums; /* of its chain */
+    edgec_slice share;
     const edgec_row_run *runs;
     uint32_t count;
     edgec_engine_row *general; /* any row, whatever its shifts */
@@ -282,10 +283,9 @@ EDGEC_RARE static uint32_t edgec_add_rows(const int32_t *y, edgec_slice share, i
     return most;
 }
 
-/* r += y for the worker's slice of n; leaves its amplitude. */
-EDGEC_SHARED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
-                                       uint32_t amplitude, uint32_t n, int32_t *r) {
-    const edgec_slice share = edgec_slice_of(worker, n);
+/* r += y for the worker's share; leaves its amplitude. */
+EDGEC_FOLDED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
+                                       uint32_t amplitude, edgec_slice share, int32_t *r) {
     const uint32_t before =
         edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
     const int fits = (amplitude >> 1) + (before >> 1) < 1U << 31;

@@ -40,7 +40,7 @@ EDGEC_RARE static edgec_norm_sums edgec_norm_rows(const int32_t *r, const int16_
 
 /* The amplitude of r is in the exchange, and a barrier has passed. Leaves a staged vector: the
  * barrier in front of the engine's job is the caller's. */
-EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const int32_t *r,
+EDGEC_FOLDED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const int32_t *r,
                                               const int16_t *gamma, int32_t *scratch,
                                               const edgec_stage_part *part, uint32_t halves) {
     const edgec_slice share = part->share;
@@ -84,13 +84,21 @@ EDGEC_SHARED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
     return left;
 }
 
+EDGEC_RARE static uint64_t edgec_long_eps(uint64_t eps, int32_t shift) {
+    return edgec_rmsnorm_eps(eps, shift);
+}
+
 /* A and E, by every core for itself. */
-EDGEC_SHARED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edgec_norm_left left,
+EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edgec_norm_left left,
                                                 uint64_t eps, uint32_t halves) {
     const edgec_exchange *const exchange = edgec_exchange_of(worker);
-    const uint64_t start = edgec_rmsnorm_eps(eps, left.shift);
-    uint32_t low = (uint32_t)start;
-    uint32_t high = (uint32_t)(start >> 32);
+    uint32_t low = (uint32_t)eps >> (2U * (uint32_t)left.shift & 31U);
+    uint32_t high = 0U;
+    if (!EDGEC_LIKELY(eps >> 32 == 0U && (uint32_t)left.shift < 16U)) {
+        const uint64_t start = edgec_long_eps(eps, left.shift);
+        low = (uint32_t)start;
+        high = (uint32_t)(start >> 32);
+    }
     for (uint32_t core = 0U; core < worker->count; core++) {
         const uint32_t part = exchange->sum_low[core];
         low += part;
