@@ -76,6 +76,7 @@ def modules(name: str, amounts: dict[str, float]) -> tuple[str, Stage]:
     return name, {"kind": "width", "amounts": amounts, "samples": 10}
 
 
+EORA = ("EoRA 32", {"kind": "eora", "rank": 32, "samples": 10})
 LORA = ("LoRA", {"kind": "lora", "samples": 64, "epochs": 1, "batch": 4, "calibration": "train"})
 
 
@@ -83,11 +84,11 @@ def cases() -> Iterator[Case]:
     """All chains."""
     rtn = {"kind": "quantize", "method": "rtn", "group_size": 64}
     yield Case("rtn", (("RTN int4 group 64", rtn),))
-    yield Case("gptq", (gptq(),))
+    yield Case("gptq", (gptq(), EORA))
     yield Case("d2", (depth(2), wanda("1:8"), gptq()))
     yield Case("d2-gptq", (depth(2), gptq()))
     yield Case("d4", (depth(4), gptq()))
-    yield Case("w18", (wanda("1:8"), gptq()))
+    yield Case("w18", (wanda("1:8"), gptq(), EORA))
     yield Case("w24", (wanda("2:4"), gptq()))
     yield Case("w48", (wanda("4:8"), gptq()))
     yield Case("w816", (wanda("8:16"), gptq()))

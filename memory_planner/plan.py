@@ -99,11 +99,12 @@ class StreamPlan:
     begins: tuple[int, ...] = ()
 
     def of_block(self, layer: int) -> range:
-        """Indices of the streams of a block."""
+        """Indices of the streams of a block; none of one that `begins` does not have."""
         if not self.begins:
             first = layer * len(self.cuts)
             return range(first, first + len(self.cuts))
-        return range(self.begins[layer], [*self.begins, self.head][layer + 1])
+        ends = (*self.begins[1:], self.head)
+        return range(self.begins[layer], ends[layer]) if layer < len(ends) else range(0)
 
     def stream(self, index: int) -> Stream | None:
         """The stream of an index, if it moves anything."""

@@ -16,7 +16,9 @@ from codegen.bundle_read import load_bundle
 from codegen.bundle_write import write_bundle
 from codegen.program_check import check_program
 from memory_planner.engines import EngineChoice
-from memory_planner.limits import MemoryLimits
+from memory_planner.limits import MemoryLimits, limited_target
+from memory_planner.target_file import load_target
+from memory_planner.validate import validate_plan
 from sim.session import Session
 from tests.model.gptq import Format, write_gptq
 from tests.model.spoil import Encoded
@@ -41,7 +43,8 @@ BLOCKS = 4
 SILENT = ("l00.attn", "l02.attn", "l02.mlp", "l03.mlp")
 ENGINE = {"quant": QuantConfig(group_size=-1)}
 CORES = {"engine": EngineChoice.CORES}
-STREAMS = {**CORES, "limits": MemoryLimits({"mram": 4096, "tile_sram": 8192})}
+LIMITS = MemoryLimits({"mram": 4096, "tile_sram": 8192})
+STREAMS = {**CORES, "limits": LIMITS}
 
 
 def silenced(directory: Path, silent: tuple[str, ...] = SILENT, **shape: Any) -> Path:
@@ -109,6 +112,15 @@ def test_neither_bytes_nor_ops(tmp_path: Path, options: dict[str, Any]) -> None:
     code = (bundle.directory / "src" / "silent_model.c").read_text()
     assert ("linear_of_job" in code) == (options is ENGINE)  # jobs of absent parts are left out
     assert verify_bundle(bundle.directory, ("host",), VerifyOptions()).passed
+    if plan.streams:
+        rooms = [cut.partition(".")[0] for cut in plan.streams.cuts]
+        assert rooms == sorted(rooms)
+        assert set(rooms) == {"attn", "mlp"}  # a block without attention begins with its MLP
+        target = limited_target(load_target("siracusa"), LIMITS)
+        assert validate_plan(program, target, plan) == []
+        for begins in ((), plan.streams.begins[:1], (0, 9, -3, 1 << 60)):
+            wrong = replace(plan, streams=replace(plan.streams, begins=begins))
+            assert validate_plan(program, target, wrong) != []
     whole = compiled(silenced(tmp_path / "whole", ()), tmp_path / "apart", **options)
     weights = sum(len(blob) for blob in whole.blobs.values())
     assert sum(len(blob) for blob in bundle.blobs.values()) < 0.75 * weights

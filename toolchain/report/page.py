@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolchain.fit.misfit import remedy_groups
+from toolchain.model.silent_parts import silent_in
 from toolchain.report.blocks import Matrix, block_rows, matrices, matrix_rows, snr_heat
 from toolchain.report.cost import cost_view
 from toolchain.report.growth import kv_growth
@@ -72,11 +73,14 @@ def _origin(source: PageSource, found: Sequence[Matrix]) -> list[tuple[str, str]
     blocks = f"{shape.layers} blocks, hidden {shape.hidden}, FFN {shape.ffn}"
     kv_heads = "1 KV head" if shape.kv_heads == 1 else f"{shape.kv_heads} KV heads"
     heads = f"{shape.heads} heads of {shape.head_dim} on {kv_heads}"
+    silent = sorted(silent_in(source.program))
+    left_out = [("left out, adding 0", ", ".join(silent))] if silent else []
     checkpoint = f"SHA-256 {source.model_hash}"
     if source.model_hash is None:
         checkpoint = "not read: this page follows from config.json alone"
     return [
         ("shape", f"{blocks}, {heads}, vocabulary {count(shape.vocab)}"),
+        *left_out,
         ("context", f"{count(shape.context)} positions"),
         ("bits", _bits(found)),
         (
