@@ -7,6 +7,13 @@
 
 #include <stdint.h>
 
+/* What every block of a token runs: ports with a small instruction cache want it side by side. */
+#ifdef EDGEC_SECTION_HOT
+#define EDGEC_HOT __attribute__((__section__(EDGEC_SECTION_HOT)))
+#else
+#define EDGEC_HOT
+#endif
+
 /* Functions that are worth a copy in every caller: constant arguments leave little of them. */
 #if defined(__GNUC__)
 #define EDGEC_INLINE static inline __attribute__((__always_inline__))

@@ -8,12 +8,15 @@
 
 #include "edgec_vector.h"
 
-/* One copy of the code, wherever it is called from: the instruction cache is small. */
+/* One copy of the code, wherever it is called from: the instruction cache is small. SETUP: what
+ * runs once per token at most. */
 #if defined(__GNUC__)
-#define EDGEC_SHARED __attribute__((noinline, unused)) static
+#define EDGEC_SHARED EDGEC_HOT __attribute__((noinline, unused)) static
+#define EDGEC_SETUP __attribute__((noinline, unused)) static
 #define EDGEC_FOLDED __attribute__((always_inline)) static inline
 #else
 #define EDGEC_SHARED static inline
+#define EDGEC_SETUP static inline
 #define EDGEC_FOLDED static inline
 #endif
 
@@ -136,7 +139,7 @@ static inline edgec_vector_quantizer edgec_vector_quantizer_of(uint32_t amplitud
 }
 
 /* Leaves the amplitude of the residual stream for the first norm. */
-EDGEC_SHARED void edgec_fused_range(const edgec_worker *worker, const int32_t *r, uint32_t n) {
+EDGEC_SETUP void edgec_fused_range(const edgec_worker *worker, const int32_t *r, uint32_t n) {
     const edgec_slice share = edgec_slice_of(worker, n);
     uint32_t amplitude = 0U;
     for (uint32_t i = share.first; i < share.last; i++) {

@@ -23,8 +23,8 @@ typedef struct edgec_rows_at {
 
 /* Once per step: the runs of rows first .. last - 1; returns their number. There are at most so
  * many as a channel has slots, times the pieces. */
-EDGEC_SHARED uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_slice share,
-                                     edgec_row_run *runs) {
+EDGEC_SETUP uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_slice share,
+                                    edgec_row_run *runs) {
     const edgec_engine_matrix *const matrix = linear->matrix;
     uint32_t count = 0U;
     uint32_t pixel = 0U;

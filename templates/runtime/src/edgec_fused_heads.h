@@ -21,9 +21,9 @@ static inline edgec_head_group edgec_head_group_of(edgec_slice share, int32_t *x
 
 /* Once per step, behind args, cache and table. Where there are fewer KV heads than workers, the
  * last ones have the keys and the first ones the values. queries, query_scale: as in args. */
-EDGEC_SHARED void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
-                                    const edgec_attention_params *params, int32_t *q, int32_t *k,
-                                    int32_t *v, int8_t *queries, int32_t *query_scale) {
+EDGEC_SETUP void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
+                                   const edgec_attention_params *params, int32_t *q, int32_t *k,
+                                   int32_t *v, int8_t *queries, int32_t *query_scale) {
     const uint32_t n = params->head_dim;
     edgec_worker from_end = *worker;
     from_end.id = worker->count - 1U - worker->id;

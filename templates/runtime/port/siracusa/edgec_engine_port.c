@@ -2,6 +2,7 @@
  *
  * With EDGEC_FEEDER=1 the control core writes them, beside whatever the workers do: core 0 leaves
  * it a note of the job, and another one when the job may begin. Else core 0 does it by itself. */
+#include "edgec_math.h"
 #include "edgec_port.h"
 #include "edgec_siracusa.h"
 
@@ -67,7 +68,7 @@ static void sleep_until_woken(void) {
 }
 
 /* On the control core, for good. */
-void edgec_engine_feed(void) {
+EDGEC_HOT void edgec_engine_feed(void) {
     volatile uint32_t *const barrier = at(SIRACUSA_EVENT_UNIT + SIRACUSA_FEEDER_BARRIER);
     barrier[SIRACUSA_BARRIER_TRIGGERS / 4U] = 1U;
     barrier[SIRACUSA_BARRIER_TARGETS / 4U] = 1U << SIRACUSA_WORKERS;
@@ -89,7 +90,7 @@ void edgec_engine_feed(void) {
     }
 }
 
-void edgec_engine_prepare(edgec_engine_job *job) {
+EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
     const uint32_t count = jobs.prepared;
     jobs.registers[count % EDGEC_ENGINE_QUEUE] = job->registers;
     jobs.words[count % EDGEC_ENGINE_QUEUE] = job->words;
@@ -97,14 +98,14 @@ void edgec_engine_prepare(edgec_engine_job *job) {
     wake_feeder();
 }
 
-void edgec_engine_start(edgec_engine_job *job) {
+EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
     __asm__ volatile("" ::: "memory");
     jobs.started++;
     wake_feeder();
 }
 #else
-void edgec_engine_prepare(edgec_engine_job *job) {
+EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
     if (jobs.prepared == 0U) {
         wake_engine();
     }
@@ -112,7 +113,7 @@ void edgec_engine_prepare(edgec_engine_job *job) {
     write_registers(job->registers, job->words);
 }
 
-void edgec_engine_start(edgec_engine_job *job) {
+EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
     commit();
     jobs.committed++;
@@ -121,7 +122,7 @@ void edgec_engine_start(edgec_engine_job *job) {
 
 /* Polls: the done events of two chained jobs may merge, the status does not. Jobs take the two
  * contexts by turns, beginning with 0 after a clear. */
-void edgec_engine_wait(edgec_engine_job *job) {
+EDGEC_HOT void edgec_engine_wait(edgec_engine_job *job) {
     (void)job;
     const uint32_t count = jobs.waited;
     while (jobs.committed == count) {

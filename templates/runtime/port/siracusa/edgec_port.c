@@ -1,5 +1,6 @@
 /* Port for the bare chip: the SoC controller calls, the cluster's workers are the team. */
 #include "edgec_port.h"
+#include "edgec_math.h"
 #include "edgec_runner.h"
 #include "edgec_siracusa.h"
 
@@ -22,7 +23,7 @@ static volatile uint32_t *at(uint32_t address) {
     return (volatile uint32_t *)(uintptr_t)address;
 }
 
-void edgec_barrier(const edgec_worker *worker) {
+EDGEC_HOT void edgec_barrier(const edgec_worker *worker) {
     (void)worker;
     __asm__ volatile("" ::: "memory");
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
