@@ -14,8 +14,8 @@ void fused_append(const edgec_worker *worker, const edgec_attention_params *para
                   int32_t *k, int32_t *v, const int16_t *rope, uint32_t position,
                   const edgec_kv_cache *cache, int8_t *queries, int32_t *query_scale,
                   int32_t *tops) {
-    edgec_heads heads = {.cache = *cache, .rope = rope};
-    edgec_begin_heads(&heads, worker, params, q, k, v, queries, query_scale);
+    edgec_heads heads = {.cache = *cache};
+    edgec_begin_heads(&heads, worker, params, q, k, v, queries, query_scale, rope);
     edgec_fused_append(worker, &heads, params, 0U, position);
     edgec_barrier(worker);
     tops[worker->id] = edgec_fused_top(worker);
@@ -27,6 +27,6 @@ void fused_attention(const edgec_worker *worker, const edgec_attention_params *p
                      int32_t *acc, int32_t *stats, int32_t top, uint32_t *amplitudes) {
     const edgec_attention_args args = {params, NULL, 0U, q, q_scale, exp2, scratch, acc, stats};
     edgec_heads heads = {.args = args, .cache = *cache};
-    edgec_begin_heads(&heads, worker, params, NULL, NULL, NULL, NULL, NULL);
+    edgec_begin_heads(&heads, worker, params, NULL, NULL, NULL, NULL, NULL, NULL);
     amplitudes[worker->id] = edgec_fused_attend(worker, &heads, params, 0U, length, NULL, top);
 }

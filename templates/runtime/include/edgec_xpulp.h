@@ -62,16 +62,16 @@ static inline int32_t edgec_bits32(uint32_t a) {
     return a != 0U ? (int32_t)d + 1 : 0;
 }
 
-/* The same for a > 0. */
-static inline int32_t edgec_bits32_of(uint32_t a) {
+/* The number of the highest set bit, from 0; 32 for 0. */
+static inline uint32_t edgec_top_bit(uint32_t a) {
     uint32_t d;
     __asm__(".insn r 0x33, 1, 0x08, %0, %1, x0" : "=r"(d) : "r"(a));
-    return (int32_t)d + 1;
+    return d;
 }
 
 /* Bits of a >> 1. */
 static inline int32_t edgec_bits32_above(uint32_t a) {
-    return edgec_bits32_of(a | 1U) - 1;
+    return (int32_t)edgec_top_bit(a | 1U);
 }
 
 static inline int32_t edgec_round_shift(int32_t x, uint32_t n) {
@@ -171,9 +171,9 @@ static inline int32_t edgec_bits32(uint32_t a) {
     return edgec_bit_length(a);
 }
 
-/* The same for a > 0. */
-static inline int32_t edgec_bits32_of(uint32_t a) {
-    return edgec_bit_length(a);
+/* The number of the highest set bit, from 0; 32 for 0. */
+static inline uint32_t edgec_top_bit(uint32_t a) {
+    return a != 0U ? (uint32_t)edgec_bit_length(a) - 1U : 32U;
 }
 
 /* Bits of a >> 1. */

@@ -44,6 +44,15 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
     }
 }
 
+/* clang-format off */
+#define EDGEC_X_DOTS_8 \
+    EDGEC_X_LW(k2, k, 8) EDGEC_X_MAC4_SS(s, k0, q0) EDGEC_X_LW(k0, k, 12)                      \
+    EDGEC_X_MAC4_SS(s, k1, q1) EDGEC_X_LW(k1, k, 16) EDGEC_X_MAC4_SS(s, k2, q2)                \
+    EDGEC_X_LW(k2, k, 20) EDGEC_X_MAC4_SS(s, k0, q3) EDGEC_X_LW(k0, k, 24)                     \
+    EDGEC_X_MAC4_SS(s, k1, q4) EDGEC_X_LW(k1, k, 28) EDGEC_X_MAC4_SS(s, k2, q5)                \
+    EDGEC_X_MAC4_SS(s, k0, q6) EDGEC_X_MAC4_SS(s, k1, q7)
+/* clang-format on */
+
 /* Multiplies the dot product s, lifts it, and keeps the rounded logit and the maximum. w is the
  * scale of k, p rs(., 15) of its product with that of q. The shift counts one down where amax is
  * not 0; where it is 0, all is 0. It is computed in the shadow of mulh. */
@@ -70,6 +79,28 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
           [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)                       \
         : "memory")
 
+/* The logits of heads of 32 dimensions. */
+EDGEC_INLINE int32_t edgec_x_scores_32(const edgec_rows *rows, const edgec_word *q,
+                                       const edgec_logit_scale *scale, int32_t *z, int32_t top) {
+    const edgec_kv_scale *scales = rows->scales;
+    const int8_t *k = rows->row;
+    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    uint32_t k0, k1, k2, w, p;
+    int32_t s;
+    __asm__ volatile(
+        EDGEC_X_LOOP(27, EDGEC_X_LWS(w, scales, step) EDGEC_X_LW(k0, k, 0) EDGEC_X_LW(k1, k, 4)
+                             EDGEC_X_MULU_RS15(p, w, qa) EDGEC_X_CLEAR(s)
+                                 EDGEC_X_DOTS_8 EDGEC_X_OP("add", k, k, stride) EDGEC_X_LOGIT)
+        : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),
+          [k1] "=&r"(k1), [k2] "=&r"(k2), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p)
+        : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),
+          [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3]), [q4] "r"(q[4]),
+          [q5] "r"(q[5]), [q6] "r"(q[6]), [q7] "r"(q[7]), [qa] "r"(scale->amax),
+          [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)
+        : "memory");
+    return top;
+}
+
 /* Logits of near scales, as edgec_logits_near, of aligned rows and queries. */
 EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
                                     const edgec_logit_scale *scale, int32_t *z, int32_t top) {
@@ -77,6 +108,9 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     const edgec_word *const q = (const edgec_word *)(const void *)query;
     const uint32_t words = rows->head_dim / 4U;
     uint32_t done = 0U;
+    if (words == 8U) {
+        return edgec_x_scores_32(rows, q, scale, z, top);
+    }
     for (; done + 4U < words; done += 4U) {
         edgec_x_dot_16(rows, 4U * done, q + done, z);
     }
@@ -189,25 +223,50 @@ typedef struct edgec_x_choices {
 
 #define EDGEC_X_CHOICES {0x06040200U, 0x07050301U, 0x07060302U}
 
-/* Weighted sums of four dimensions over 4 * fours positions. */
-EDGEC_INLINE void edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
-                                 const uint16_t *weights, const edgec_x_choices *choices,
-                                 int32_t *sums) {
-    int32_t h0, h1, h2, h3, l0, l1, l2, l3;
+#define EDGEC_X_SUMS(how, sums)                                                                    \
+    [h0] how(sums.h0), [h1] how(sums.h1), [h2] how(sums.h2), [h3] how(sums.h3), [l0] how(sums.l0), \
+        [l1] how(sums.l1), [l2] how(sums.l2), [l3] how(sums.l3)
+
+/* Weighted sums of four dimensions, upper and lower bytes of the weights apart. */
+typedef struct edgec_x_sums {
+    int32_t h0, h1, h2, h3;
+    int32_t l0, l1, l2, l3;
+} edgec_x_sums;
+
+/* Over 4 * fours positions. */
+EDGEC_INLINE edgec_x_sums edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
+                                         const uint16_t *weights, const edgec_x_choices *choices) {
+    edgec_x_sums sums;
     uint32_t a, b, low, v0, v1, v2, v3, x, y;
     __asm__ volatile(
         EDGEC_X_CLEAR_SUMS EDGEC_X_LOOP(27, EDGEC_X_WEIGH)
-        : [v] "+&r"(v), [weights] "+&r"(weights), [h0] "=&r"(h0), [h1] "=&r"(h1), [h2] "=&r"(h2),
-          [h3] "=&r"(h3), [l0] "=&r"(l0), [l1] "=&r"(l1), [l2] "=&r"(l2), [l3] "=&r"(l3),
-          [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0), [v1] "=&r"(v1),
-          [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
+        : [v] "+&r"(v), [weights] "+&r"(weights),
+          EDGEC_X_SUMS("=&r", sums), [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0),
+          [v1] "=&r"(v1), [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
         : [n] "r"(fours), [stride] "r"(stride), [even] "r"(choices->even), [odd] "r"(choices->odd),
           [upper] "r"(choices->upper)
         : "memory");
-    sums[0] = h0 * 256 + l0;
-    sums[1] = h1 * 256 + l1;
-    sums[2] = h2 * 256 + l2;
-    sums[3] = h3 * 256 + l3;
+    return sums;
+}
+
+#define EDGEC_X_EACH(of) of(h0, l0) of(h1, l1) of(h2, l2) of(h3, l3)
+#define EDGEC_X_UPPER(h, l) EDGEC_X_OPI("slli", h, h, 8)
+#define EDGEC_X_JOIN(h, l) EDGEC_X_OP("add", h, h, l)
+#define EDGEC_X_SCALE(h, l) EDGEC_X_OP("mulh", h, h, factor)
+#define EDGEC_X_ROUND(h, l) EDGEC_X_RS(h, right)
+#define EDGEC_X_PUT(h, l) EDGEC_X_SWP(h, to, 4) EDGEC_X_MAX(max, max, h) EDGEC_X_MIN(min, min, h)
+
+/* rs(sums * factor, 32 + right) from `to` on; returns what is behind. */
+EDGEC_INLINE int32_t *edgec_x_merge_4(edgec_x_sums sums, int32_t factor, uint32_t right,
+                                      int32_t *to, edgec_range *range) {
+    __asm__ volatile(EDGEC_X_EACH(EDGEC_X_UPPER) EDGEC_X_EACH(EDGEC_X_JOIN)
+                         EDGEC_X_EACH(EDGEC_X_SCALE) EDGEC_X_EACH(EDGEC_X_ROUND)
+                             EDGEC_X_EACH(EDGEC_X_PUT)
+                     : EDGEC_X_SUMS("+&r", sums), [to] "+&r"(to), [max] "+&r"(range->max),
+                       [min] "+&r"(range->min)
+                     : [factor] "r"(factor), [right] "r"(right)
+                     : "memory");
+    return to;
 }
 
 /* acc[i] += sum of weights[u] * v[u][i], of aligned rows. */
@@ -216,11 +275,12 @@ EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *wei
     const edgec_x_choices choices = EDGEC_X_CHOICES;
     const uint32_t whole = rows->count & ~3U;
     for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
-        int32_t sums[4];
-        edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices, sums);
-        for (uint32_t j = 0U; j < 4U; j++) {
-            acc[i + j] += sums[j];
-        }
+        const edgec_x_sums sums =
+            edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices);
+        acc[i] += sums.h0 * 256 + sums.l0;
+        acc[i + 1U] += sums.h1 * 256 + sums.l1;
+        acc[i + 2U] += sums.h2 * 256 + sums.l2;
+        acc[i + 3U] += sums.h3 * 256 + sums.l3;
     }
     for (uint32_t u = whole; u < rows->count; u++) {
         const int8_t *const v = rows->row + u * rows->stride;

@@ -10,8 +10,9 @@
 /* Vectors of one kind that the worker quantizes: queries, keys or values of consecutive heads. */
 typedef struct edgec_head_group {
     int32_t *x;
-    int8_t *row;    /* of the first block and position */
-    uint8_t *scale; /* likewise */
+    int8_t *row;         /* of the first block and position */
+    uint8_t *scale;      /* likewise */
+    const int16_t *rope; /* of the first position; NULL: no rotation */
     uint32_t count;
 } edgec_head_group;
 
@@ -27,7 +28,6 @@ typedef struct edgec_heads {
 #if EDGEC_XPULP
     edgec_x_choices choices;
 #endif
-    const int16_t *rope;
     edgec_head_group groups[EDGEC_HEAD_GROUPS];
 } edgec_heads;
 
@@ -101,8 +101,8 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const edgec_rows v = edgec_rows_of(params, kv_head, cache.v, cache.v_scale, at->length);
     uint16_t *end;
     const uint32_t sum = edgec_x_softmax(&v, &softmax, z, &end);
-    end[0] = end[1] = end[2] = 0U; /* up to a multiple of four */
-    const int32_t b = edgec_bits32_of(sum) - 16;
+    end[0] = end[1] = end[2] = 0U;                      /* up to a multiple of four */
+    const int32_t b = (int32_t)edgec_top_bit(sum) - 15; /* the largest e is not 0 */
     const int32_t shift = 6 + b + at->top - softmax.v_exponent;
     if (shift < 1) {
         return 0;
@@ -114,14 +114,10 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const uint32_t right = (uint32_t)edgec_min32(shift, 31);
     int32_t *merged = heads->args.acc + head * params->head_dim;
     for (uint32_t i = 0U; i < params->head_dim; i += 4U) {
-        int32_t sums[4];
-        edgec_x_sums_4(v.row + i, v.stride, (at->length + 3U) / 4U,
-                       (const uint16_t *)(const void *)z, &heads->choices, sums);
-        for (uint32_t j = 0U; j < 4U; j++) {
-            *merged = edgec_round_shift(edgec_mulh(sums[j], lifted), right);
-            edgec_range_add(range, *merged);
-            merged++;
-        }
+        const edgec_x_sums sums =
+            edgec_x_sums_4(v.row + i, v.stride, (at->length + 3U) / 4U,
+                           (const uint16_t *)(const void *)z, &heads->choices);
+        merged = edgec_x_merge_4(sums, lifted, right, merged, range);
     }
     return 1;
 }

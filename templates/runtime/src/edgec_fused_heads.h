@@ -11,31 +11,32 @@
 #define EDGEC_TOP_OFFSET 64
 
 static inline edgec_head_group edgec_head_group_of(edgec_slice share, int32_t *x, int8_t *rows,
-                                                   void *scales, uint32_t head_dim,
-                                                   uint32_t scale_size) {
+                                                   void *scales, const int16_t *rope,
+                                                   uint32_t head_dim, uint32_t scale_size) {
     const edgec_head_group group = {x + share.first * head_dim, rows + share.first * head_dim,
-                                    (uint8_t *)scales + share.first * scale_size,
+                                    (uint8_t *)scales + share.first * scale_size, rope,
                                     share.last - share.first};
     return group;
 }
 
-/* Once per step, behind args, cache and table. Where there are fewer KV heads than workers, the
+/* Once per step, behind args and cache. Where there are fewer KV heads than workers, the
  * last ones have the keys and the first ones the values. queries, query_scale: as in args. */
 EDGEC_SETUP void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
                                    const edgec_attention_params *params, int32_t *q, int32_t *k,
-                                   int32_t *v, int8_t *queries, int32_t *query_scale) {
+                                   int32_t *v, int8_t *queries, int32_t *query_scale,
+                                   const int16_t *rope) {
     const uint32_t n = params->head_dim;
     edgec_worker from_end = *worker;
     from_end.id = worker->count - 1U - worker->id;
     heads->share = edgec_slice_of(worker, params->heads);
-    heads->groups[EDGEC_HEAD_Q] =
-        edgec_head_group_of(heads->share, q, queries, query_scale, n, 2U * sizeof *query_scale);
+    heads->groups[EDGEC_HEAD_Q] = edgec_head_group_of(heads->share, q, queries, query_scale, rope,
+                                                      n, 2U * sizeof *query_scale);
     heads->groups[EDGEC_HEAD_K] =
         edgec_head_group_of(edgec_slice_of(&from_end, params->kv_heads), k, heads->cache.k,
-                            heads->cache.k_scale, n, sizeof(edgec_kv_scale));
+                            heads->cache.k_scale, rope, n, sizeof(edgec_kv_scale));
     heads->groups[EDGEC_HEAD_V] =
         edgec_head_group_of(edgec_slice_of(worker, params->kv_heads), v, heads->cache.v,
-                            heads->cache.v_scale, n, sizeof(edgec_kv_scale));
+                            heads->cache.v_scale, NULL, n, sizeof(edgec_kv_scale));
 #if EDGEC_XPULP
     const edgec_x_choices choices = EDGEC_X_CHOICES;
     heads->choices = choices;
@@ -48,7 +49,6 @@ EDGEC_SHARED void edgec_fused_append(const edgec_worker *worker, const edgec_hea
                                      const edgec_attention_params *params, uint32_t layer,
                                      uint32_t position) {
     const edgec_head_group *group = heads->groups;
-    const int16_t *table = heads->rope + position * params->head_dim;
     uint32_t row_at = 0U;
     uint32_t scale_at = 0U;
     for (;;) {
@@ -57,6 +57,10 @@ EDGEC_SHARED void edgec_fused_append(const edgec_worker *worker, const edgec_hea
         void *scale = group->scale + scale_at;
         uint32_t top = 0U;
         for (uint32_t left = group->count; left != 0U; left--) {
+            const int16_t *table = group->rope;
+            if (table != NULL) {
+                table += position * params->head_dim;
+            }
             const edgec_scale of = edgec_quantize_one_head(x, table, params->head_dim, x, row);
             if (group == heads->groups) {
                 int32_t *const query = (int32_t *)scale;
@@ -65,9 +69,10 @@ EDGEC_SHARED void edgec_fused_append(const edgec_worker *worker, const edgec_hea
                 scale = query + 2;
             } else {
                 edgec_kv_scale *const place = (edgec_kv_scale *)scale;
-                *place =
-                    edgec_kv_scale_of(of.a, of.e, position != 0U ? place - params->kv_heads : NULL);
-                top = edgec_maxu32(top, (uint32_t)(edgec_kv_top(*place) + EDGEC_TOP_OFFSET));
+                int32_t largest;
+                *place = edgec_kv_scale_with(
+                    of.a, of.e, position != 0U ? place - params->kv_heads : NULL, &largest);
+                top = edgec_maxu32(top, (uint32_t)(largest + EDGEC_TOP_OFFSET));
                 scale = place + 1;
             }
             x += params->head_dim;
@@ -77,9 +82,6 @@ EDGEC_SHARED void edgec_fused_append(const edgec_worker *worker, const edgec_hea
         if (group == heads->groups + EDGEC_HEAD_GROUPS) {
             edgec_put_amplitude(worker, EDGEC_AMPLITUDE_GATE, top);
             return;
-        }
-        if (group == heads->groups + EDGEC_HEAD_V) {
-            table = NULL;
         }
         const uint32_t vectors = position * params->kv_heads;
         row_at = layer * heads->layer_rows + vectors * params->head_dim;

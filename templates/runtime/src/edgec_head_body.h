@@ -62,31 +62,31 @@ EDGEC_RARE static edgec_scale edgec_quantize_large_head(const int32_t *x, const 
     return edgec_quantize_any_head(x, table, head_dim, scratch, q);
 }
 
+/* Zeros and elements near the limits of int32 are for the function above. */
 EDGEC_INLINE edgec_scale edgec_quantize_one_head(const int32_t *x, const int16_t *table,
                                                  uint32_t head_dim, int32_t *scratch, int8_t *q) {
     edgec_scale scale = {0, 0};
     const int32_t *from = x;
     if (table != NULL) {
-        const uint32_t most = edgec_x_magnitude(x, head_dim);
-        if (most > EDGEC_X_MOST) {
+        const uint32_t top_bit = edgec_top_bit(edgec_x_magnitude(x, head_dim));
+        if (top_bit >= EDGEC_X_BITS) {
             return edgec_quantize_large_head(x, table, head_dim, scratch, q);
         }
-        scale.e = edgec_bits32_above(2U * most) - 15;
+        scale.e = (int32_t)top_bit - 14;
         edgec_x_rotate(x, edgec_rounder_of(scale.e), table, head_dim, scratch);
         from = scratch;
     }
     const edgec_range range = edgec_x_range(from, head_dim);
-    const uint32_t most = edgec_maxu32((uint32_t)range.max, 0U - (uint32_t)range.min);
-    if (most > EDGEC_X_MOST) {
+    const uint32_t top_bit =
+        edgec_top_bit(edgec_maxu32((uint32_t)range.max, 0U - (uint32_t)range.min));
+    if (top_bit >= EDGEC_X_BITS) {
         return edgec_quantize_large_head(x, table, head_dim, scratch, q);
     }
-    const int32_t shift = edgec_bits32_above(2U * most) - 15;
+    const int32_t shift = (int32_t)top_bit - 14;
     const edgec_shifter by = edgec_rounder_of(shift);
     scale.e += shift;
     scale.a = edgec_max32(edgec_rounded(range.max, by), -edgec_rounded(range.min, by));
-    /* without a divisor the vector is 0 */
-    const uint32_t reciprocal = (127U << 23) / edgec_maxu32((uint32_t)scale.a, 1U);
-    edgec_x_quantize(from, by, (int32_t)reciprocal, head_dim, q);
+    edgec_x_quantize(from, by, (int32_t)((127U << 23) / (uint32_t)scale.a), head_dim, q);
     return scale;
 }
 

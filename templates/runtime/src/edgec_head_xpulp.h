@@ -9,8 +9,8 @@
 
 #include "edgec_xpulp_asm.h"
 
-/* Up to here an element and half of what a shift to 15 bits drops are below 2^31. */
-#define EDGEC_X_MOST (0x7FFFFFFFU - (1U << 15))
+/* Elements have fewer bits than 31, so that rounding to 15 cannot overflow. */
+#define EDGEC_X_BITS 30U
 
 /* max |x| of n elements; n is even. */
 EDGEC_INLINE uint32_t edgec_x_magnitude(const int32_t *x, uint32_t n) {

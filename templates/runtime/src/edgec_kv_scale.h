@@ -21,9 +21,10 @@ static inline int32_t edgec_kv_spread(edgec_kv_scale scale) {
     return scale.code >> 12;
 }
 
-/* The scale of a vector behind that of the position before, null at position 0. */
-static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
-                                               const edgec_kv_scale *before) {
+/* The scale of a vector behind that of the position before, null at position 0. largest: the
+ * largest exponent up to here. */
+static inline edgec_kv_scale edgec_kv_scale_with(int32_t amax, int32_t exponent,
+                                                 const edgec_kv_scale *before, int32_t *largest) {
     int32_t top = exponent;
     int32_t low = exponent;
     if (before != NULL) {
@@ -34,7 +35,14 @@ static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
     const edgec_kv_scale scale = {(uint16_t)amax,
                                   (uint16_t)((uint32_t)spread << 12 | ((uint32_t)top & 63U) << 6 |
                                              ((uint32_t)exponent & 63U))};
+    *largest = top;
     return scale;
+}
+
+static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
+                                               const edgec_kv_scale *before) {
+    int32_t largest;
+    return edgec_kv_scale_with(amax, exponent, before, &largest);
 }
 
 /* What is left of a number and an exponent when only the lower bits of their difference count: a
