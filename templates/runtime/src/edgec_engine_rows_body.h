@@ -3,6 +3,7 @@
  * Included with EDGEC_ACTIVATION, EDGEC_HALVES (see edgec_engine_finish_body.h) and
  * EDGEC_ENGINE_ROWS (name of the function). */
 #include "edgec_engine_finish_body.h"
+#include "edgec_fused_engine.h"
 
 /* Where a slot of the channels begins. */
 typedef struct edgec_slot {
@@ -27,6 +28,12 @@ static inline void edgec_next_slot(edgec_slot *slot, const edgec_engine_matrix *
 void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *matrix,
                        const edgec_engine_piece *piece, const edgec_engine_operands *operands) {
     const uint32_t channels = piece->channels;
+#if EDGEC_XPULP
+    const edgec_fused_rows rows = {
+        operands->table, {operands->scale[0], operands->scale[1]}, operands->shift, NULL};
+    const edgec_row_rule rule = edgec_row_rule_of(&rows);
+    const int plain = matrix->groups == 1U && matrix->tail == 0U && rule.holds && rule.shift == 0U;
+#endif
     const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
     edgec_slot slot = {0U, piece->first_channel, 0U, 0U};
     while (slot.begin + channels <= share.first && share.first < share.last) {
@@ -39,10 +46,18 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
         uint32_t last = slot.row + (left < channels ? left : channels);
         last = last < matrix->rows ? last : matrix->rows;
         if (first < last) {
-            edgec_finish_rows(matrix, piece, operands, first, last,
-                              operands->sums + piece->accumulators +
-                                  slot.pixel * piece->pixel_stride + 4U * from,
-                              operands->y + first);
+            const uint8_t *const sums =
+                operands->sums + piece->accumulators + slot.pixel * piece->pixel_stride + 4U * from;
+#if EDGEC_XPULP
+            if (plain) {
+                edgec_plain_rows(&rule, EDGEC_HALVES, sums, EDGEC_SLOT_PIXELS * piece->pixel_stride,
+                                 operands->table + 4U * (first - operands->first_row), last - first,
+                                 operands->y + first);
+            } else
+#endif
+            {
+                edgec_finish_rows(matrix, piece, operands, first, last, sums, operands->y + first);
+            }
         }
         edgec_next_slot(&slot, matrix, channels);
     }
