@@ -26,6 +26,7 @@
 /* Loads and stores at p, which then grows by a constant, or by operand s. */
 #define EDGEC_X_LWP(d, p, i) ".insn i 0x0b, 2, %[" #d "], %[" #p "], " #i "\n"
 #define EDGEC_X_LHP(d, p, i) ".insn i 0x0b, 1, %[" #d "], %[" #p "], " #i "\n"
+#define EDGEC_X_LBUP(d, p, i) ".insn i 0x0b, 4, %[" #d "], %[" #p "], " #i "\n"
 #define EDGEC_X_LWS(d, p, s) EDGEC_X_R(0x0b, 7, 0x10, d, p, s)
 #define EDGEC_X_SWP(d, p, i) ".insn s 0x2b, 2, %[" #d "], " #i "(%[" #p "])\n"
 #define EDGEC_X_SHP(d, p, i) ".insn s 0x2b, 1, %[" #d "], " #i "(%[" #p "])\n"

@@ -154,15 +154,33 @@ static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t
     uint32_t lower = 0U;
     uint32_t m = 1U;
     const uint8_t *const behind = scales + (matrix->groups > 1U ? 4U * matrix->groups : 4U);
-    for (const uint8_t *scale = scales; scale < behind; scale += 4) {
-        const void *const first = sums;
-        m = matrix->groups > 1U ? *scale : 1U;
-        upper += *(const edgec_word *)first * m;
-        if (halves == 2U) {
-            const void *const second = sums + below;
-            lower += *(const edgec_word *)second * m;
+#if EDGEC_XPULP
+    if (halves == 2U && matrix->groups > 1U) {
+        const uint8_t *scale = scales;
+        const uint8_t *second = sums + below;
+        uint32_t a;
+        uint32_t b;
+        __asm__ volatile(
+            EDGEC_X_LOOP(5, EDGEC_X_LBUP(m, scale, 4) EDGEC_X_LWS(a, sums, stride)
+                                EDGEC_X_LWS(b, second, stride) EDGEC_X_MAC(upper, a, m)
+                                    EDGEC_X_MAC(lower, b, m))
+            : [m] "=&r"(m), [a] "=&r"(a), [b] "=&r"(b), [scale] "+&r"(scale), [sums] "+&r"(sums),
+              [second] "+&r"(second), [upper] "+&r"(upper), [lower] "+&r"(lower)
+            : [n] "r"(matrix->groups), [stride] "r"(group_stride)
+            : "memory");
+    } else
+#endif
+    {
+        for (const uint8_t *scale = scales; scale < behind; scale += 4) {
+            const void *const first = sums;
+            m = matrix->groups > 1U ? *scale : 1U;
+            upper += *(const edgec_word *)first * m;
+            if (halves == 2U) {
+                const void *const second = sums + below;
+                lower += *(const edgec_word *)second * m;
+            }
+            sums += group_stride;
         }
-        sums += group_stride;
     }
     if (matrix->tail != 0U) {
         const uint8_t *const weights = matrix->groups > 1U ? behind : scales;
