@@ -36,7 +36,7 @@ FIXED = {
     "append": "op",
     "attention": "op",  # whose scores are priced as those of a single op
     "merge": "op",
-    "return": "op",  # code of rows that other ops have pushed out
+    "return": "op",  # code of rows that single ops or a moved cache have pushed out
     "silu": "op",
     "product": "op",
     "residual": "op",

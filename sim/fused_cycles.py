@@ -111,7 +111,9 @@ class _Run:
         self._work(merge, "merge", merged, self.fixed["merge"])
         self._meet(merge)
         self._stage(linears[3], heads * shape.head_dim)
-        self._work(self._op(linears[3]), "return to rows", 0.0, self.fixed["return"])
+        moved = self.context.plan.attention.tile_buffer is not None
+        code = self.fixed["return"] if moved else 0.0
+        self._work(self._op(linears[3]), "return to rows", 0.0, code)
         self._rows(linears[3])
         self._residual()
 

