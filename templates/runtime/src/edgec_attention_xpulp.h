@@ -8,6 +8,7 @@
 
 #if EDGEC_XPULP
 
+#include "edgec_attention_sums_xpulp.h"
 #include "edgec_xpulp_asm.h"
 
 /* clang-format off */
@@ -189,86 +190,6 @@ EDGEC_INLINE uint32_t edgec_x_softmax(const edgec_rows *rows, const edgec_softma
     return sum;
 }
 
-/* clang-format off */
-#define EDGEC_X_CLEAR_SUMS                                                                         \
-    EDGEC_X_CLEAR(h0) EDGEC_X_CLEAR(h1) EDGEC_X_CLEAR(h2) EDGEC_X_CLEAR(h3)                        \
-    EDGEC_X_CLEAR(l0) EDGEC_X_CLEAR(l1) EDGEC_X_CLEAR(l2) EDGEC_X_CLEAR(l3)
-/* Lower bytes of four weights in low, upper bytes in a; one dimension of four rows each in x, v1,
- * v0, v3. */
-#define EDGEC_X_WEIGH                                                                              \
-    EDGEC_X_LWP(a, weights, 4)                                                                     \
-    EDGEC_X_LWP(b, weights, 4)                                                                     \
-    EDGEC_X_LWS(v0, v, stride) EDGEC_X_LWS(v1, v, stride)                                          \
-    EDGEC_X_LWS(v2, v, stride) EDGEC_X_LWS(v3, v, stride)                                          \
-    EDGEC_X_OPI("addi", low, a, 0)                                                                 \
-    EDGEC_X_SHUFFLE4(low, b, even)                                                                 \
-    EDGEC_X_SHUFFLE4(a, b, odd)                                                                    \
-    EDGEC_X_PACK2(x, v1, v0) EDGEC_X_PACK2(y, v3, v2)                                              \
-    EDGEC_X_SHUFFLE4(v0, v1, upper) EDGEC_X_SHUFFLE4(v2, v3, upper)                                \
-    EDGEC_X_OPI("addi", v1, x, 0) EDGEC_X_OPI("addi", v3, v0, 0)                                   \
-    EDGEC_X_SHUFFLE4(x, y, even) EDGEC_X_SHUFFLE4(v1, y, odd)                                      \
-    EDGEC_X_SHUFFLE4(v0, v2, even) EDGEC_X_SHUFFLE4(v3, v2, odd)                                   \
-    EDGEC_X_MAC4_US(h0, a, x) EDGEC_X_MAC4_US(l0, low, x)                                          \
-    EDGEC_X_MAC4_US(h1, a, v1) EDGEC_X_MAC4_US(l1, low, v1)                                        \
-    EDGEC_X_MAC4_US(h2, a, v0) EDGEC_X_MAC4_US(l2, low, v0)                                        \
-    EDGEC_X_MAC4_US(h3, a, v3) EDGEC_X_MAC4_US(l3, low, v3)
-/* clang-format on */
-
-/* Choices of bytes out of two words. */
-typedef struct edgec_x_choices {
-    uint32_t even;
-    uint32_t odd;
-    uint32_t upper;
-} edgec_x_choices;
-
-#define EDGEC_X_CHOICES {0x06040200U, 0x07050301U, 0x07060302U}
-
-#define EDGEC_X_SUMS(how, sums)                                                                    \
-    [h0] how(sums.h0), [h1] how(sums.h1), [h2] how(sums.h2), [h3] how(sums.h3), [l0] how(sums.l0), \
-        [l1] how(sums.l1), [l2] how(sums.l2), [l3] how(sums.l3)
-
-/* Weighted sums of four dimensions, upper and lower bytes of the weights apart. */
-typedef struct edgec_x_sums {
-    int32_t h0, h1, h2, h3;
-    int32_t l0, l1, l2, l3;
-} edgec_x_sums;
-
-/* Over 4 * fours positions. */
-EDGEC_INLINE edgec_x_sums edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
-                                         const uint16_t *weights, const edgec_x_choices *choices) {
-    edgec_x_sums sums;
-    uint32_t a, b, low, v0, v1, v2, v3, x, y;
-    __asm__ volatile(
-        EDGEC_X_CLEAR_SUMS EDGEC_X_LOOP(27, EDGEC_X_WEIGH)
-        : [v] "+&r"(v), [weights] "+&r"(weights),
-          EDGEC_X_SUMS("=&r", sums), [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0),
-          [v1] "=&r"(v1), [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)
-        : [n] "r"(fours), [stride] "r"(stride), [even] "r"(choices->even), [odd] "r"(choices->odd),
-          [upper] "r"(choices->upper)
-        : "memory");
-    return sums;
-}
-
-#define EDGEC_X_EACH(of) of(h0, l0) of(h1, l1) of(h2, l2) of(h3, l3)
-#define EDGEC_X_UPPER(h, l) EDGEC_X_OPI("slli", h, h, 8)
-#define EDGEC_X_JOIN(h, l) EDGEC_X_OP("add", h, h, l)
-#define EDGEC_X_SCALE(h, l) EDGEC_X_OP("mulh", h, h, factor)
-#define EDGEC_X_ROUND(h, l) EDGEC_X_RS(h, right)
-#define EDGEC_X_PUT(h, l) EDGEC_X_SWP(h, to, 4) EDGEC_X_MAX(max, max, h) EDGEC_X_MIN(min, min, h)
-
-/* rs(sums * factor, 32 + right) from `to` on; returns what is behind. */
-EDGEC_INLINE int32_t *edgec_x_merge_4(edgec_x_sums sums, int32_t factor, uint32_t right,
-                                      int32_t *to, edgec_range *range) {
-    __asm__ volatile(EDGEC_X_EACH(EDGEC_X_UPPER) EDGEC_X_EACH(EDGEC_X_JOIN)
-                         EDGEC_X_EACH(EDGEC_X_SCALE) EDGEC_X_EACH(EDGEC_X_ROUND)
-                             EDGEC_X_EACH(EDGEC_X_PUT)
-                     : EDGEC_X_SUMS("+&r", sums), [to] "+&r"(to), [max] "+&r"(range->max),
-                       [min] "+&r"(range->min)
-                     : [factor] "r"(factor), [right] "r"(right)
-                     : "memory");
-    return to;
-}
-
 /* acc[i] += sum of weights[u] * v[u][i], of aligned rows. */
 EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *weights,
                                      int32_t *acc) {
@@ -276,7 +197,7 @@ EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *wei
     const uint32_t whole = rows->count & ~3U;
     for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
         const edgec_x_sums sums =
-            edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices);
+            edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices, 0);
         acc[i] += sums.h0 * 256 + sums.l0;
         acc[i + 1U] += sums.h1 * 256 + sums.l1;
         acc[i + 2U] += sums.h2 * 256 + sums.l2;

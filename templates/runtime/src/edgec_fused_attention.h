@@ -113,10 +113,15 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const int32_t lifted = (int32_t)((1U << 31) / (uint32_t)normal) * (1 << 14);
     const uint32_t right = (uint32_t)edgec_min32(shift, 31);
     int32_t *merged = heads->args.acc + head * params->head_dim;
+    const uint32_t fours = (at->length + 3U) / 4U;
+    uint16_t *const weights = (uint16_t *)(void *)z;
+    const int apart = params->head_dim >= 16U; /* then it pays to do it once */
+    if (apart) {
+        edgec_x_take_apart(weights, fours, &heads->choices);
+    }
     for (uint32_t i = 0U; i < params->head_dim; i += 4U) {
         const edgec_x_sums sums =
-            edgec_x_sums_4(v.row + i, v.stride, (at->length + 3U) / 4U,
-                           (const uint16_t *)(const void *)z, &heads->choices);
+            edgec_x_sums_4(v.row + i, v.stride, fours, weights, &heads->choices, apart);
         merged = edgec_x_merge_4(sums, lifted, right, merged, range);
     }
     return 1;
