@@ -644,7 +644,7 @@ static void block(const step *s, uint32_t layer) {
 }
 
 /* Every block in turn. */
-static void all_blocks(const step *s) {
+DEMO_HOT DEMO_OUTLINE void all_blocks(const step *s) {
     for (uint32_t layer = 0U; layer < LAYERS; layer++) {
         block(s, layer);
     }
