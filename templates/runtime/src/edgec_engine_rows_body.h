@@ -32,7 +32,9 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
     const edgec_fused_rows rows = {
         operands->table, {operands->scale[0], operands->scale[1]}, operands->shift, NULL};
     const edgec_row_rule rule = edgec_row_rule_of(&rows);
-    const int plain = matrix->groups == 1U && matrix->tail == 0U && rule.holds && rule.shift == 0U;
+    const int plain = matrix->groups == 1U && matrix->tail == 0U;
+    const int simple = rule.holds && rule.shift <= (plain ? 0U : 7U);
+    const uint8_t *const x = (const uint8_t *)operands->x;
 #endif
     const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
     edgec_slot slot = {0U, piece->first_channel, 0U, 0U};
@@ -49,10 +51,15 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
             const uint8_t *const sums =
                 operands->sums + piece->accumulators + slot.pixel * piece->pixel_stride + 4U * from;
 #if EDGEC_XPULP
-            if (plain) {
+            if (simple && plain) {
                 edgec_plain_rows(&rule, EDGEC_HALVES, sums, EDGEC_SLOT_PIXELS * piece->pixel_stride,
                                  operands->table + 4U * (first - operands->first_row), last - first,
                                  operands->y + first);
+            } else if (simple) {
+                const edgec_rows_at run = {sums, piece, first - operands->first_row, last - first};
+                edgec_summed_rows(&rule, EDGEC_HALVES, matrix, &run, operands->table,
+                                  x + EDGEC_HALVES * (matrix->columns - matrix->tail),
+                                  operands->y + first);
             } else
 #endif
             {
