@@ -18,7 +18,7 @@ from toolchain.model.program import ActMode, Op, Program
 from toolchain.model.requant_table import TABLE_ROWS, RequantLayout, requant_layout
 
 CHANNEL_STEP = 32  # output channels that the engine works on at a time
-SHARE = 8  # of the activations' region: what sums of one chain, or one table, may take at most
+SHARE = 4  # of the activations' region: what sums of one chain, or one table, may take at most
 
 
 @dataclass(frozen=True, slots=True)

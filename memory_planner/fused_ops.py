@@ -23,7 +23,7 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, OpKind, Program
 from toolchain.model.silent_parts import silent_in, whole_block
 
-MOST_JOBS = 8  # of a chain: with more, tables that travel beside the engine pay
+MOST_JOBS = 8  # of a chain and group: with more, tables that travel beside the engine pay
 MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
 MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
 RESIDUAL = "resid"
@@ -246,7 +246,8 @@ def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool
     """
     pieces = linear.pieces
     small = layout.shared * len(pieces) <= MOST_RUNS and layout.rows <= MOST_ROWS
-    return small and jobs <= MOST_JOBS and all(piece.before == jobs for piece in pieces)
+    few = jobs <= MOST_JOBS * layout.groups
+    return small and few and all(piece.before == jobs for piece in pieces)
 
 
 def _signature(

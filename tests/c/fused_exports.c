@@ -1,5 +1,6 @@
 /* Inline kernels of fused ops as symbols, for tests. */
 #include "edgec_fused_heads.h"
+#include "edgec_group_sums.h"
 
 void fused_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
@@ -29,4 +30,17 @@ void fused_attention(const edgec_worker *worker, const edgec_attention_params *p
     edgec_heads heads = {.args = args, .cache = *cache};
     edgec_begin_heads(&heads, worker, params, NULL, NULL, NULL, NULL, NULL, NULL);
     amplitudes[worker->id] = edgec_fused_attend(worker, &heads, params, 0U, length, NULL, top);
+}
+
+void group_sums(const edgec_worker *worker, const uint8_t *sums, uint32_t below, uint32_t stride,
+                const uint8_t *multipliers, uint32_t count, uint32_t halves, uint32_t *total);
+
+void group_sums(const edgec_worker *worker, const uint8_t *sums, uint32_t below, uint32_t stride,
+                const uint8_t *multipliers, uint32_t count, uint32_t halves, uint32_t *total) {
+    const edgec_row_groups row = {sums, below, stride, multipliers, count};
+    const edgec_half_sums found =
+        halves == 2U ? edgec_group_sums(row, 2U) : edgec_group_sums(row, 1U);
+    (void)worker;
+    total[0] = found.upper;
+    total[1] = found.lower;
 }

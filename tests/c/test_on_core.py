@@ -19,7 +19,7 @@ from tests.paths import REPOSITORY
 from toolchain.c_tools import Compiler, find_rv32_compiler
 from toolchain.model.errors import ToolError
 
-MODULES = ("test_vectors", "test_linear", "test_sparse_linear", "test_attention")
+MODULES = ("test_vectors", "test_linear", "test_sparse_linear", "test_attention", "test_group_sums")
 
 
 def rv32_compiler() -> Compiler:

@@ -14,6 +14,7 @@ from memory_planner.fused_ops import (
     FusedKind,
     FusedOp,
     FusedPart,
+    fits_function,
     fused_block,
 )
 from memory_planner.plan import Plan
@@ -100,9 +101,26 @@ def test_blocks_must_be_alike() -> None:
     assert not block.measures
 
 
-def test_many_jobs_keep_their_tables_beside_the_engine() -> None:
-    """64 inputs in groups of 4: 16 jobs and more."""
-    assert fused_block(*planned(group_size=4)) == FusedBlock()
+def test_any_number_of_groups() -> None:
+    """64 inputs in groups of 4: 16 jobs of every linear."""
+    assert spans(fused_block(*planned(group_size=4))) == HALVES
+
+
+@pytest.mark.parametrize("group_size", [64, 16])
+def test_many_tiles_keep_their_tables_beside_the_engine(group_size: int) -> None:
+    program, plan = planned(group_size=group_size)
+    assert plan.engine is not None
+    linear = plan.engine.chains[1].linears[0]
+    layout = program.engine_layout_of(next(op for op in program.ops if op.id == linear.op))
+    assert layout is not None
+    most = MOST_JOBS * layout.groups
+
+    def fits(jobs: int) -> bool:
+        pieces = tuple(replace(piece, before=jobs) for piece in linear.pieces)
+        return fits_function(replace(linear, pieces=pieces), layout, jobs)
+
+    assert fits(most)
+    assert not fits(most + 1)
 
 
 @pytest.mark.parametrize("change", ["accumulators", "needed"])

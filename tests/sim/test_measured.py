@@ -1,23 +1,15 @@
 """Figures that were measured on the SoC's simulator against the formulas.
 
-DMA transfers within a tenth, programming and polling included. Whole tokens of the port. Kernels in
-isolation are in test_bringup.py.
+DMA transfers within a tenth, programming and polling included. Whole tokens are in
+test_measured_tokens.py, kernels in isolation in test_bringup.py.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from codegen.bundle_read import load_bundle
-from codegen.bundle_write import write_bundle
-from memory_planner.engines import EngineChoice
 from memory_planner.target_file import load_target
 from memory_planner.tile_time import transfer_cycles
-from sim.latency import estimate
-from toolchain.options import bundled_model
-from toolchain.pipeline import CompileOptions, compile_model
 
 SIRACUSA = load_target("siracusa")
 COSTS = SIRACUSA.costs
@@ -46,33 +38,6 @@ def test_transfer(source: str, size: int, cycles: int) -> None:
 @pytest.mark.parametrize(("region", "cycles"), LOADS)
 def test_load(region: str, cycles: float) -> None:
     assert SIRACUSA.region(region).load_cycles == cycles
-
-
-# Bundled model, position 1, on the GVSoC siracusa model: cycles by kind of op, all layers.
-BUNDLED = {
-    "linear": 356_917,
-    "rmsnorm": 25_588,
-    "rope": 10_488,
-    "kv_append": 17_510,
-    "attention": 18_160,
-    "attention_merge": 9_771,
-    "residual_add": 4_024,
-    "swiglu": 26_084,
-}
-
-
-def test_token_of_the_bundled_model(tmp_path: Path) -> None:
-    """Within a tenth in total and a fifth by kind of op, linears on the engine."""
-    options = CompileOptions(engine=EngineChoice.NEUREKA)
-    compiled = compile_model(bundled_model(), "siracusa", options, lambda _: None)
-    write_bundle(compiled.bundle, tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
-    ops = estimate(bundle.program, bundle.plan, bundle.target, 1).ops
-    for kind, measured in BUNDLED.items():
-        modelled = sum(op.total_cycles for op in ops if op.kind == kind)
-        assert modelled == pytest.approx(measured, rel=0.2), kind
-    total = sum(op.total_cycles for op in ops if op.kind in BUNDLED)
-    assert total == within_a_tenth(sum(BUNDLED.values()))
 
 
 def test_conservative_reading_is_the_slower_one() -> None:

@@ -4,6 +4,7 @@
 
 #include "edgec_engine.h"
 #include "edgec_fused.h"
+#include "edgec_group_sums.h"
 #include "edgec_xpulp_asm.h"
 
 /* Rows one behind the other, like their sums. Small: every core has some for each linear. */
@@ -150,53 +151,33 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
 static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t halves,
                                      const uint8_t *sums, uint32_t below, uint32_t group_stride,
                                      const uint8_t *scales, const void *tail, uint32_t shift) {
-    uint32_t upper = 0U; /* of int8: the only one */
-    uint32_t lower = 0U;
+    edgec_half_sums sum;
     uint32_t m = 1U;
-    const uint8_t *const behind = scales + (matrix->groups > 1U ? 4U * matrix->groups : 4U);
-#if EDGEC_XPULP
-    if (halves == 2U && matrix->groups > 1U) {
-        const uint8_t *scale = scales;
-        const uint8_t *second = sums + below;
-        uint32_t a;
-        uint32_t b;
-        __asm__ volatile(
-            EDGEC_X_LOOP(5, EDGEC_X_LBUP(m, scale, 4) EDGEC_X_LWS(a, sums, stride)
-                                EDGEC_X_LWS(b, second, stride) EDGEC_X_MAC(upper, a, m)
-                                    EDGEC_X_MAC(lower, b, m))
-            : [m] "=&r"(m), [a] "=&r"(a), [b] "=&r"(b), [scale] "+&r"(scale), [sums] "+&r"(sums),
-              [second] "+&r"(second), [upper] "+&r"(upper), [lower] "+&r"(lower)
-            : [n] "r"(matrix->groups), [stride] "r"(group_stride)
-            : "memory");
-    } else
-#endif
-    {
-        for (const uint8_t *scale = scales; scale < behind; scale += 4) {
-            const void *const first = sums;
-            m = matrix->groups > 1U ? *scale : 1U;
-            upper += *(const edgec_word *)first * m;
-            if (halves == 2U) {
-                const void *const second = sums + below;
-                lower += *(const edgec_word *)second * m;
-            }
-            sums += group_stride;
-        }
+    const uint8_t *weights = scales; /* of the tail */
+    if (matrix->groups > 1U) {
+        const edgec_row_groups groups = {sums, below, group_stride, scales, matrix->groups};
+        sum = edgec_group_sums(groups, halves);
+        weights += 4U * matrix->groups;
+        m = weights[-4];
+    } else {
+        const void *const upper = sums;
+        const void *const lower = sums + below;
+        sum.upper = *(const edgec_word *)upper;
+        sum.lower = halves == 2U ? *(const edgec_word *)lower : 0U;
     }
-    if (matrix->tail != 0U) {
-        const uint8_t *const weights = matrix->groups > 1U ? behind : scales;
-        for (uint32_t i = 0U; i < matrix->tail; i++) {
-            const int32_t w = ((int32_t)weights[4U * i] - 128) * (int32_t)m;
-            const int32_t q = halves == 2U ? ((const int16_t *)tail)[i] : ((const int8_t *)tail)[i];
-            const int32_t high = halves == 2U ? edgec_round_shift(q, 8U) : q;
-            upper += (uint32_t)(w * high);
-            lower += halves == 2U ? (uint32_t)(w * (q - 256 * high)) : 0U;
-        }
+    for (uint32_t i = 0U; i < matrix->tail; i++) {
+        const int32_t w = ((int32_t)weights[4U * i] - 128) * (int32_t)m;
+        const int32_t q = halves == 2U ? ((const int16_t *)tail)[i] : ((const int8_t *)tail)[i];
+        const int32_t high = halves == 2U ? edgec_round_shift(q, 8U) : q;
+        sum.upper += (uint32_t)(w * high);
+        sum.lower += halves == 2U ? (uint32_t)(w * (q - 256 * high)) : 0U;
     }
     if (halves == 1U) {
-        return upper;
+        return sum.upper;
     }
-    return shift == 0U ? (upper << 8) + lower
-                       : (upper << (8U - shift)) + (uint32_t)edgec_rs32(edgec_signed(lower), shift);
+    return shift == 0U
+               ? (sum.upper << 8) + sum.lower
+               : (sum.upper << (8U - shift)) + (uint32_t)edgec_rs32(edgec_signed(sum.lower), shift);
 }
 
 /* Rows with groups or a tail. */
