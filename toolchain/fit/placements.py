@@ -63,7 +63,7 @@ def _reason(spec: TensorSpec, plan: Plan, target: TargetSpec, read: int, layer: 
         return f"no room on chip: {rows}"
     often = "one row per token" if read < spec.size else "read every token"
     group = "weights" if spec.kind is Kind.WEIGHT else "constants"
-    preferred = target.placement[group][0]
-    if region == preferred:
+    allowed = target.placement[group]
+    if region == allowed[0] or region not in allowed:  # what is left of the cores' own memory
         return f"{often}, nearest with room"
-    return f"{often}, no room in {preferred}"
+    return f"{often}, no room in {allowed[0]}"
