@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from memory_planner.engine_plan import ChainPlan, EngineLinear
+from memory_planner.engine_plan import ChainMember, EngineLinear, chain_members
 from memory_planner.plan import Plan
 from memory_planner.stream_slots import stream_points
 from toolchain.model.engine_packing import EngineLayout
@@ -74,15 +74,6 @@ class FusedBlock:
     ops: tuple[FusedOp, ...] = ()
     measures: bool = False  # the code in front of the blocks leaves the first norm an amplitude
     ahead: bool = False  # the engine has no other jobs in between: they are prepared ahead
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A linear, its chain, and the jobs that linears before it have waited for."""
-
-    chain: ChainPlan
-    linear: EngineLinear
-    done: int
 
 
 def fused_block(program: Program, plan: Plan) -> FusedBlock:
@@ -150,7 +141,7 @@ class _Finder:
         points = stream_points(program, plan.streams)
         self._ops = [ops[0] for ops in columns]
         self._waits = [op.id in points for op in self._ops]
-        self._members = _members(plan)
+        self._members = chain_members(plan.engine)
         self._engine = [
             _stays(program, self._members.get(ops[0].id), ops[0])
             and len({_signature(program, plan, self._members.get(op.id), op) for op in ops}) == 1
@@ -222,17 +213,7 @@ class _Finder:
         return parts
 
 
-def _members(plan: Plan) -> dict[str, _Member]:
-    members: dict[str, _Member] = {}
-    for chain in plan.engine.chains if plan.engine else ():
-        done = 0
-        for linear in chain.linears:
-            members[linear.op] = _Member(chain, linear, done)
-            done = linear.pieces[-1].needed
-    return members
-
-
-def _stays(program: Program, member: _Member | None, op: Op) -> bool:
+def _stays(program: Program, member: ChainMember | None, op: Op) -> bool:
     """Whether no sums of the chain make room for others before it ends."""
     layout = program.engine_layout_of(op)
     if member is None or layout is None:
@@ -251,7 +232,7 @@ def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool
 
 
 def _signature(
-    program: Program, plan: Plan, member: _Member | None, op: Op
+    program: Program, plan: Plan, member: ChainMember | None, op: Op
 ) -> tuple[object, ...] | None:
     """Equal for linears that run the same jobs, out of other words."""
     layout: EngineLayout | None = program.engine_layout_of(op)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from memory_planner.engine_chains import windows_of
 from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan
 from memory_planner.engine_registers import shape_of
 from memory_planner.engine_schedule import JobTimes, LinearTimes, Phase, Span
@@ -20,7 +21,7 @@ from memory_planner.target import ENGINE_PORT
 from sim.cycle_model import attention_cycles, chain_of, stalls
 from sim.op_cycles import Context, OpCycles, port_of
 from toolchain.model.engine_packing import WORD_SIZE
-from toolchain.model.program import ActMode, Op, OpKind
+from toolchain.model.program import Op, OpKind
 
 
 def fused_cycles(
@@ -211,7 +212,7 @@ class _Run:
         groups = layout.groups if layout.groups > 1 else 0
         row = unit[f"row_{_mode(op)}"]
         if groups or layout.tail:
-            windows = 2 if op.mode is ActMode.A16 else 1
+            windows = windows_of(op)
             row = unit["summed_row"] + windows * layout.groups * unit["sum"]
             row += windows * layout.tail * unit["tail"]
         table = context.plan.placements[context.plan.linears[op.id].weight].region
