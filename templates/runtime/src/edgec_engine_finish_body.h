@@ -4,7 +4,6 @@
  * engine has two sums per row, of the upper and the lower halves of the inputs: q = 256 * upper +
  * lower. */
 #include "edgec_engine.h"
-#include "edgec_group_sums.h"
 #include "edgec_vector.h"
 
 #define EDGEC_TABLE_ROWS 4U
@@ -105,14 +104,6 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
         uint32_t m = 1U;
         if (multipliers == 0U) {
             edgec_add_sums(&total, edgec_sum_at(sums), edgec_sum_at(sums + below), 1U, shift);
-        } else if (shift < 8U) {
-            const edgec_row_groups groups = {sums, below, group_stride, scales + lane,
-                                             multipliers / EDGEC_TABLE_ROWS};
-            const edgec_half_sums found = edgec_group_sums(groups, EDGEC_HALVES);
-            total.upper =
-                EDGEC_HALVES == 2 && shift == 0U ? (found.upper << 8) + found.lower : found.upper;
-            total.lower = found.lower;
-            m = scales[multipliers - EDGEC_TABLE_ROWS + lane];
         } else {
             const uint8_t *at = sums;
             const uint8_t *const behind = scales + multipliers;
