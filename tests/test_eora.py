@@ -91,22 +91,26 @@ def test_factors_are_balanced_and_padded(tmp_path: Path) -> None:
         assert 0.4 < np.sqrt((own**2).mean() / (base**2).mean()) < 2.5
 
 
+def assert_near_float(directory: Path, bundle: LoadedBundle, limit: float) -> None:
+    """The integers are near W + B A in float, of checkpoint and build; W alone is not."""
+    tokens = np.array([1, 40, 7, 3, 90])
+    constants = read_constants(bundle.program, bundle.plan, bundle.blobs)
+    logits = Session(bundle.program, constants).forward(tokens) * 2.0**-16
+    exact = FloatSession(network_of_float(load_model(directory / "eora"))).forward(tokens)
+    own = FloatSession(network_of_build(bundle)).forward(tokens)
+    bare = FloatSession(network_of_float(load_model(directory / "base"))).forward(tokens)
+    scale = np.abs(exact).max()
+    assert np.abs(logits - exact).max() < limit * scale
+    assert np.abs(logits - own).max() < limit * scale
+    assert np.abs(bare - exact).max() > 2 * limit * scale
+
+
 @pytest.mark.parametrize("mode", list(ActMode))
 def test_c_and_float_agree(tmp_path: Path, mode: ActMode) -> None:
     bundle = compile_eora(tmp_path, mode)
     assert sum(op.kind is OpKind.QUANTIZE for op in bundle.program.ops) == 6
     assert verify_bundle(bundle.directory, ("host",), VerifyOptions(sanitize=True)).passed
-    tokens = np.array([1, 40, 7, 3, 90])
-    constants = read_constants(bundle.program, bundle.plan, bundle.blobs)
-    logits = Session(bundle.program, constants).forward(tokens) * 2.0**-16
-    exact = FloatSession(network_of_float(load_model(tmp_path / "eora"))).forward(tokens)
-    own = FloatSession(network_of_build(bundle)).forward(tokens)
-    bare = FloatSession(network_of_float(load_model(tmp_path / "base"))).forward(tokens)
-    scale = np.abs(exact).max()
-    limit = 0.1 if mode is ActMode.A8 else 0.05
-    assert np.abs(logits - exact).max() < limit * scale
-    assert np.abs(logits - own).max() < limit * scale
-    assert np.abs(bare - exact).max() > 2 * limit * scale
+    assert_near_float(tmp_path, bundle, 0.1 if mode is ActMode.A8 else 0.05)
 
 
 def test_rv32(tmp_path: Path) -> None:
@@ -146,16 +150,7 @@ def test_adapter_of_a_coded_head(tmp_path: Path, region: str, engine: EngineChoi
     ]
     assert (bundle.plan.streams is not None) == bool(region)
     assert verify_bundle(bundle.directory, ("host",), VerifyOptions()).passed
-    tokens = np.array([1, 40, 7, 3, 90])
-    constants = read_constants(bundle.program, bundle.plan, bundle.blobs)
-    logits = Session(bundle.program, constants).forward(tokens) * 2.0**-16
-    exact = FloatSession(network_of_float(load_model(tmp_path / "eora"))).forward(tokens)
-    own = FloatSession(network_of_build(bundle)).forward(tokens)
-    bare = FloatSession(network_of_float(load_model(tmp_path / "base"))).forward(tokens)
-    scale = np.abs(exact).max()
-    assert np.abs(logits - exact).max() < 0.05 * scale
-    assert np.abs(logits - own).max() < 0.05 * scale
-    assert np.abs(bare - exact).max() > 0.1 * scale
+    assert_near_float(tmp_path, bundle, 0.05)
 
 
 def test_the_adapter_of_a_head_does_not_stream(tmp_path: Path) -> None:

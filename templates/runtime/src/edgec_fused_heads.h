@@ -6,6 +6,7 @@
 #include "edgec_fused_attention.h"
 #include "edgec_fused_stage.h"
 #include "edgec_head_body.h"
+#include "edgec_kv_scale.h"
 
 /* Exponents in the exchange are above 0. */
 #define EDGEC_TOP_OFFSET 64

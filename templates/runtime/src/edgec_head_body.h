@@ -1,11 +1,9 @@
-/* Queries, keys and values of single heads: rotation, quantization, and their place in the cache.
- */
+/* Queries, keys and values of single heads: rotation and quantization. */
 #ifndef EDGEC_HEAD_BODY_H
 #define EDGEC_HEAD_BODY_H
 
 #include "edgec_fused.h"
 #include "edgec_head_xpulp.h"
-#include "edgec_kv_scale.h"
 
 /* Rotates x[head_dim] at 15 bits into y; returns the shift. Sums of two products of 2^15 and 2^14
  * fit in int32. */
@@ -103,38 +101,6 @@ EDGEC_INLINE edgec_scale edgec_quantize_one_head(const int32_t *x, const int16_t
 EDGEC_SHARED edgec_scale edgec_quantize_head(const int32_t *x, const int16_t *table,
                                              uint32_t head_dim, int32_t *scratch, int8_t *q) {
     return edgec_quantize_one_head(x, table, head_dim, scratch, q);
-}
-
-/* edgec_rope_s8 of edgec_kernels.h for the heads of a worker. */
-EDGEC_INLINE void edgec_rope_heads(edgec_slice share, const int32_t *x, const int16_t *table,
-                                   uint32_t head_dim, int32_t *scratch, int8_t *q, int32_t *scale) {
-    for (uint32_t head = share.first; head < share.last; head++) {
-        const uint32_t at = head * head_dim;
-        const edgec_scale of = edgec_quantize_head(x + at, table, head_dim, scratch + at, q + at);
-        scale[2U * head] = of.a;
-        scale[2U * head + 1U] = of.e;
-    }
-}
-
-/* Appends one vector per KV head of a worker: rows[context][kv_heads][head_dim], scales alike.
- * scratch: as x, used where there is a table. Returns the largest exponent of these heads up to
- * here, INT32_MIN without heads. */
-EDGEC_INLINE int32_t edgec_append_heads(edgec_slice share, const edgec_attention_params *params,
-                                        const int32_t *x, const int16_t *table, uint32_t position,
-                                        int32_t *scratch, int8_t *rows, edgec_kv_scale *scales) {
-    const uint32_t head_dim = params->head_dim;
-    int8_t *row = rows + (position * params->kv_heads + share.first) * head_dim;
-    edgec_kv_scale *place = scales + position * params->kv_heads + share.first;
-    int32_t top = INT32_MIN;
-    for (uint32_t head = share.first; head < share.last; head++) {
-        const uint32_t at = head * head_dim;
-        const edgec_scale of = edgec_quantize_head(x + at, table, head_dim, scratch + at, row);
-        *place = edgec_kv_scale_of(of.a, of.e, position != 0U ? place - params->kv_heads : NULL);
-        top = edgec_max32(top, edgec_kv_top(*place));
-        row += head_dim;
-        place++;
-    }
-    return top;
 }
 
 #endif
