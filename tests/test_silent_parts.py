@@ -147,6 +147,21 @@ def test_fit_says_the_same_as_compile(tmp_path: Path) -> None:
     assert other["bytes"]["packed"] < found["bytes"]["packed"]
 
 
+def test_settings_of_silent_parts_alone(tmp_path: Path) -> None:
+    model = str(silenced(tmp_path / "model"))
+    run, out = CliRunner().invoke, str(tmp_path / "bundle")
+    idle = ["--layer", "l02.*=3", "--layer", "l00.attn.q_proj=5", "--group-size", "16"]
+    sparse = ["--sparse", "l03.mlp.*=off"]
+    for command in (["fit", model], ["compile", model, "-o", out, *sparse]):
+        found = run(main, [*command, *idle])
+        assert found.exit_code == 2
+        assert "'l02.*'" in found.output
+        assert "'l00.attn.q_proj'" in found.output
+        assert ("'l03.mlp.*'" in found.output) == (command[0] == "compile")
+    assert not Path(out).exists()
+    assert run(main, ["fit", model, "--layer", "l0?.attn.q_proj=5"]).exit_code == 0
+
+
 def test_codes(tmp_path: Path) -> None:
     """Codes at the zero points, and scales of 0."""
 
