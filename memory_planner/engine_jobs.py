@@ -4,13 +4,15 @@ The inputs of a linear become the pixels of a small image in L1 in which every b
 input is zero (docs/packing.md 9 has the arrangements of the weights). `windows` vectors share one
 job: 1, or 2 for the high and low bytes of 16-bit activations, or more tokens:
 
-    dense    3 x 3 patches: 1, 2 (stacked: 6 x 3) or 4 (6 x 6) windows, an output pixel each
+    dense    3 x 3 patches: 1, 2 (3 x 6) or 4 (6 x 6) windows, an output pixel each
     column   the centre column of 3 x 5, columns 2 and 5 of 3 x 8; three output pixels each
     pixel    the centre of 5 x 5, pixels (2, 2) and (2, 5) of 5 x 8; 3 x 3 output pixels each
     1 x 1    one pixel each, rows of up to six
 
-Accumulators are int32, all channels of a pixel side by side. Output pixels between the windows are
-written too and mean nothing.
+The pixels of a dense image lie column by column, so that a vector in its natural order is a patch
+and two vectors are patches side by side: the engine writes whole rows of output pixels but for the
+last, so a row of four takes less time than a column of four. Accumulators are int32, all channels
+of a pixel side by side. Output pixels between the windows are written too and mean nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_planner.engine_registers import PIXELS, Job, JobShape, Mode, Plane
-from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.engine_packing import TAPS, EngineLayout
 from toolchain.model.errors import InternalError
 from toolchain.model.packing import Packing
 
@@ -76,21 +78,21 @@ def stage_geometry(layout: EngineLayout, windows: int = 1) -> StageGeometry:
     """The input image of one group; sizes in bytes. InternalError for windows it cannot have."""
     rows, columns = _input_pixels(layout, windows)
     c = layout.input_channels
-    pixel, row = c, columns * c
+    pixel, row = (rows * c, c) if layout.taps == TAPS else (c, columns * c)
     if layout.packing is Packing.NEUREKA_1X1:
         origins = tuple(v * c for v in range(windows))
         chunk, chunks, stride = c, 1, c
-    elif layout.taps == 9 and windows == 4:
-        origins = (0, 3 * c, 3 * row, 3 * row + 3 * c)
-        chunk, chunks, stride = 3 * c, 3, row
-    elif layout.taps == 9:
+    elif layout.taps == TAPS and windows == 4:
+        origins = (0, 3 * pixel, 3 * row, 3 * row + 3 * pixel)
+        chunk, chunks, stride = 3 * c, 3, pixel
+    elif layout.taps == TAPS:
         origins = tuple(9 * c * v for v in range(windows))
         chunk, chunks, stride = 9 * c, 1, 9 * c
     else:
         first = 0 if layout.taps == 3 else 2 * row
         origins = tuple(first + (2 + 3 * v) * c for v in range(windows))
         chunk, chunks, stride = c, layout.taps, row
-    return StageGeometry(rows * row, chunk, chunks, stride, origins, pixel, row)
+    return StageGeometry(rows * columns * c, chunk, chunks, stride, origins, pixel, row)
 
 
 def acc_geometry(layout: EngineLayout, channels: int, windows: int = 1) -> AccGeometry:
@@ -100,10 +102,8 @@ def acc_geometry(layout: EngineLayout, channels: int, windows: int = 1) -> AccGe
     row = width * pixel
     if layout.packing is Packing.NEUREKA_1X1:
         origins = tuple(v * pixel for v in range(windows))
-    elif layout.taps == 9:
-        origins = (0, 3 * row) if windows < 4 else (0, 3 * pixel, 3 * row, 3 * row + 3 * pixel)
     else:
-        origins = (0, 3 * pixel)
+        origins = (0, 3 * pixel, 3 * row, 3 * row + 3 * pixel)
     slots = tuple(s // 3 * row + s % 3 * pixel for s in range(layout.shared))
     return AccGeometry(height * row, height, width, pixel, origins[:windows], slots)
 
@@ -148,7 +148,7 @@ def _output_pixels(layout: EngineLayout, windows: int) -> tuple[int, int]:
         table = {windows: (-(-windows // PIXELS), min(windows, PIXELS))} if windows > 0 else {}
     else:
         table = {
-            9: {1: (1, 1), 2: (4, 1), 4: (4, 4)},
+            9: {1: (1, 1), 2: (1, 4), 4: (4, 4)},
             3: {1: (1, 3), 2: (1, 6)},
             1: {1: (3, 3), 2: (3, 6)},
         }[layout.taps]

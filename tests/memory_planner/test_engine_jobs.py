@@ -38,7 +38,7 @@ def test_dense_registers_by_hand() -> None:
     """504 columns: C = 56, two tiles of 28; 100 rows: three subtiles of 32 and one of 4."""
     assert registers(EngineLayout(DENSE, 100, 504, 3, 504)) == [
         *(0x400020, L1 + 0x100, L1 + 0x2000, 0, 0, 0),
-        *(56, 168, 0),  # input: pixel, row
+        *(168, 56, 0),  # input: pixel, row
         *(32, 400, 400),  # output: 32-byte words, pixel and row of 100 int32
         *(32, 32 * 2 * 3, 0),  # weights: word, channel of two tiles of three planes
         *(4 << 16 | 28, 1 << 16 | 1, 3 << 16 | 3),  # last subtiles: channels, output, input
@@ -50,14 +50,14 @@ def test_dense_registers_by_hand() -> None:
 
 
 def test_dense_pair_registers_by_hand() -> None:
-    """High and low bytes stacked: a 6 x 3 input, 4 x 1 outputs."""
+    """High and low bytes side by side: a 3 x 6 input, 1 x 4 outputs."""
     one = registers(EngineLayout(DENSE, 64, 64, 8, 64))
     pair = registers(EngineLayout(DENSE, 64, 64, 8, 64), windows=2)
     changed = {index: pair[index] for index in range(24) if pair[index] != one[index]}
-    assert changed == {16: 4 << 16 | 1, 17: 6 << 16 | 3}
-    assert one[6:12] == [8, 24, 0, 32, 256, 256]
+    assert changed == {11: 1024, 16: 1 << 16 | 4, 17: 3 << 16 | 6}
+    assert one[6:12] == [24, 8, 0, 32, 256, 256]
     four = registers(EngineLayout(DENSE, 64, 64, 8, 64), windows=4)
-    assert four[6:12] == [8, 48, 0, 32, 256, 1024]
+    assert four[6:12] == [48, 8, 0, 32, 256, 1024]
     assert four[16:18] == [4 << 16 | 4, 6 << 16 | 6]
 
 
@@ -192,4 +192,4 @@ def test_geometry_by_hand() -> None:
     assert acc_geometry(pixel, 2, 2).slots == (0, 8, 16, 48, 56, 64, 96, 104, 112)
     four = stage_geometry(EngineLayout(DENSE, 7, 30, 4, 30), 4)  # C = 4, 6 x 6 pixels
     assert (four.size, four.chunk, four.stride) == (144, 12, 24)
-    assert four.origins == (0, 12, 72, 84)
+    assert four.origins == (0, 72, 12, 84)

@@ -59,7 +59,8 @@ def test_pointwise_words_by_hand() -> None:
 def test_dense_words_by_hand() -> None:
     layout = EngineLayout(DENSE, 32, 252, 4, 252)
     o, k = np.indices((32, 252))
-    tap, i = k // 28, k % 28  # C = 28: tap p takes columns 28 p .. 28 p + 27
+    p, i = k // 28, k % 28  # C = 28; chunks 0, 1, 2 are in taps 0, 3, 6, the next in 1, 4, 7
+    tap = 3 * (p % 3) + p // 3
     data = pack_engine(ints((o + i + tap) % 16 - 8), layout)
     assert len(data) == layout.size == 4096
     check_words(data, WORDS_3X3)
@@ -94,7 +95,7 @@ def code_at(data: bytes, layout: EngineLayout, group: int, row: int, column: int
         at = [(word + 4 * (column % 32 // 4) + q // 2, 4 * (q % 2) + column % 4) for q in range(8)]
         return sum((data[byte] >> bit & 1) << q for q, (byte, bit) in enumerate(at))
     chunk, i = divmod(column, c)
-    tap = {9: chunk, 3: 3 * chunk + 2 - slot, 1: 8 - slot}[layout.taps]
+    tap = {9: 3 * (chunk % 3) + chunk // 3, 3: 3 * chunk + 2 - slot, 1: 8 - slot}[layout.taps]
     word = ((group * layout.channels + channel) * layout.tiles + i // tile) * layout.bits
     n = 28 * tap + i % tile
     return sum((data[32 * (word + q) + n // 8] >> n % 8 & 1) << q for q in range(layout.bits))

@@ -11,7 +11,7 @@ bit plane. With C input channels per group:
 
 A linear has no pixels; `taps` says how its columns become taps of the 3 x 3 kernel:
 
-    9  dense    tap p takes columns p * C .. p * C + C - 1; one row per channel
+    9  dense    tap (p % 3, p / 3) takes columns p * C .. p * C + C - 1; one row per channel
     3  column   tap row j takes columns j * C ..; three rows per channel, in kernel columns 2, 1, 0
     1  pixel    a tap takes all columns; nine rows per channel, in taps 8, 7 .. 0
 
@@ -172,7 +172,7 @@ def _slots(layout: EngineLayout) -> list[list[int]]:
     if layout.packing is Packing.NEUREKA_1X1:
         return [[0]]
     if layout.taps == 9:
-        return [list(range(TAPS))]
+        return [[3 * (p % 3) + p // 3 for p in range(TAPS)]]
     if layout.taps == 3:
         return [[3 * j + 2 - slot for j in range(3)] for slot in range(3)]
     return [[8 - slot] for slot in range(TAPS)]
