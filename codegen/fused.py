@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegen.views import BlockView, EngineView, FusedJob, FusedLinear, FusedView, OpView
+from codegen.views import (
+    BlockView,
+    EngineView,
+    FusedJob,
+    FusedLinear,
+    FusedView,
+    OpView,
+    WeightView,
+)
 from memory_planner.fused_ops import FusedOp, FusedPart
 
 
@@ -24,19 +32,31 @@ def fuse(
         assert engine is not None
         items += ops[place : item.first]
         linears = (_linear(part, ops[part.place], blocks, engine) for part in item.linears)
-        own = tuple(ops[item.first : item.last])
-        items.append(
-            FusedView(
-                title=f"{own[0].title} to {own[-1].title}",
-                function="_".join(("fused", own[0].function)),
-                kind=item.kind.value,
-                ops=own,
-                linears=tuple(linears),
-                measures=item.measures,
-            )
-        )
+        items.append(_view(item, ops[item.first : item.last], tuple(linears)))
         place = item.last
     return (*items, *ops[place:])
+
+
+def fuse_head(
+    head: FusedOp | None, ops: Sequence[OpView], weight: WeightView, engine: EngineView | None
+) -> FusedView | None:
+    """The ops behind the blocks as one; None where they are not. weight: of the head."""
+    if head is None:
+        return None
+    assert engine is not None
+    (part,) = head.linears
+    return _view(head, ops, (_entry(part, ops[part.place], weight.engine, engine),))
+
+
+def _view(item: FusedOp, own: Sequence[OpView], linears: tuple[FusedLinear, ...]) -> FusedView:
+    return FusedView(
+        title=f"{own[0].title} to {own[-1].title}",
+        function="_".join(("fused", own[0].function)),
+        kind=item.kind.value,
+        ops=tuple(own),
+        linears=linears,
+        measures=item.measures,
+    )
 
 
 def fused_jobs(fused: Sequence[FusedView], engine: EngineView | None) -> tuple[FusedJob, ...]:
@@ -58,6 +78,11 @@ def _linear(
     weights = (weight for block in blocks for weight in block.linears)
     entries = {weight.engine for weight in weights if weight.field == op.function}
     (entry,) = entries
+    return _entry(part, op, entry, engine)
+
+
+def _entry(part: FusedPart, op: OpView, entry: int, engine: EngineView) -> FusedLinear:
+    """A linear that is this entry of ENGINE_LINEARS."""
     linear = engine.linears[entry]
     matrix = engine.matrices[linear.matrix]
     return FusedLinear(

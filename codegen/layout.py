@@ -23,7 +23,7 @@ from codegen.c_names import (
     place_text,
 )
 from codegen.engine_tables import EngineTables
-from codegen.fused import fuse, fused_jobs
+from codegen.fused import fuse, fuse_head, fused_jobs
 from codegen.op_views import OpViews, weight_table
 from codegen.prefill_views import part_of_item, prefill_view
 from codegen.views import (
@@ -118,6 +118,7 @@ class _Layout:
         found = fused_block(self.program, self.plan)
         items = fuse(found.ops, ops.block, blocks, engine)
         fused = tuple(item for item in items if isinstance(item, FusedView))
+        fused_head = fuse_head(found.head, ops.after, head, engine)
         return ModelView(
             shape=asdict(self.program.shape),
             regions=regions,
@@ -145,7 +146,10 @@ class _Layout:
             fused=fused,
             fused_jobs=fused_jobs(fused, engine),
             fused_ahead=found.ahead,
-            fused_functions=frozenset(op.function for item in fused for op in item.ops),
+            fused_head=fused_head,
+            fused_functions=frozenset(
+                op.function for item in (*fused, fused_head) if item for op in item.ops
+            ),
             measures=found.measures,
             after=ops.after,
             ops_per_block=len(ops.block),

@@ -174,7 +174,7 @@ class FusedJob:
 
 @dataclass(frozen=True, slots=True)
 class FusedView:
-    """Consecutive ops of a block as one function."""
+    """Consecutive ops as one function."""
 
     title: str
     function: str
@@ -364,6 +364,7 @@ class ModelView:
     fused: tuple[FusedView, ...]
     fused_jobs: tuple[FusedJob, ...]
     fused_ahead: bool  # no other jobs lie between them
+    fused_head: FusedView | None
     fused_functions: frozenset[str]  # of ops that such a build does not call
     measures: bool  # the first norm wants the amplitude of the residual stream
     after: tuple[OpView, ...]

@@ -1,4 +1,4 @@
-"""Consecutive ops of a block that run as one function, if the build does not forbid it.
+"""Consecutive ops that run as one function, if the build does not forbid it.
 
 A fused function computes what its ops compute, bit for bit, and leaves out tensors that nobody
 reads afterwards. Its phases follow the order of its ops, with a barrier wherever one op ends and
@@ -12,7 +12,7 @@ plan alone, so that the generated code and the cycle model agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -32,6 +32,7 @@ ATTENTION_KINDS = (
     *(OpKind.KV_APPEND, OpKind.ATTENTION, OpKind.ATTENTION_MERGE, OpKind.LINEAR),
     OpKind.RESIDUAL_ADD,
 )
+HEAD_KINDS = (OpKind.RMSNORM, OpKind.LINEAR, OpKind.ARGMAX)
 MLP_KINDS = (
     *(OpKind.RMSNORM, OpKind.LINEAR, OpKind.LINEAR, OpKind.SWIGLU, OpKind.LINEAR),
     OpKind.RESIDUAL_ADD,
@@ -45,20 +46,21 @@ class FusedKind(StrEnum):
     ROWS_RESIDUAL = "rows_residual"  # a linear, and its sum with the residual stream
     MLP = "mlp"  # norm, gate, up, SwiGLU, down, residual
     ATTENTION = "attention"  # norm, q, k, v, rotation, cache, attention, merge, o, residual
+    HEAD = "head"  # norm, head, argmax: behind the blocks
 
 
 @dataclass(frozen=True, slots=True)
 class FusedPart:
     """A linear on the engine inside a fused op."""
 
-    place: int  # in the block
+    place: int  # in the block, or behind the blocks
     first: bool  # of its chain
     waited: int  # jobs to wait for first, beyond those that the linear before it has waited for
 
 
 @dataclass(frozen=True, slots=True)
 class FusedOp:
-    """The ops `first` .. `last` - 1 of every block."""
+    """The ops `first` .. `last` - 1 of every block, or of those behind the blocks."""
 
     kind: FusedKind
     first: int
@@ -69,11 +71,12 @@ class FusedOp:
 
 @dataclass(frozen=True, slots=True)
 class FusedBlock:
-    """The fused ops of a block in order."""
+    """The fused ops of a block in order, and the one behind the blocks."""
 
     ops: tuple[FusedOp, ...] = ()
     measures: bool = False  # the code in front of the blocks leaves the first norm an amplitude
     ahead: bool = False  # the engine has no other jobs in between: they are prepared ahead
+    head: FusedOp | None = None
 
 
 def fused_block(program: Program, plan: Plan) -> FusedBlock:
@@ -90,14 +93,36 @@ def fused_block(program: Program, plan: Plan) -> FusedBlock:
             found.append(fused)
         place = fused.last if fused else place + 1
     block = [ops[0] for ops in columns]
-    ops, measures = _with_amplitudes(block, found, alike=not silent_in(program))
+    alike = not silent_in(program)
+    writers = [place for place, op in enumerate(block) if RESIDUAL in op.outputs]
+    tells = _tells(writers, found, alike=alike)
+    ops, measures = _with_amplitudes(writers, tells, found, alike=alike)
     fused_places = {part.place for op in ops for part in op.linears}
     ahead = all(
         place in fused_places or not program.engine_layout_of(op)
         for place, ops in enumerate(columns)
         for op in ops
     )
-    return FusedBlock(ops, measures, ahead)
+    head = _head(program, plan, told=writers[-1] in tells) if ops else None
+    return FusedBlock(ops, measures, ahead, head)
+
+
+def _head(program: Program, plan: Plan, *, told: bool) -> FusedOp | None:
+    """Norm, head and argmax, when the engine computes the head and nothing else follows the blocks.
+
+    Sums may make room for others, as a single linear's do: rows are finished piece by piece.
+    `told`: the blocks leave the amplitude of the residual stream.
+    """
+    last = max(i for i, op in enumerate(program.ops) if op.layer >= 0)
+    ops = program.ops[last + 1 :]
+    points = stream_points(program, plan.streams)
+    if tuple(op.kind for op in ops) != HEAD_KINDS or any(op.id in points for op in ops[1:]):
+        return None
+    layout, member = program.engine_layout_of(ops[1]), chain_members(plan.engine).get(ops[1].id)
+    if layout is None or member is None or layout.rows > MOST_ROWS or layout.shared > MOST_RUNS:
+        return None
+    part = FusedPart(1, True, len(member.chain.jobs))
+    return FusedOp(FusedKind.HEAD, 0, len(ops), (part,), measures=not told)
 
 
 def _columns(program: Program) -> list[Sequence[Op]]:
@@ -110,17 +135,22 @@ def _columns(program: Program) -> list[Sequence[Op]]:
     return list(by_role.values()) if alike else []
 
 
+def _tells(writers: Sequence[int], fused: Sequence[FusedOp], *, alike: bool) -> Set[int]:
+    """Writers of the residual stream that leave its amplitude.
+
+    Of blocks that lack parts any writer may be the one before.
+    """
+    tells = {item.last - 1 for item in fused if item.kind is not FusedKind.NORM_ROWS}
+    return tells if alike or tells.issuperset(writers) else set()
+
+
 def _with_amplitudes(
-    block: Sequence[Op], fused: Sequence[FusedOp], *, alike: bool
+    writers: Sequence[int], tells: Set[int], fused: Sequence[FusedOp], *, alike: bool
 ) -> tuple[tuple[FusedOp, ...], bool]:
     """A norm takes the amplitude from the fused op that wrote the residual stream before it.
 
-    Of blocks that lack parts any writer may be the one before, and any norm the first.
+    Of blocks that lack parts any norm may be the first.
     """
-    writers = [place for place, op in enumerate(block) if RESIDUAL in op.outputs]
-    tells = {item.last - 1 for item in fused if item.kind is not FusedKind.NORM_ROWS}
-    if not alike and not tells.issuperset(writers):
-        tells = set()
     found: list[FusedOp] = []
     first = False
     for item in fused:

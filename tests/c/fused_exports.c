@@ -1,4 +1,5 @@
 /* Inline kernels of fused ops as symbols, for tests. */
+#include "edgec_fused_argmax.h"
 #include "edgec_fused_heads.h"
 #include "edgec_group_sums.h"
 
@@ -43,4 +44,34 @@ void group_sums(const edgec_worker *worker, const uint8_t *sums, uint32_t below,
     (void)worker;
     total[0] = found.upper;
     total[1] = found.lower;
+}
+
+void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
+               uint32_t piece_count, const int32_t *y, uint32_t *places, int32_t *next);
+
+/* shape: rows, slots, channels, words per row of pixels; pieces: first channel, channels, offset,
+ * bytes per pixel. places: where the sums of each row lie, 0 at first. */
+void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
+               uint32_t piece_count, const int32_t *y, uint32_t *places, int32_t *next) {
+    const edgec_engine_matrix matrix = {
+        .rows = shape[0], .slots = shape[1], .channels = shape[2], .pixel_row = shape[3]};
+    edgec_best best = {INT32_MIN, EDGEC_NO_ROW};
+    for (uint32_t i = 0U; i < piece_count; i++) {
+        const uint32_t *const at = pieces + 4U * i;
+        const edgec_engine_piece piece = {.first_channel = at[0],
+                                          .channels = at[1],
+                                          .accumulators = at[2],
+                                          .pixel_stride = at[3]};
+        const edgec_engine_linear linear = {.matrix = &matrix, .pieces = &piece};
+        edgec_row_run runs[9];
+        edgec_own_rows own = {.runs = runs};
+        own.count = edgec_piece_runs(worker, &linear, runs);
+        for (uint32_t k = 0U; k < own.count; k++) {
+            for (uint32_t row = 0U; row < runs[k].count; row++) {
+                places[runs[k].first + row] += (runs[k].place >> 4) + 4U * row;
+            }
+        }
+        best = edgec_best_of(&own, y, best);
+    }
+    next[worker->id] = (int32_t)edgec_argmax_of(worker, best, y);
 }

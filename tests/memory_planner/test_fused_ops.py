@@ -64,6 +64,26 @@ def test_both_halves_of_a_block() -> None:
     assert [part.place for part in mlp.linears] == [11, 12, 14]
 
 
+def test_norm_head_and_argmax_behind_the_blocks() -> None:
+    program, plan = planned()
+    assert plan.engine is not None
+    part = FusedPart(1, True, len(plan.engine.chains[-1].jobs))
+    assert plan.engine.chains[-1].linears[0].op == "lm_head"
+    assert fused_block(program, plan).head == FusedOp(FusedKind.HEAD, 0, 3, (part,))
+    longer = replace(program, ops=(*program.ops, program.ops[-1]))
+    assert fused_block(longer, plan).head is None
+
+
+def test_a_head_of_the_cores_runs_op_by_op() -> None:
+    program, plan = planned()
+    *others, head, last = program.ops
+    assert head.role == "lm_head"
+    assert (
+        fused_block(replace(program, ops=(*others, replace(head, id="other"), last)), plan).head
+        is None
+    )
+
+
 @pytest.mark.parametrize("shape", [WIDE, replace(WIDE, hidden=384, ffn=1024, heads=6, kv_heads=6)])
 def test_wide_blocks_have_as_few_jobs_as_functions_take(shape: ProgramShape) -> None:
     """More jobs would overlap more rows with the engine, but cost both functions."""
@@ -99,6 +119,8 @@ def test_blocks_must_be_alike() -> None:
     assert not block.ahead
     assert block.ops[0].measures  # the residual of the block before told nothing
     assert not block.measures
+    assert block.head
+    assert block.head.measures
 
 
 def test_any_number_of_groups() -> None:
