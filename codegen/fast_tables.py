@@ -21,7 +21,7 @@ JOB_BYTES = 96
 LINEAR_BYTES = 20
 LINEAR_BYTES_WITH_ENGINE = 28
 LOCATION_BYTES = 8
-PORT_BYTES = 64  # variables of the port, beside the tables
+PORT_BYTES = 96  # variables of the port, beside the tables
 PART_BYTES = 12
 CACHE_BYTES = 4
 

@@ -67,8 +67,30 @@ def fused_jobs(fused: Sequence[FusedView], engine: EngineView | None) -> tuple[F
             if engine and linear.first:
                 chain = engine.chains[engine.linears[linear.entry].chain]
                 numbers = range(chain.first_job, chain.first_job + chain.job_count)
-                jobs += (FusedJob(number, linear.field) for number in numbers)
+                jobs += (
+                    FusedJob(number, linear.field, int(number == chain.first_job))
+                    for number in numbers
+                )
     return tuple(jobs)
+
+
+def head_jobs(head: FusedView | None, engine: EngineView | None) -> tuple[FusedJob, ...]:
+    """The jobs behind the blocks: one begins wherever a piece lets the engine go further."""
+    if head is None or engine is None:
+        return ()
+    (linear,) = head.linears
+    own = engine.linears[linear.entry]
+    pieces = engine.pieces[own.first_piece : own.first_piece + own.piece_count]
+    begins, given = {0}, pieces[0].before
+    for limit in (limit for piece in pieces for limit in (piece.before, piece.after)):
+        if limit > given:
+            begins.add(given)
+            given = limit
+    chain = engine.chains[own.chain]
+    return tuple(
+        FusedJob(chain.first_job + number, linear.field, int(number in begins))
+        for number in range(chain.job_count)
+    )
 
 
 def _linear(

@@ -23,7 +23,7 @@ from codegen.c_names import (
     place_text,
 )
 from codegen.engine_tables import EngineTables
-from codegen.fused import fuse, fuse_head, fused_jobs
+from codegen.fused import fuse, fuse_head, fused_jobs, head_jobs
 from codegen.op_views import OpViews, weight_table
 from codegen.prefill_views import part_of_item, prefill_view
 from codegen.views import (
@@ -147,6 +147,7 @@ class _Layout:
             fused_jobs=fused_jobs(fused, engine),
             fused_ahead=found.ahead,
             fused_head=fused_head,
+            head_jobs=head_jobs(fused_head, engine),
             fused_functions=frozenset(
                 op.function for item in (*fused, fused_head) if item for op in item.ops
             ),

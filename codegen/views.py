@@ -170,6 +170,7 @@ class FusedJob:
 
     job: int  # index in JOBS
     field: str  # member of block_weights whose words it counts from
+    begins: int  # 1: first of its chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +366,7 @@ class ModelView:
     fused_jobs: tuple[FusedJob, ...]
     fused_ahead: bool  # no other jobs lie between them
     fused_head: FusedView | None
+    head_jobs: tuple[FusedJob, ...]
     fused_functions: frozenset[str]  # of ops that such a build does not call
     measures: bool  # the first norm wants the amplitude of the residual stream
     after: tuple[OpView, ...]

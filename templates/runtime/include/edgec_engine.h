@@ -122,18 +122,6 @@ void edgec_engine_linear_run(const edgec_worker *worker, const edgec_engine_line
                              const edgec_engine_place *place, const void *x, const int32_t *scale,
                              uint32_t shift, int32_t *y);
 
-/* Jobs of fused ops, of core 0: register writes run ahead of the vectors. */
-typedef struct edgec_engine_queue {
-    edgec_engine_job jobs[EDGEC_ENGINE_QUEUE];
-    uint32_t prepared;
-    uint32_t started;
-    uint32_t waited;
-    uint32_t next;        /* of the block's jobs, to be prepared */
-    const uint8_t *block; /* weights of the block to which that one belongs */
-    uint32_t left;        /* to be prepared */
-    uint32_t held;        /* of the chain, to be started */
-} edgec_engine_queue;
-
 #ifdef __cplusplus
 }
 #endif

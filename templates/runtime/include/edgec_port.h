@@ -60,6 +60,29 @@ void edgec_engine_start(edgec_engine_job *job);
 /* Returns when the job, the oldest one that was started and not waited for, is done. */
 void edgec_engine_wait(edgec_engine_job *job);
 
+/* 1: a core beside the workers writes registers and starts jobs that are known in advance. Ports
+ * without one need none of the three functions below. */
+#ifndef EDGEC_FEEDER
+#define EDGEC_FEEDER 0
+#endif
+
+/* A job that is known in advance. */
+typedef struct edgec_engine_note {
+    const uint32_t *registers; /* NULL: there is none, the next note counts */
+    uint32_t words;            /* to be added to register 0 */
+    uint32_t begins;           /* 1: once all workers are ready; 0: behind the job before it */
+} edgec_engine_note;
+
+/* The next jobs, by every worker; core 0's notes count. All jobs so far have been waited for, and
+ * no others are prepared until these have been. */
+void edgec_engine_plan(const edgec_worker *worker, const edgec_engine_note *notes, uint32_t count);
+
+/* The worker is ready: with the last one the next job that `begins` starts. */
+void edgec_engine_go(void);
+
+/* Returns when the next `count` planned jobs that this worker has not met are done. */
+void edgec_engine_meet(const edgec_worker *worker, uint32_t count);
+
 #ifdef __cplusplus
 }
 #endif

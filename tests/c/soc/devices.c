@@ -5,11 +5,19 @@
 #include <string.h>
 
 enum { LATE = 3 }; /* polls that see a transfer under way */
+enum { BARRIER_SIZE = SIRACUSA_FEEDER_BARRIER - SIRACUSA_BARRIER };
+
+static uint32_t barrier_at(uint32_t offset) {
+    return offset >= SIRACUSA_READY_BARRIER ? 2U : offset >= SIRACUSA_FEEDER_BARRIER ? 1U : 0U;
+}
 
 /* The load returns when an event of the core's mask is pending, and clears what it saw. */
 static uint32_t wait_and_clear(core *c) {
     const uint32_t events = chip.events.pending[c->hart] & chip.events.mask[c->hart];
     if (events == 0U) {
+        if ((chip.events.mask[c->hart] >> SIRACUSA_ENGINE_EVENT & 1U) != 0U) {
+            engine_passes(c);
+        }
         c->waiting = true;
         return 0U;
     }
@@ -35,18 +43,20 @@ static void arrive(core *c, uint32_t which) {
 }
 
 uint32_t event_load(core *c, uint32_t offset) {
+    const uint32_t which = barrier_at(offset);
+    const uint32_t of_barrier = offset - (SIRACUSA_BARRIER + which * BARRIER_SIZE);
     if (offset == SIRACUSA_EVENT_WAIT_CLEAR) {
         return wait_and_clear(c);
     }
-    if (offset == SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR) {
+    if (of_barrier == SIRACUSA_BARRIER_WAIT_CLEAR) {
         if ((chip.events.mask[c->hart] >> SIRACUSA_BARRIER_EVENT & 1U) == 0U) {
             core_fault(c, "a core that nothing wakes from the barrier", c->hart);
         }
-        arrive(c, 0U);
+        arrive(c, which);
         return wait_and_clear(c);
     }
-    if (offset == SIRACUSA_FEEDER_BARRIER + SIRACUSA_BARRIER_ARRIVE) {
-        arrive(c, 1U);
+    if (of_barrier == SIRACUSA_BARRIER_ARRIVE) {
+        arrive(c, which);
         return 0U;
     }
     core_fault(c, "load from the event unit", offset);
@@ -54,8 +64,8 @@ uint32_t event_load(core *c, uint32_t offset) {
 
 void event_store(core *c, uint32_t offset, uint32_t value) {
     event_unit *const e = &chip.events;
-    const uint32_t which = offset >= SIRACUSA_FEEDER_BARRIER ? 1U : 0U;
-    const uint32_t of_barrier = offset - (which ? SIRACUSA_FEEDER_BARRIER : SIRACUSA_BARRIER);
+    const uint32_t which = barrier_at(offset);
+    const uint32_t of_barrier = offset - (SIRACUSA_BARRIER + which * BARRIER_SIZE);
     if (offset == SIRACUSA_EVENT_MASK) {
         e->mask[c->hart] = value;
     } else if (offset == SIRACUSA_EVENT_CLEAR) {

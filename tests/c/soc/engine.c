@@ -26,6 +26,16 @@ static void run_oldest(core *c) {
     e->queued[e->oldest] = false;
     e->oldest ^= 1U;
     e->patience = LATE;
+    for (uint32_t id = 0U; id < SOC_CORES; id++) {
+        chip.events.pending[id] |= 1U << SIRACUSA_ENGINE_EVENT;
+    }
+}
+
+void engine_passes(core *c) {
+    engine *const e = &chip.accelerator;
+    if (e->queued[e->oldest] && e->patience-- == 0U) {
+        run_oldest(c);
+    }
 }
 
 uint32_t engine_load(core *c, uint32_t offset) {
@@ -41,10 +51,9 @@ uint32_t engine_load(core *c, uint32_t offset) {
     if (offset != SIRACUSA_ENGINE_STATUS) {
         core_fault(c, "load from the engine", offset);
     }
-    if (e->queued[e->oldest] && e->patience-- == 0U) {
-        run_oldest(c);
-    }
-    return (e->queued[0] ? 1U : 0U) | (e->queued[1] ? 0x100U : 0U);
+    engine_passes(c);
+    return (e->queued[0] || e->acquired == 0U ? 1U : 0U) |
+           (e->queued[1] || e->acquired == 1U ? 0x100U : 0U);
 }
 
 void engine_store(core *c, uint32_t offset, uint32_t value) {

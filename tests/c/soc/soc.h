@@ -26,14 +26,14 @@ typedef struct event_unit {
         uint32_t arrived; /* one bit per core */
         uint32_t triggers;
         uint32_t targets;
-    } barriers[2];
+    } barriers[3];
 } event_unit;
 
 /* The register file of N-EUREKA: two contexts, used by turns. */
 typedef struct engine {
     uint32_t registers[2][24];
     bool queued[2];
-    uint32_t acquired; /* the context that registers go to; 2: none */
+    uint32_t acquired; /* the context that registers go to, which is busy then; 2: none */
     uint32_t next;     /* the one that the next job gets */
     uint32_t oldest;
     uint32_t patience;
@@ -60,5 +60,6 @@ uint32_t dma_load(core *c, uint32_t offset);
 void dma_store(core *c, uint32_t offset, uint32_t value);
 uint32_t engine_load(core *c, uint32_t offset);
 void engine_store(core *c, uint32_t offset, uint32_t value);
+void engine_passes(core *c); /* time, for a core that polls or sleeps until a job is done */
 
 #endif

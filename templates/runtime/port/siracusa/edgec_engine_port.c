@@ -1,7 +1,8 @@
 /* The engine itself: a job's 24 registers go to the context that it offers.
  *
- * With EDGEC_FEEDER=1 the control core writes them, beside whatever the workers do: core 0 leaves
- * it a note of the job, and another one when the job may begin. Else core 0 does it by itself. */
+ * With EDGEC_FEEDER=1 the control core writes them, beside whatever the workers do: core 0 sends it
+ * a job, and a word when that may begin, or many that it starts whenever all workers are ready.
+ * Else core 0 does it by itself. */
 #include "edgec_math.h"
 #include "edgec_port.h"
 #include "edgec_siracusa.h"
@@ -26,7 +27,42 @@ static void wake_engine(void) {
     }
 }
 
+/* What core 0 and the control core know of jobs; counts grow for good. */
+static volatile struct {
+    uint32_t committed;
+    uint32_t done;                  /* so many are, or more */
+    uint32_t met[SIRACUSA_WORKERS]; /* jobs that a worker has waited for */
+#if EDGEC_FEEDER
+    uint32_t sent;    /* messages */
+    uint32_t settled; /* of these, with no event to follow */
+    uint32_t started; /* jobs that came alone */
+    struct {
+        const edgec_engine_note *first;
+        const edgec_engine_note *last;
+        edgec_engine_note own; /* a job that comes alone */
+    } messages[EDGEC_ENGINE_QUEUE];
+#else
+    uint32_t awake;
+#endif
+} jobs NEAR = {0};
+
+/* Jobs take the two contexts by turns, beginning with 0 after a clear. */
+static int is_busy(uint32_t count) {
+    return (*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_STATUS) >> (8U * (count & 1U)) & 1U) != 0U;
+}
+
+/* The job of which `count` were committed before it. Its context is busy again when it is acquired
+ * for the next but one: then `done` has been written. */
+static int is_done(uint32_t count) {
+    const int committed = edgec_signed(jobs.committed - count) > 0;
+    return (committed && !is_busy(count)) || edgec_signed(jobs.done - count) > 0;
+}
+
 static void write_registers(const uint32_t *from, uint32_t words) {
+    const uint32_t count = jobs.committed;
+    while (is_busy(count)) {
+    }
+    jobs.done = count - 1U;
     while ((int32_t)*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_ACQUIRE) < 0) {
     }
     volatile uint32_t *const to = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
@@ -46,16 +82,6 @@ static void commit(void) {
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }
 
-/* Jobs so far, and notes of the newest ones. */
-static volatile struct {
-    const uint32_t *registers[EDGEC_ENGINE_QUEUE];
-    uint32_t words[EDGEC_ENGINE_QUEUE];
-    uint32_t prepared;
-    uint32_t started;
-    uint32_t committed;
-    uint32_t waited;
-} jobs NEAR = {{NULL}, {0U}, 0U, 0U, 0U, 0U};
-
 #if EDGEC_FEEDER
 void edgec_engine_feed(void);
 
@@ -67,34 +93,54 @@ static void sleep_until_woken(void) {
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
 }
 
+static void feed(const volatile edgec_engine_note *note, int alone, uint32_t begun) {
+    write_registers(note->registers, note->words);
+    if (alone) {
+        while (jobs.started == begun) {
+            sleep_until_woken();
+        }
+    } else if (note->begins != 0U) {
+        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
+    }
+    commit();
+    jobs.committed++;
+}
+
 /* On the control core, for good. */
 EDGEC_HOT void edgec_engine_feed(void) {
-    volatile uint32_t *const barrier = at(SIRACUSA_EVENT_UNIT + SIRACUSA_FEEDER_BARRIER);
-    barrier[SIRACUSA_BARRIER_TRIGGERS / 4U] = 1U;
-    barrier[SIRACUSA_BARRIER_TARGETS / 4U] = 1U << SIRACUSA_WORKERS;
     *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
+    uint32_t alone = 0U;
     for (uint32_t count = 0U;; count++) {
-        while (jobs.prepared == count) {
+        while (jobs.sent == count) {
             sleep_until_woken();
         }
         if (count == 0U) {
             wake_engine();
         }
-        const uint32_t note = count % EDGEC_ENGINE_QUEUE;
-        write_registers(jobs.registers[note], jobs.words[note]);
-        while (jobs.started == count) {
-            sleep_until_woken();
+        const uint32_t message = count % EDGEC_ENGINE_QUEUE;
+        const volatile edgec_engine_note *note = jobs.messages[message].first;
+        if (note == &jobs.messages[message].own) {
+            feed(note, 1, alone++);
+            continue;
         }
-        commit();
-        jobs.committed = count + 1U;
+        while (jobs.settled != count + 1U) {
+        }
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_CLEAR) = 1U << SIRACUSA_BARRIER_EVENT;
+        const edgec_engine_note *const last = jobs.messages[message].last;
+        for (; note != last; note++) {
+            if (note->registers != NULL) {
+                feed(note, 0, 0U);
+            }
+        }
     }
 }
 
 EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
-    const uint32_t count = jobs.prepared;
-    jobs.registers[count % EDGEC_ENGINE_QUEUE] = job->registers;
-    jobs.words[count % EDGEC_ENGINE_QUEUE] = job->words;
-    jobs.prepared = count + 1U;
+    const uint32_t message = jobs.sent % EDGEC_ENGINE_QUEUE;
+    jobs.messages[message].own.registers = job->registers;
+    jobs.messages[message].own.words = job->words;
+    jobs.messages[message].first = (const edgec_engine_note *)&jobs.messages[message].own;
+    jobs.sent++;
     wake_feeder();
 }
 
@@ -104,12 +150,42 @@ EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     jobs.started++;
     wake_feeder();
 }
+
+void edgec_engine_plan(const edgec_worker *worker, const edgec_engine_note *notes, uint32_t count) {
+    if (worker->id != 0U) {
+        jobs.met[worker->id] = jobs.met[0];
+        return;
+    }
+    const uint32_t message = jobs.sent % EDGEC_ENGINE_QUEUE;
+    jobs.messages[message].first = notes;
+    jobs.messages[message].last = notes + count;
+    jobs.sent++;
+    wake_feeder();
+    jobs.settled = jobs.sent;
+}
+
+EDGEC_HOT void edgec_engine_go(void) {
+    __asm__ volatile("" ::: "memory");
+    (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_ARRIVE);
+}
+
+/* Events of two jobs may merge, hence the loop; an old one does no harm. */
+EDGEC_HOT void edgec_engine_meet(const edgec_worker *worker, uint32_t count) {
+    const uint32_t met = jobs.met[worker->id] + count;
+    jobs.met[worker->id] = met;
+    while (!is_done(met - 1U)) {
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_ENGINE_EVENT;
+        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
+    }
+    __asm__ volatile("" ::: "memory");
+}
 #else
 EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
-    if (jobs.prepared == 0U) {
+    if (jobs.awake == 0U) {
         wake_engine();
+        jobs.awake = 1U;
     }
-    jobs.prepared = 1U;
     write_registers(job->registers, job->words);
 }
 
@@ -120,15 +196,11 @@ EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
 }
 #endif
 
-/* Polls: the done events of two chained jobs may merge, the status does not. Jobs take the two
- * contexts by turns, beginning with 0 after a clear. */
+/* Polls. */
 EDGEC_HOT void edgec_engine_wait(edgec_engine_job *job) {
     (void)job;
-    const uint32_t count = jobs.waited;
-    while (jobs.committed == count) {
+    while (!is_done(jobs.met[0])) {
     }
-    jobs.waited = count + 1U;
-    while ((*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_STATUS) >> (8U * (count & 1U)) & 1U) != 0U) {
-    }
+    jobs.met[0]++;
     __asm__ volatile("" ::: "memory");
 }

@@ -30,6 +30,11 @@ EDGEC_HOT void edgec_barrier(const edgec_worker *worker) {
     __asm__ volatile("" ::: "memory");
 }
 
+static void set_barrier(uint32_t barrier, uint32_t triggers, uint32_t targets) {
+    *at(SIRACUSA_EVENT_UNIT + barrier + SIRACUSA_BARRIER_TRIGGERS) = triggers;
+    *at(SIRACUSA_EVENT_UNIT + barrier + SIRACUSA_BARRIER_TARGETS) = targets;
+}
+
 static int in_l1(uint32_t address) {
     return address - SIRACUSA_L1_BASE < SIRACUSA_L1_SIZE;
 }
@@ -59,8 +64,12 @@ void edgec_cluster_core(uint32_t id) {
         *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_CLEAR) = UINT32_MAX;
         if (id == 0U) {
             const uint32_t team = (1U << work.cores) - 1U;
-            *at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_TRIGGERS) = team;
-            *at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_TARGETS) = team;
+            set_barrier(SIRACUSA_BARRIER, team, team);
+#if EDGEC_FEEDER
+            const uint32_t control = 1U << SIRACUSA_WORKERS;
+            set_barrier(SIRACUSA_FEEDER_BARRIER, 1U, control);
+            set_barrier(SIRACUSA_READY_BARRIER, team | control, control);
+#endif
             finished = 1U; /* the barrier is set up */
         } else {
             while (finished == 0U) {
@@ -75,6 +84,8 @@ void edgec_cluster_core(uint32_t id) {
     }
 #if EDGEC_FEEDER
     if (id == SIRACUSA_WORKERS) {
+        while (finished == 0U) { /* the barriers are not set up */
+        }
         edgec_engine_feed();
     }
 #endif

@@ -5,11 +5,6 @@
 #ifndef EDGEC_SIRACUSA_H
 #define EDGEC_SIRACUSA_H
 
-/* 1: the control core writes the engine's registers. */
-#ifndef EDGEC_FEEDER
-#define EDGEC_FEEDER 0
-#endif
-
 /* ---- memories: base addresses and sizes are those of the bundle's target.toml */
 #define SIRACUSA_L1_BASE 0x10000000 /* [SDK] * 256 KiB, shared by the cluster */
 #define SIRACUSA_L1_SIZE 0x40000
@@ -38,12 +33,14 @@
 #define SIRACUSA_EVENT_CLEAR 0x28        /* * clears pending events */
 #define SIRACUSA_EVENT_WAIT_CLEAR 0x3C   /* * a load sleeps until an event of the mask */
 #define SIRACUSA_BARRIER 0x200           /* * barrier 0 */
-#define SIRACUSA_FEEDER_BARRIER 0x220    /* * barrier 1 */
+#define SIRACUSA_FEEDER_BARRIER 0x220    /* * barrier 1: core 0 wakes the control core */
+#define SIRACUSA_READY_BARRIER 0x240     /* * barrier 2: all workers do, and it is there */
 #define SIRACUSA_BARRIER_TRIGGERS 0x00   /* * cores that arrive; write it before the targets */
 #define SIRACUSA_BARRIER_TARGETS 0x0C    /* * cores that are woken */
 #define SIRACUSA_BARRIER_ARRIVE 0x14     /* * a load arrives and does not wait */
 #define SIRACUSA_BARRIER_WAIT_CLEAR 0x1C /* * a load arrives and sleeps until all have */
-#define SIRACUSA_BARRIER_EVENT 16        /* * */
+#define SIRACUSA_BARRIER_EVENT 16        /* * of all barriers */
+#define SIRACUSA_ENGINE_EVENT 12         /* * a job is done; every core has it */
 
 /* ---- mchan: read an id; write command, L1 address, other address */
 #define SIRACUSA_DMA_STATUS 0x04      /* * bit id: under way; writing the bit frees the id */
