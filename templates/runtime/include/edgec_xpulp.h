@@ -40,6 +40,13 @@ extern "C" {
         return d;                                                                                  \
     }
 
+/* d = d with something of a in it */
+#define EDGEC_INSN_DA(name, opcode, f3, f7, fixed)                                                 \
+    static inline uint32_t name(uint32_t d, uint32_t a) {                                          \
+        __asm__(".insn r " #opcode ", " #f3 ", " #f7 ", %0, %1, x" #fixed : "+r"(d) : "r"(a));     \
+        return d;                                                                                  \
+    }
+
 EDGEC_INSN_AB(edgec_min32, int32_t, 0x33, 4, 0x02)
 EDGEC_INSN_AB(edgec_max32, int32_t, 0x33, 6, 0x02)
 EDGEC_INSN_AB(edgec_maxu32, uint32_t, 0x33, 7, 0x02)

@@ -39,6 +39,9 @@
 #define EDGEC_X_MAX(d, a, b) EDGEC_X_R(0x33, 6, 0x02, d, a, b)
 #define EDGEC_X_MAXU(d, a, b) EDGEC_X_R(0x33, 7, 0x02, d, a, b)
 #define EDGEC_X_ABS(d, a) EDGEC_X_R0(0x33, 0, 0x02, d, a, x0)
+#define EDGEC_X_FL1(d, a) EDGEC_X_R0(0x33, 1, 0x08, d, a, x0) /* the highest set bit; 32: none */
+#define EDGEC_X_MAX0(d, a) EDGEC_X_R0(0x33, 6, 0x02, d, a, x0)
+#define EDGEC_X_NEG(d, a) "sub %[" #d "], x0, %[" #a "]\n"
 #define EDGEC_X_MAC(d, a, b) EDGEC_X_R(0x33, 0, 0x21, d, a, b)
 #define EDGEC_X_MSU(d, a, b) EDGEC_X_R(0x33, 1, 0x21, d, a, b)
 /* d = a * b of the lower halves, of the upper halves; RS15: rs(., 15). */

@@ -10,9 +10,12 @@
 /* Vectors of one kind that the worker quantizes: queries, keys or values of consecutive heads. */
 typedef struct edgec_head_group {
     int32_t *x;
-    int8_t *row;         /* of the first block and position */
+    int8_t *row;         /* of the first block, at the position */
     uint8_t *scale;      /* likewise */
-    const int16_t *rope; /* of the first position; NULL: no rotation */
+    uint32_t layer_rows; /* bytes from one block's rows to the next one's; queries: 0 */
+    uint32_t layer_scales;
+    const int16_t *rope; /* of the position; NULL: no rotation */
+    uint32_t first;      /* head */
     uint32_t count;
 } edgec_head_group;
 
@@ -28,6 +31,7 @@ typedef struct edgec_heads {
 #if EDGEC_XPULP
     edgec_x_choices choices;
 #endif
+    int16_t *rope; /* angles of the position */
     edgec_head_group groups[EDGEC_HEAD_GROUPS];
 } edgec_heads;
 

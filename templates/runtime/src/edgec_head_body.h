@@ -61,10 +61,47 @@ EDGEC_RARE static edgec_scale edgec_quantize_large_head(const int32_t *x, const 
 }
 
 /* Zeros and elements near the limits of int32 are for the function above. */
+EDGEC_INLINE edgec_scale edgec_quantize_four(const int32_t *x, const int16_t *table,
+                                             int32_t *scratch, int8_t *q) {
+    int32_t a = x[0], b = x[1], c = x[2], d = x[3];
+    int32_t u, v, shift, left, right;
+    uint32_t most;
+    const int16_t *angles = table;
+    edgec_scale scale = {0, 0};
+    for (;;) {
+        __asm__(EDGEC_X_NORMAL
+                : EDGEC_X_ELEMENTS("+&r"), [most] "=&r"(most), [u] "=&r"(u), [shift] "=&r"(shift),
+                  [left] "=&r"(left), [right] "=&r"(right));
+        if (most >= EDGEC_X_BITS) {
+            return edgec_quantize_large_head(x, table, 4U, scratch, q);
+        }
+        scale.e += shift;
+        if (!EDGEC_LIKELY(angles != NULL)) {
+            break;
+        }
+        __asm__(EDGEC_X_TURN
+                : EDGEC_X_ELEMENTS("+&r"), [u] "=&r"(u), [v] "=&r"(v)
+                : [c0] "r"((int32_t)angles[0]), [c1] "r"((int32_t)angles[1]),
+                  [s0] "r"((int32_t)angles[2]), [s1] "r"((int32_t)angles[3]));
+        angles = NULL;
+    }
+    __asm__(EDGEC_X_MOST : [most] "=&r"(most), [u] "=&r"(u) : EDGEC_X_ELEMENTS("r"));
+    scale.a = (int32_t)most;
+    __asm__(EDGEC_X_FOUR(EDGEC_X_TIMES) EDGEC_X_FOUR(EDGEC_X_TO_BYTE)
+            : EDGEC_X_ELEMENTS("+&r")
+            : [factor] "r"((127U << 23) / most));
+    void *const word = q;
+    *(edgec_word *)word = edgec_pack4(a, b, c, d);
+    return scale;
+}
+
 EDGEC_INLINE edgec_scale edgec_quantize_one_head(const int32_t *x, const int16_t *table,
                                                  uint32_t head_dim, int32_t *scratch, int8_t *q) {
     edgec_scale scale = {0, 0};
     const int32_t *from = x;
+    if (head_dim == 4U) {
+        return edgec_quantize_four(x, table, scratch, q);
+    }
     if (table != NULL) {
         const uint32_t top_bit = edgec_top_bit(edgec_x_magnitude(x, head_dim));
         if (top_bit >= EDGEC_X_BITS) {

@@ -1,5 +1,5 @@
-/* Rotation and quantization of one head as hardware loops of XpulpV2: elements by twos. Same
- * integers as edgec_head_body.h. */
+/* Rotation and quantization of one head with XpulpV2: four elements in registers, more of them in
+ * hardware loops by twos. Same integers as edgec_head_body.h. */
 #ifndef EDGEC_HEAD_XPULP_H
 #define EDGEC_HEAD_XPULP_H
 
@@ -11,6 +11,28 @@
 
 /* Elements have fewer bits than 31, so that rounding to 15 cannot overflow. */
 #define EDGEC_X_BITS 30U
+
+/* clang-format off */
+#define EDGEC_X_FOUR(of) of(a) of(b) of(c) of(d)
+#define EDGEC_X_TO_LEFT(x) EDGEC_X_OP("sll", x, x, left)
+#define EDGEC_X_TO_RIGHT(x) EDGEC_X_RS(x, right)
+#define EDGEC_X_TIMES(x) EDGEC_X_OP("mul", x, x, factor)
+#define EDGEC_X_TO_BYTE(x) EDGEC_X_RS23(x, x)
+#define EDGEC_X_MOST                                                                               \
+    EDGEC_X_ABS(most, a) EDGEC_X_ABS(u, b) EDGEC_X_MAXU(most, most, u)                             \
+    EDGEC_X_ABS(u, c) EDGEC_X_MAXU(most, most, u) EDGEC_X_ABS(u, d) EDGEC_X_MAXU(most, most, u)
+#define EDGEC_X_NORMAL                                                                             \
+    EDGEC_X_MOST EDGEC_X_FL1(most, most) EDGEC_X_OPI("addi", shift, most, -14)                     \
+    EDGEC_X_MAX0(right, shift) EDGEC_X_NEG(left, shift) EDGEC_X_MAX0(left, left)                   \
+    EDGEC_X_FOUR(EDGEC_X_TO_LEFT) EDGEC_X_FOUR(EDGEC_X_TO_RIGHT)
+#define EDGEC_X_TURN                                                                               \
+    EDGEC_X_OP("mul", u, a, c0) EDGEC_X_OP("mul", v, b, c1)                                        \
+    EDGEC_X_OP("mul", a, a, s0) EDGEC_X_OP("mul", b, b, s1)                                        \
+    EDGEC_X_MSU(u, c, s0) EDGEC_X_MSU(v, d, s1) EDGEC_X_MAC(a, c, c0) EDGEC_X_MAC(b, d, c1)        \
+    EDGEC_X_RS14(c, a) EDGEC_X_RS14(d, b) EDGEC_X_RS14(a, u) EDGEC_X_RS14(b, v)
+/* clang-format on */
+
+#define EDGEC_X_ELEMENTS(how) [a] how(a), [b] how(b), [c] how(c), [d] how(d)
 
 /* max |x| of n elements; n is even. */
 EDGEC_INLINE uint32_t edgec_x_magnitude(const int32_t *x, uint32_t n) {

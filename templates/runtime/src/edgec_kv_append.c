@@ -13,7 +13,9 @@ EDGEC_INLINE void edgec_append_heads(edgec_slice share, const edgec_attention_pa
     for (uint32_t head = share.first; head < share.last; head++) {
         const uint32_t at = head * head_dim;
         const edgec_scale of = edgec_quantize_head(x + at, table, head_dim, scratch + at, row);
-        *place = edgec_kv_scale_of(of.a, of.e, position != 0U ? place - params->kv_heads : NULL);
+        int32_t largest;
+        *place = edgec_kv_scale_with(of.a, of.e, place, position != 0U ? params->kv_heads : 0U,
+                                     &largest);
         row += head_dim;
         place++;
     }

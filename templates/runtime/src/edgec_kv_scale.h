@@ -2,10 +2,30 @@
 #ifndef EDGEC_KV_SCALE_H
 #define EDGEC_KV_SCALE_H
 
-#include "edgec_types.h"
-#include "edgec_xpulp.h"
+#include "edgec_vector.h"
 
 #define EDGEC_KV_SPREAD 15 /* as large, or larger */
+
+#if EDGEC_XPULP
+EDGEC_INSN_A(edgec_kv_bits_6, int32_t, 0x33, 0, 0x65, 6)
+EDGEC_INSN_DA(edgec_kv_insert_6, 0x33, 2, 0x65, 6)
+EDGEC_INSN_DA(edgec_kv_insert_12, 0x33, 2, 0x63, 12)
+#else
+/* Bits 6 to 11, signed. */
+static inline int32_t edgec_kv_bits_6(int32_t code) {
+    return edgec_signed((uint32_t)code << 20) >> 26;
+}
+
+/* code, of 6 bits at first, with six bits of a behind them. */
+static inline uint32_t edgec_kv_insert_6(uint32_t code, uint32_t a) {
+    return (code & 63U) | (a & 63U) << 6;
+}
+
+/* With four bits of a, which has no more, behind those. */
+static inline uint32_t edgec_kv_insert_12(uint32_t code, uint32_t a) {
+    return code | a << 12;
+}
+#endif
 
 static inline int32_t edgec_kv_exponent(edgec_kv_scale scale) {
     return edgec_signed((uint32_t)scale.code << 26) >> 26;
@@ -13,7 +33,7 @@ static inline int32_t edgec_kv_exponent(edgec_kv_scale scale) {
 
 /* The largest exponent of the KV head up to here. */
 static inline int32_t edgec_kv_top(edgec_kv_scale scale) {
-    return edgec_signed((uint32_t)scale.code << 20) >> 26;
+    return edgec_kv_bits_6(scale.code);
 }
 
 /* Top less the smallest exponent up to here, EDGEC_KV_SPREAD when it is larger. */
@@ -21,28 +41,24 @@ static inline int32_t edgec_kv_spread(edgec_kv_scale scale) {
     return scale.code >> 12;
 }
 
-/* The scale of a vector behind that of the position before, null at position 0. largest: the
- * largest exponent up to here. */
+/* The scale of a vector, for `place`; that of the position before lies `back` scales in front of
+ * it, 0 at the first position. largest: the largest exponent up to here. */
 static inline edgec_kv_scale edgec_kv_scale_with(int32_t amax, int32_t exponent,
-                                                 const edgec_kv_scale *before, int32_t *largest) {
+                                                 const edgec_kv_scale *place, uint32_t back,
+                                                 int32_t *largest) {
     int32_t top = exponent;
     int32_t low = exponent;
-    if (before != NULL) {
-        top = edgec_max32(top, edgec_kv_top(*before));
-        low = edgec_min32(low, edgec_kv_top(*before) - edgec_kv_spread(*before));
+    if (back != 0U) {
+        const edgec_kv_scale before = *(place - back);
+        top = edgec_max32(top, edgec_kv_top(before));
+        low = edgec_min32(low, edgec_kv_top(before) - edgec_kv_spread(before));
     }
     const int32_t spread = edgec_min32(top - low, EDGEC_KV_SPREAD);
-    const edgec_kv_scale scale = {(uint16_t)amax,
-                                  (uint16_t)((uint32_t)spread << 12 | ((uint32_t)top & 63U) << 6 |
-                                             ((uint32_t)exponent & 63U))};
+    const uint32_t code =
+        edgec_kv_insert_12(edgec_kv_insert_6((uint32_t)exponent, (uint32_t)top), (uint32_t)spread);
+    const edgec_kv_scale scale = {(uint16_t)amax, (uint16_t)code};
     *largest = top;
     return scale;
-}
-
-static inline edgec_kv_scale edgec_kv_scale_of(int32_t amax, int32_t exponent,
-                                               const edgec_kv_scale *before) {
-    int32_t largest;
-    return edgec_kv_scale_with(amax, exponent, before, &largest);
 }
 
 /* What is left of a number and an exponent when only the lower bits of their difference count: a
