@@ -103,6 +103,7 @@ typedef struct edgec_engine_linear {
     edgec_engine_kernel kernel;
     uint32_t table_rows; /* rows per transfer of the table; 0: the cores read it in place */
     uint32_t slot_size;  /* bytes of a slot of the table's tiles */
+    edgec_engine_row *row;
 } edgec_engine_linear;
 
 /* Where a linear finds everything. */

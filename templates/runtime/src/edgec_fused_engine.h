@@ -26,13 +26,17 @@ typedef struct edgec_rows_at {
  * many as a channel has slots, times the pieces. */
 EDGEC_SETUP uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_slice share,
                                     edgec_row_run *runs) {
-    const edgec_engine_matrix *const matrix = linear->matrix;
+    const edgec_engine_piece *const pieces = linear->pieces;
+    const uint32_t channels = linear->matrix->channels;
+    const uint32_t next_line = linear->matrix->pixel_row - 2U;
+    const uint32_t piece_count = linear->piece_count;
     uint32_t count = 0U;
     uint32_t pixel = 0U;
-    for (uint32_t slot = 0U; slot < matrix->slots; slot++) {
-        for (uint32_t i = 0U; i < linear->piece_count; i++) {
-            const edgec_engine_piece *const piece = &linear->pieces[i];
-            const uint32_t begin = slot * matrix->channels + piece->first_channel;
+    uint32_t in_line = 0U;
+    for (uint32_t row = 0U; row < share.last; row += channels) { /* slot by slot */
+        for (uint32_t i = 0U; i < piece_count && row + channels > share.first; i++) {
+            const edgec_engine_piece *const piece = &pieces[i];
+            const uint32_t begin = row + piece->first_channel;
             const uint32_t end = begin + piece->channels;
             const uint32_t first = begin > share.first ? begin : share.first;
             const uint32_t last = end < share.last ? end : share.last;
@@ -44,7 +48,12 @@ EDGEC_SETUP uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_sli
                 runs[count++] = run;
             }
         }
-        pixel += slot % 3U == 2U ? matrix->pixel_row - 2U : 1U;
+        in_line++;
+        pixel++;
+        if (in_line == 3U) {
+            in_line = 0U;
+            pixel += next_line - 1U;
+        }
     }
     return count;
 }
@@ -56,7 +65,6 @@ typedef struct edgec_own_rows {
     edgec_slice share;
     const edgec_row_run *runs;
     uint32_t count;
-    edgec_engine_row *general; /* any row, whatever its shifts */
 } edgec_own_rows;
 
 /* A linear that is to be finished. */
@@ -228,8 +236,8 @@ EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_f
     for (uint32_t i = 0U; i < own->count; i++) {
         const edgec_rows_at run = edgec_run_of(own, &own->runs[i]);
         for (uint32_t row = run.first; row < run.first + run.count; row++) {
-            y[row] = own->general(own->linear->matrix, run.piece, &operands, row,
-                                  run.sums + 4U * (row - run.first));
+            y[row] = own->linear->row(own->linear->matrix, run.piece, &operands, row,
+                                      run.sums + 4U * (row - run.first));
             most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[row]));
         }
     }

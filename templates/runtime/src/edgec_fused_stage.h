@@ -18,8 +18,8 @@ typedef struct edgec_stage_part {
 
 /* Once per step: divisions. */
 EDGEC_SETUP edgec_stage_part edgec_stage_part_of(edgec_slice share, const edgec_engine_stage *stage,
-                                                 uint8_t *input, void *tail) {
-    edgec_stage_part part = {stage, share, NULL, 0U, 0U, tail};
+                                                 uint8_t *input) {
+    edgec_stage_part part = {stage, share, NULL, 0U, 0U, NULL};
     const uint32_t first = part.share.first;
     const uint32_t group = stage->group_size < stage->columns ? first / stage->group_size : 0U;
     part.in_group = first - group * stage->group_size;
