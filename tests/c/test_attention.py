@@ -347,6 +347,20 @@ def test_fused_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
         run_fused(runtime, 1, shape, cache, length, queries(shape, 1, -14), constants)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fused_attention_of_the_largest_dot_products(runtime: Runtime, sign: int) -> None:
+    shape = Shape(2, 1, 4, 8)
+    cache = filled_cache(runtime, 1, shape, 8)
+    cache.arrays[0][:] = 127
+    cache.arrays[0][::3] *= sign
+    cache.arrays[1][:] = (cache.arrays[1] & -65536) | 2**15
+    for bits in (-12, -2, 3):
+        query = queries(shape, 1, bits)
+        query[0][:] = 127
+        query[1][:, 0] = 2**15
+        run_fused(runtime, 1, shape, cache, 8, query, attention_constants(4, 8))
+
+
 @TEAMS
 @pytest.mark.parametrize("mode", list(ActMode))
 def test_attention_merge(runtime: Runtime, cores: int, mode: ActMode) -> None:

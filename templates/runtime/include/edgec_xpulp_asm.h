@@ -20,6 +20,7 @@
     ".insn r " #opcode ", " #f3 ", " #f7 ", %[" #d "], %[" #a "], " #fixed "\n"
 #define EDGEC_X_OP(name, d, a, b) name " %[" #d "], %[" #a "], %[" #b "]\n"
 #define EDGEC_X_OPI(name, d, a, i) name " %[" #d "], %[" #a "], " #i "\n"
+#define EDGEC_X_LUI(d, i) "lui %[" #d "], " #i "\n"
 #define EDGEC_X_CLEAR(d) "addi %[" #d "], x0, 0\n"
 #define EDGEC_X_LW(d, p, i) "lw %[" #d "], " #i "(%[" #p "])\n"
 
@@ -44,15 +45,20 @@
 #define EDGEC_X_NEG(d, a) "sub %[" #d "], x0, %[" #a "]\n"
 #define EDGEC_X_MAC(d, a, b) EDGEC_X_R(0x33, 0, 0x21, d, a, b)
 #define EDGEC_X_MSU(d, a, b) EDGEC_X_R(0x33, 1, 0x21, d, a, b)
-/* d = a * b of the lower halves, of the upper halves; RS15: rs(., 15). */
+/* d = a * b of the lower halves, of the upper halves; RS15: rs(., 15), 16: >> 16; (d + a * b) >> 1
+ * of the upper halves. All unsigned. */
 #define EDGEC_X_MULU(d, a, b) EDGEC_X_R(0x5b, 0, 0x00, d, a, b)
 #define EDGEC_X_MULHHU(d, a, b) EDGEC_X_R(0x5b, 0, 0x20, d, a, b)
 #define EDGEC_X_MULU_RS15(d, a, b) EDGEC_X_R(0x5b, 4, 0x0f, d, a, b)
+#define EDGEC_X_MULU_16(d, a, b) EDGEC_X_R(0x5b, 0, 0x10, d, a, b)
+#define EDGEC_X_MACHHU_1(d, a, b) EDGEC_X_R(0x5b, 1, 0x21, d, a, b)
 #define EDGEC_X_SUB_SRA16(d, a, b) EDGEC_X_R(0x5b, 3, 0x10, d, a, b) /* (a - b) >> 16 */
 #define EDGEC_X_RS14(d, a) EDGEC_X_R0(0x5b, 6, 14, d, a, x0)
 #define EDGEC_X_RS23(d, a) EDGEC_X_R0(0x5b, 6, 23, d, a, x0)
 /* d = rs(d, n) by the lower 5 bits of n; the same of unsigned numbers. */
 #define EDGEC_X_RS(d, n) ".insn r 0x5b, 6, 0x20, %[" #d "], x0, %[" #n "]\n"
+/* rs(d + a, n) */
+#define EDGEC_X_ADD_RS(d, a, n) EDGEC_X_R(0x5b, 6, 0x20, d, a, n)
 #define EDGEC_X_RSU(d, n) ".insn r 0x5b, 6, 0x60, %[" #d "], x0, %[" #n "]\n"
 /* Bits `at` .. at + 7 of d become the lowest byte of a; `at` as a register name. */
 #define EDGEC_X_INSERT8(d, a, at) EDGEC_X_R0(0x33, 2, 0x67, d, a, at)

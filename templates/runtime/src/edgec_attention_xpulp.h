@@ -80,6 +80,39 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
           [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)                       \
         : "memory")
 
+/* The logits of heads of four dimensions, whose dot products times the scale of q and k keep within
+ * 31 bits: 4 * 127^2 * 2^15. Raised by 2^31 such a product is a uint32 u, and the upper bits of
+ * u * Mc come from products of halves: mulh takes five cycles. */
+/* clang-format off */
+#define EDGEC_X_SCORE_4                                                                            \
+    EDGEC_X_LWS(w, scales, step) EDGEC_X_LWS(k0, k, stride)                                        \
+    EDGEC_X_MULU_RS15(p, w, qa) EDGEC_X_DOT4_SS(s, k0, q0)                                         \
+    EDGEC_X_LUI(u, 0x80000) EDGEC_X_SUB_SRA16(w, cq, w)                                            \
+    EDGEC_X_MAC(u, s, p)                                                                           \
+    EDGEC_X_MULU_16(s, u, mc) EDGEC_X_MACHHU_1(s, u, mc)                                           \
+    EDGEC_X_ADD_RS(s, lowered, w)                                                                  \
+    EDGEC_X_MAX(top, top, s)                                                                       \
+    EDGEC_X_SWP(s, z, 4)
+/* clang-format on */
+
+EDGEC_INLINE int32_t edgec_x_scores_4(const edgec_rows *rows, const edgec_word *q,
+                                      const edgec_logit_scale *scale, int32_t *z, int32_t top) {
+    const edgec_kv_scale *scales = rows->scales;
+    const int8_t *k = rows->row;
+    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    uint32_t k0, u, w, p;
+    int32_t s;
+    __asm__ volatile(
+        EDGEC_X_LOOP(12, EDGEC_X_SCORE_4)
+        : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),
+          [u] "=&r"(u), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p)
+        : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),
+          [q0] "r"(q[0]), [qa] "r"(scale->amax), [mc] "r"((uint32_t)scale->multiplier * 0x10001U),
+          [lowered] "r"(scale->multiplier * -(1 << 14)), [cq] "r"(cq)
+        : "memory");
+    return top;
+}
+
 /* The logits of heads of 32 dimensions. */
 EDGEC_INLINE int32_t edgec_x_scores_32(const edgec_rows *rows, const edgec_word *q,
                                        const edgec_logit_scale *scale, int32_t *z, int32_t top) {
@@ -109,6 +142,9 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     const edgec_word *const q = (const edgec_word *)(const void *)query;
     const uint32_t words = rows->head_dim / 4U;
     uint32_t done = 0U;
+    if (words == 1U) {
+        return edgec_x_scores_4(rows, q, scale, z, top);
+    }
     if (words == 8U) {
         return edgec_x_scores_32(rows, q, scale, z, top);
     }
@@ -124,9 +160,7 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
     uint32_t k0, k1, k2, k3, w, p;
     int32_t s;
-    if (words == 1U) {
-        EDGEC_X_SCORE(11, EDGEC_X_LWS(k0, k, stride), EDGEC_X_DOT4_SS(s, k0, q0));
-    } else if (words == 2U) {
+    if (words == 2U) {
         EDGEC_X_SCORE(14, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_2);
     } else if (words == 3U) {
         EDGEC_X_SCORE(16, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_3);

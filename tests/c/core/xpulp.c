@@ -193,6 +193,10 @@ static bool normalizing(core *c, const fields *f) {
         c->x[f->rd] = f->f3 == 0U ? product >> n : rounded(product, n, false);
         return true;
     }
+    if (f->f3 == 1U && kind == 1U) { /* p.machhuN */
+        c->x[f->rd] = (c->x[f->rd] + (a >> 16) * (b >> 16)) >> n;
+        return true;
+    }
     if (f->f3 == 3U && kind == 0U) { /* p.subN */
         c->x[f->rd] = shift_right_signed(a - b, n);
         return true;
