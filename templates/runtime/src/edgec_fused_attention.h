@@ -25,6 +25,7 @@ enum { EDGEC_HEAD_Q, EDGEC_HEAD_K, EDGEC_HEAD_V, EDGEC_HEAD_GROUPS };
 typedef struct edgec_heads {
     edgec_attention_args args; /* without cache and length */
     edgec_slice share;         /* of the heads of queries */
+    int own;                   /* the worker has computed the rows of its heads itself */
     edgec_kv_cache cache;      /* of the first block */
     uint32_t layer_rows;       /* bytes from one block's rows of k, or v, to the next one's */
     uint32_t layer_scales;

@@ -20,16 +20,19 @@ static inline edgec_head_group edgec_head_group_of(edgec_slice share, int32_t *x
     return group;
 }
 
-/* Once per step, behind args and cache; edgec_place_heads follows. Where there are fewer KV heads
- * than workers, the last ones have the keys and the first ones the values. queries, query_scale: as
- * in args; rope[head_dim]: memory for the angles of a position. */
+/* Once per step, behind args and cache; edgec_place_heads follows. Rows are divided like heads where
+ * all workers have as many; otherwise the last ones have the keys and the first ones the values.
+ * queries, query_scale: as in args; rope[head_dim]: memory for the angles of a position. */
 EDGEC_SETUP void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
                                    const edgec_attention_params *params, int32_t *q, int32_t *k,
                                    int32_t *v, int8_t *queries, int32_t *query_scale,
                                    int16_t *rope) {
     const uint32_t n = params->head_dim;
     edgec_worker from_end = *worker;
-    from_end.id = worker->count - 1U - worker->id;
+    heads->own = params->heads % worker->count == 0U && params->kv_heads % worker->count == 0U;
+    if (!heads->own) {
+        from_end.id = worker->count - 1U - worker->id;
+    }
     heads->share = edgec_slice_of(worker, params->heads);
     heads->rope = rope;
     edgec_head_group *const groups = heads->groups;
@@ -63,6 +66,13 @@ EDGEC_SETUP void edgec_place_heads(edgec_heads *heads, const edgec_attention_par
     v->scale = (uint8_t *)(heads->cache.v_scale + at + v->first);
     for (uint32_t i = 0U; i < n; i++) { /* the cores read them for every head */
         heads->rope[i] = angles[position * n + i];
+    }
+}
+
+/* The rows of all heads are there: a barrier where other workers have computed them. */
+EDGEC_FOLDED void edgec_meet_heads(const edgec_worker *worker, const edgec_heads *heads) {
+    if (!heads->own) {
+        edgec_barrier(worker);
     }
 }
 
