@@ -66,6 +66,7 @@ PLAN_FORM: Form = {
     "program": {
         "shape": form_of(ProgramShape),
         "residual_bits": int,
+        "arithmetic?": str,
         "tensors": [_optional(_TENSOR, "layout")],
         "ops": [_optional(_OP, "mode", "attrs")],
     },

@@ -160,7 +160,7 @@ def _check_structure(
 ) -> list[Problem]:
     shape, (widths, facts) = program.shape, found
     norm, attention = sources
-    config = LowerConfig(shape.context, widths, program.residual_bits)
+    config = LowerConfig(shape.context, widths, program.residual_bits, program.arithmetic)
     tied = "lm_head" not in layouts
     ops = build_schedule(shape, config, norm.attrs["eps"], attention.attrs, tied)
     dense = {name: layout for name, layout in layouts.items() if ADAPTER_MARK not in name}

@@ -96,7 +96,7 @@ def render_code(
     files = {path: _render(name, values) for name, path in CODE_TEMPLATES.items()}
     ports = usable_ports(plan, target)
     generated = [text for path, text in files.items() if path.endswith(".c")]
-    files.update(runtime_files(generated, ports))
+    files.update(runtime_files(generated, ports, program.arithmetic))
     if ports:
         values["link"] = chip_link_view(plan, target)
         files.update({path: _render(n, values) for n, path in CHIP_TEMPLATES.items()})

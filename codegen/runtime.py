@@ -7,18 +7,27 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from toolchain.model.program import Arithmetic
+
 PORTS = ("host", "rv32")  # of every bundle
 BUILT_PORTS = ("siracusa",)  # of a chip, and built by the bundle's own Makefile
 BARE_PORTS = ("rv32", "siracusa")  # without a C library: they get the sources of `bare`, too
 ENGINE_KERNEL = "edgec_engine_linear_run.c"
 ENGINE_PORT = "edgec_engine_port.c"  # of the ports that have a model instead of the engine
+ARITHMETIC_HEADER = "edgec_arithmetic.h"
+TURNED_ON = ("#define EDGEC_ARITHMETIC_FAST 0", "#define EDGEC_ARITHMETIC_FAST 1")
 ENGINE_MODEL = "runtime/src/edgec_neureka_"  # what these files begin with
 
 
-def runtime_files(generated: Iterable[str], chip_ports: Iterable[str] = ()) -> dict[str, str]:
+def runtime_files(
+    generated: Iterable[str],
+    chip_ports: Iterable[str] = (),
+    arithmetic: Arithmetic = Arithmetic.PRECISE,
+) -> dict[str, str]:
     """Bundle path -> text of headers, ports, and the kernels that `generated` C texts call.
 
-    `chip_ports` go with the ports that every bundle has.
+    `chip_ports` go with the ports that every bundle has. The header of the arithmetic says which
+    one it is.
 
     Texts still have the edgec_ prefix. A source belongs to the bundle when a text in it names the
     function that the source is called after, or includes it.
@@ -38,6 +47,8 @@ def runtime_files(generated: Iterable[str], chip_ports: Iterable[str] = ()) -> d
         ports = {path: text for path, text in ports.items() if not path.endswith(ENGINE_PORT)}
     files = {f"runtime/src/{name}": text for name, text in chosen.items()}
     headers = _read_directory(root / "include")
+    if arithmetic is Arithmetic.FAST:
+        headers[ARITHMETIC_HEADER] = headers[ARITHMETIC_HEADER].replace(*TURNED_ON)
     files.update({f"runtime/include/{name}": text for name, text in headers.items()})
     files.update(ports)
     return dict(sorted(files.items()))

@@ -32,6 +32,7 @@ from toolchain.model.nm_pattern import parse_pattern
 from toolchain.model.packing import CORE_PACKINGS, Packing, WeightLayout
 from toolchain.model.program import (
     ActMode,
+    Arithmetic,
     DType,
     Kind,
     Layout,
@@ -51,9 +52,13 @@ Json = dict[str, Any]
 
 def program_to_json(program: Program) -> Json:
     """Everything of `program` but the constants, as plain JSON values."""
+    optional: Json = {}
+    if program.arithmetic is not Arithmetic.PRECISE:
+        optional["arithmetic"] = program.arithmetic.value
     return {
         "shape": asdict(program.shape),
         "residual_bits": program.residual_bits,
+        **optional,
         "tensors": [_tensor_to_json(tensor) for tensor in program.tensors.values()],
         "ops": [_op_to_json(op) for op in program.ops],
     }
@@ -68,6 +73,7 @@ def program_from_json(value: Json) -> Program:
         tensors={tensor.name: tensor for tensor in tensors},
         ops=tuple(_op_from_json(item) for item in value["ops"]),
         constants={},
+        arithmetic=Arithmetic(value.get("arithmetic", Arithmetic.PRECISE)),
     )
 
 

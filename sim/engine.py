@@ -166,9 +166,15 @@ def accumulators(
     return rows, np.stack(found)
 
 
-def requantized(rows: Ints, acc: Ints, table: TableRows, scale: Ints, shift: int) -> Ints:
-    """Outputs of `rows` from accumulators (windows, rows), as docs/numerics.md 2 has it."""
-    total = acc[0] if len(acc) == 1 else (acc[0] << (8 - shift)) + ops.round_shift(acc[1], shift)
-    words = table.rows.requant[rows - table.first].astype(np.int64)
-    exponent = ops.signed16(words) - int(scale[0, 1])
-    return ops.requantize(total, (words >> 16) * int(scale[0, 0]), exponent)
+def joined(acc: Ints, shift: int) -> Ints:
+    """Accumulators (rows,) of both windows, as docs/numerics.md 2 has it."""
+    total: Ints = acc[0]
+    if len(acc) > 1:
+        total = (total << (8 - shift)) + ops.round_shift(acc[1], shift)
+    return total
+
+
+def words_of(rows: Ints, table: TableRows) -> Ints:
+    """Requantization words of `rows`."""
+    words: Ints = table.rows.requant[rows - table.first].astype(np.int64)
+    return words

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from sim import ops
+from sim import fast_arithmetic, ops
 from sim.ops import AttentionConstants, Ints, KVCache
-from toolchain.model.program import SHIFT_BITS, ActMode, Op, OpKind, Program
+from toolchain.model.program import ActMode, Arithmetic, Op, OpKind, Program
 
 
 class Store(Protocol):
@@ -41,8 +41,8 @@ class Store(Protocol):
         """Rows (T, hidden) of the packed embedding."""
         ...
 
-    def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
-        """The product with the packed matrix of `op`: (T, n_out)."""
+    def linear(self, op: Op, q: Ints, scale: Ints, scaling: int) -> Ints:
+        """The product with the packed matrix of `op`: (T, n_out); scaling: numerics 2."""
         ...
 
     def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
@@ -87,6 +87,28 @@ class _Step:
             self.store.write(self.op, name, value)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What the arithmetic of a program decides."""
+
+    rows: ops.Rows
+    scores: ops.Scores
+    silu: ops.Gate
+
+
+_STEPS = {
+    Arithmetic.PRECISE: Steps(ops.requantize_rows, ops.log2_scores, ops.silu),
+    Arithmetic.FAST: Steps(
+        fast_arithmetic.requantize_rows, fast_arithmetic.log2_scores, fast_arithmetic.silu
+    ),
+}
+
+
+def steps_of(arithmetic: Arithmetic) -> Steps:
+    """What it decides."""
+    return _STEPS[arithmetic]
+
+
 def run_op(op: Op, program: Program, store: Store, tokens: Ints, position: int) -> None:
     """Execute one op for `tokens` (T,) at positions position .. position + T - 1."""
     store.clobber(op)
@@ -105,8 +127,7 @@ def _rms_norm(step: _Step) -> None:
 
 def _linear(step: _Step) -> None:
     scaling = int(step.store.constant(step.op.inputs[3])[step.op.attrs["shift_index"]])
-    shift = scaling & SHIFT_BITS  # the other bits say which shortcuts are exact
-    step.output(step.store.linear(step.op, step.input(0), step.input(1), shift))
+    step.output(step.store.linear(step.op, step.input(0), step.input(1), scaling))
 
 
 def _rope(step: _Step) -> None:
@@ -125,7 +146,9 @@ def _attention(step: _Step) -> None:
     constants = AttentionConstants(**step.op.attrs)
     cache = step.store.cache_rows(step.op, step.position + len(step.tokens))
     exp2 = step.store.constant(step.op.inputs[-1])
-    step.output(*ops.attention(step.input(0), step.input(1), cache, exp2, constants))
+    queries = step.input(0), step.input(1)
+    scores = steps_of(step.program.arithmetic).scores
+    step.output(*ops.attention(queries, cache, exp2, constants, scores))
 
 
 def _merge(step: _Step) -> None:
@@ -138,7 +161,8 @@ def _residual(step: _Step) -> None:
 
 def _swiglu(step: _Step) -> None:
     table = step.store.constant(step.op.inputs[-1])
-    step.output(*ops.swiglu(step.input(0), step.input(1), table, step.mode))
+    gate, up = step.input(0), step.input(1)
+    step.output(*ops.swiglu(gate, up, table, step.mode, steps_of(step.program.arithmetic).silu))
 
 
 def _quantize(step: _Step) -> None:

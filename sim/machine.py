@@ -24,10 +24,11 @@ from sim.engine import (
     EngineMemory,
     accumulators,
     input_buffers,
-    requantized,
+    joined,
     table_rows,
+    words_of,
 )
-from sim.interpreter import run_op
+from sim.interpreter import run_op, steps_of
 from sim.machine_streams import StreamSlots
 from sim.memory import BLOB, NOBODY, PATTERN, Memory
 from sim.neureka import run_job
@@ -36,7 +37,7 @@ from sim.prefill import parts_of, prompt_order
 from sim.token_buffers import Chosen, decode, encode, token_places
 from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
-from toolchain.model.program import Op, Program, TensorSpec
+from toolchain.model.program import SHIFT_BITS, Op, Program, TensorSpec
 from toolchain.model.requant_table import RequantLayout
 from toolchain.model.silent_parts import cache_slots
 
@@ -164,17 +165,18 @@ class Machine:
             rows.append(unpack_records(data, layout, lanes).values[int(token) % lanes])
         return np.stack(rows).astype(np.int64)
 
-    def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+    def linear(self, op: Op, q: Ints, scale: Ints, scaling: int) -> Ints:
         """See `Store`: tile by tile, through the slots that the plan names."""
         if op.id in self._chains:
-            return self._engine_linear(op, q, scale, shift)
+            return self._engine_linear(op, q, scale, scaling)
         layout, how = self.program.layout_of(op), self.plan.linears[op.id]
-        lanes = layout.packing.rows
+        lanes, finish = layout.packing.rows, steps_of(self.program.arithmetic).rows
         parts = []
         for first, count, data in self._tiles(op):
             rows = min(count * lanes, layout.rows - first * lanes)
             weights = unpack_matrix_records(data.data, layout, rows)
-            parts.append(ops.linear(q, scale, ops.matrix_of(weights, layout.group_size), shift))
+            matrix = ops.matrix_of(weights, layout.group_size)
+            parts.append(ops.linear(q, scale, matrix, scaling, finish))
         result = np.concatenate(parts, axis=1)
         assert result.shape[1] == layout.rows, f"tiles of {how.op} do not cover it"
         return result
@@ -205,7 +207,7 @@ class Machine:
             moved = self._get(tile, offset, transfer.size)
             yield transfer.first_record, transfer.records, moved
 
-    def _engine_linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+    def _engine_linear(self, op: Op, q: Ints, scale: Ints, scaling: int) -> Ints:
         """Stage the vector, run the chain's jobs as far as each piece needs them, finish rows."""
         member = self._chains[op.id]
         layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
@@ -215,7 +217,7 @@ class Machine:
             memory.stage(layout, q[0], windows_of(op))
         tables, done = self._tiles(op), member.done
         table = table_rows(layout, *next(tables))
-        result = np.zeros(layout.rows, np.int64)
+        result, finish = np.zeros(layout.rows, np.int64), steps_of(self.program.arithmetic).rows
         for piece in member.linear.pieces:
             for job in member.chain.jobs[done : piece.needed]:
                 run_job(job.registers, memory, memory.weight_base)
@@ -224,7 +226,8 @@ class Machine:
                 table = table_rows(layout, *next(tables))
             sums = memory.sums(layout, piece, windows_of(op))
             rows, acc = accumulators(layout, piece, sums, table, q[0])
-            result[rows] = requantized(rows, acc, table, scale, shift)
+            total = joined(acc, scaling & SHIFT_BITS)[np.newaxis]
+            result[rows] = finish(total, words_of(rows, table), scale, scaling)[0]
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
         return result[np.newaxis]
 

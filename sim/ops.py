@@ -7,13 +7,14 @@ float64, which is exact here because every partial sum is below 2^53.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from toolchain.model.packing import WeightInts
-from toolchain.model.program import ActMode
+from toolchain.model.program import SHIFT_BITS, ActMode
 
 Ints = npt.NDArray[np.int64]
 INT32_MAX = (1 << 31) - 1
@@ -134,8 +135,7 @@ class Matrix:
     """A weight matrix ready for exact float64 products."""
 
     transposed: npt.NDArray[np.float64]  # (n_in, n_out) = multipliers * values
-    multiplier: Ints  # (n_out,) M
-    exponent: Ints  # (n_out,) e
+    words: Ints  # (n_out,) requantization words
 
 
 def matrix_of(weights: WeightInts, group_size: int) -> Matrix:
@@ -144,19 +144,29 @@ def matrix_of(weights: WeightInts, group_size: int) -> Matrix:
     values = weights.values.astype(np.float64)
     if weights.multipliers.shape[1] > 1:
         values *= np.repeat(weights.multipliers, group_size, axis=1)[:, :columns]
-    words = weights.requant.astype(np.int64)
-    return Matrix(np.ascontiguousarray(values.T), words >> 16, signed16(words))
+    return Matrix(np.ascontiguousarray(values.T), weights.requant.astype(np.int64))
 
 
-def linear(q: Ints, scale: Ints, matrix: Matrix, shift: int) -> Ints:
-    """y (T, n_out) = requantized q (T, n_in) @ W; shift = 8 - b of numerics 2, 0 for A8.
+def requantize_rows(acc: Ints, words: Ints, scale: Ints, _scaling: int) -> Ints:
+    """Outputs (T, n_out) of accumulators, by the words (n_out,) and the input's scale (T, 2)."""
+    return requantize(acc, (words >> 16) * scale[:, :1], signed16(words) - scale[:, 1:])
+
+
+Rows = Callable[[Ints, Ints, Ints, int], Ints]
+
+
+def linear(
+    q: Ints, scale: Ints, matrix: Matrix, scaling: int, rows: Rows = requantize_rows
+) -> Ints:
+    """y (T, n_out) = requantized q (T, n_in) @ W; `scaling` is the element of linear.shift.
 
     acc_hi * 2^b + rs(acc_lo, 8 - b) equals rs(acc, 8 - b) of the undivided sum, because
     acc_hi * 2^8 is a multiple of 2^(8-b); so one product serves A8 and A16.
     """
-    acc = round_shift((q.astype(np.float64) @ matrix.transposed).astype(np.int64), shift)
+    total = (q.astype(np.float64) @ matrix.transposed).astype(np.int64)
+    acc = round_shift(total, scaling & SHIFT_BITS)
     assert np.abs(acc).max(initial=0) <= INT32_MAX, "accumulator bound of lowering violated"
-    return requantize(acc, matrix.multiplier * scale[:, :1], matrix.exponent - scale[:, 1:])
+    return rows(acc, matrix.words, scale, scaling)
 
 
 def rotate(x: Ints, table: Ints) -> tuple[Ints, Ints]:
@@ -231,13 +241,42 @@ class KVCache:
     v_scale: Ints
 
 
+def dot_products(q: Ints, cache: KVCache) -> Ints:
+    """(KV, rows, U) of queries (KV, rows, hd) with all keys."""
+    k = cache.k.astype(np.float64).transpose(1, 2, 0)
+    return (q.astype(np.float64) @ k).astype(np.int64)
+
+
+def k_scales(cache: KVCache) -> tuple[Ints, Ints]:
+    """(amax, exponent) of all keys, each (KV, 1, U)."""
+    amax, exponent = unpack_scale(cache.k_scale)
+    return amax.T[:, None, :], exponent.T[:, None, :]
+
+
+def log2_scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionConstants) -> Ints:
+    """Log2-domain logits in Q8: (KV, rows, U)."""
+    ka, ks = k_scales(cache)
+    product = round_shift(q_scale[..., :1] * ka, 15) * constants.score_multiplier
+    shift = constants.score_exponent - 15 - (q_scale[..., 1:] + ks)
+    dots = dot_products(q, cache)
+    return saturate32(round_shift(dots * product, np.clip(shift, 1, 62)))
+
+
+Scores = Callable[[Ints, Ints, KVCache, AttentionConstants], Ints]
+
+
 def attention(
-    q: Ints, q_scale: Ints, cache: KVCache, exp2: Ints, constants: AttentionConstants
+    queries: tuple[Ints, Ints],
+    cache: KVCache,
+    exp2: Ints,
+    constants: AttentionConstants,
+    scores: Scores = log2_scores,
 ) -> tuple[Ints, Ints]:
-    """Causal attention of the last T of U positions, q (T, H, hd).
+    """Causal attention of the last T of U positions; queries: q (T, H, hd) and their scales.
 
     Returns the weighted sums acc (T, H, hd) and per head (R, b, vm) as stats (T, H, 3).
     """
+    q, q_scale = queries
     tokens, heads, head_dim = q.shape
     length, kv_heads, _ = cache.k.shape
     rows = tokens * (heads // kv_heads)  # queries that share a KV head
@@ -248,7 +287,7 @@ def attention(
 
     visible = np.arange(length)[None, :] <= (length - tokens) + np.arange(tokens)[:, None]
     visible = np.repeat(visible, heads // kv_heads, axis=0)[None]  # (1, rows, U)
-    z = _scores(by_kv_head(q), by_kv_head(q_scale), cache, constants)
+    z = scores(by_kv_head(q), by_kv_head(q_scale), cache, constants)
     e = _softmax_weights(z, visible, exp2, constants.exp_bits)
     total = e.sum(-1, keepdims=True)
     va, vs = (s.T[:, None, :] for s in unpack_scale(cache.v_scale))
@@ -266,16 +305,6 @@ def attention(
         return grouped.transpose(1, 0, 2, 3).reshape(tokens, heads, -1)
 
     return by_token(acc).reshape(tokens, heads, head_dim), by_token(stats)
-
-
-def _scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionConstants) -> Ints:
-    """Log2-domain logits in Q8: (KV, rows, U)."""
-    k = cache.k.astype(np.float64).transpose(1, 2, 0)
-    dots = (q.astype(np.float64) @ k).astype(np.int64)
-    ka, ks = (s.T[:, None, :] for s in unpack_scale(cache.k_scale))
-    product = round_shift(q_scale[..., :1] * ka, 15) * constants.score_multiplier
-    shift = constants.score_exponent - 15 - (q_scale[..., 1:] + ks)
-    return saturate32(round_shift(dots * product, np.clip(shift, 1, 62)))
 
 
 def _softmax_weights(z: Ints, visible: npt.NDArray[np.bool_], exp2: Ints, exp_bits: int) -> Ints:
@@ -321,10 +350,19 @@ def sigmoid(g: Ints, table: Ints) -> Ints:
     return np.where(g < 0, 32768 - s, s)
 
 
-def swiglu(gate: Ints, up: Ints, table: Ints, mode: ActMode) -> tuple[Ints, Ints]:
-    """silu(gate) * up (T, ffn), quantized: (q, scale (T, 2))."""
-    silu = saturate32(round_shift(gate * sigmoid(gate, table), 15))
-    left, shift1 = block_normalize(silu, 15)
+def silu(gate: Ints, table: Ints) -> Ints:
+    """gate * sigmoid(gate)."""
+    return saturate32(round_shift(gate * sigmoid(gate, table), 15))
+
+
+Gate = Callable[[Ints, Ints], Ints]
+
+
+def swiglu(
+    gate: Ints, up: Ints, table: Ints, mode: ActMode, activation: Gate = silu
+) -> tuple[Ints, Ints]:
+    """silu(gate) * up (T, ffn), quantized: (q, scale (T, 2)); `table` is that of `activation`."""
+    left, shift1 = block_normalize(activation(gate, table), 15)
     right, shift2 = block_normalize(up, 15)
     q, a, e = quantize(left * right, mode)
     return q, _scale(a, e + shift1 + shift2)

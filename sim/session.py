@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from memory_planner.plan import Plan
 from sim import ops
-from sim.interpreter import run_op
+from sim.interpreter import run_op, steps_of
 from sim.ops import Ints, KVCache, Matrix
 from sim.prefill import parts_of
 from toolchain.model.engine_packing import EngineLayout, unpack_engine
@@ -168,9 +168,10 @@ class Session:
         """See `Store`."""
         return self._embedding[tokens].astype(np.int64)
 
-    def linear(self, op: Op, q: Ints, scale: Ints, shift: int) -> Ints:
+    def linear(self, op: Op, q: Ints, scale: Ints, scaling: int) -> Ints:
         """See `Store`."""
-        return ops.linear(q, scale, self._matrices[op.id], shift)
+        rows = steps_of(self.program.arithmetic).rows
+        return ops.linear(q, scale, self._matrices[op.id], scaling, rows)
 
     def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
         """See `Store`."""

@@ -15,7 +15,7 @@ from memory_planner.engines import EngineChoice
 from memory_planner.limits import NO_LIMITS, MemoryLimits
 from tests.model.tiny import write_model
 from toolchain.model.outline import SITES
-from toolchain.model.program import ActMode
+from toolchain.model.program import ActMode, Arithmetic
 from toolchain.model.quantize import QuantConfig
 from toolchain.pipeline import CompileOptions, compile_model
 
@@ -42,6 +42,7 @@ def compile_tiny(
     quant: QuantConfig | None = None,
     limits: MemoryLimits = NO_LIMITS,
     engine: EngineChoice = EngineChoice.CORES,
+    arithmetic: Arithmetic = Arithmetic.PRECISE,
     **shape: Any,
 ) -> LoadedBundle:
     """Bundle `directory`/bundle of a random model; `shape` overrides ODD_SHAPE."""
@@ -52,6 +53,7 @@ def compile_tiny(
         prefix=prefix,
         limits=limits,
         engine=engine,
+        arithmetic=arithmetic,
     )
     compiled = compile_model(directory / "model", target, options, lambda _: None)
     write_bundle(compiled.bundle, directory / "bundle")

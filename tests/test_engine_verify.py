@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from codegen.bundle import LoadedBundle
+from codegen.bundle_read import load_bundle
 from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
 from memory_planner.prefill import token_groups
 from memory_planner.target import Pin
-from tests.bundles import compile_tiny
+from tests.bundles import compile_tiny, edit, seal
 from tests.paths import STORIES, needs_shared
 from tests.test_verify import needs_rv32
-from toolchain.model.program import ActMode
+from toolchain.model.errors import BundleError
+from toolchain.model.program import ActMode, Arithmetic
 from toolchain.model.quant_settings import Override
 from toolchain.model.quantize import QuantConfig
 from toolchain.pipeline import CompileOptions, compile_model
@@ -50,6 +53,35 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     report = verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True))
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
+
+
+@pytest.mark.parametrize("engine", [EngineChoice.NEUREKA, EngineChoice.CORES])
+@pytest.mark.parametrize(("mode", "group_size"), [(ActMode.A16, -1), (ActMode.A8, 32)])
+def test_fast_arithmetic(
+    tmp_path: Path, engine: EngineChoice, mode: ActMode, group_size: int
+) -> None:
+    """Its own bits, and in C the same."""
+    quant = QuantConfig(4, group_size, overrides=MIXED_BITS)
+    shape: dict[str, Any] = {"hidden_size": 86, "intermediate_size": 70, "context": 7}
+    found = {
+        arithmetic: compile_tiny(
+            tmp_path / arithmetic.value,
+            **{"mode": mode, "quant": quant, "engine": engine, "arithmetic": arithmetic, **shape},
+        )
+        for arithmetic in Arithmetic
+    }
+    precise, fast = (found[each] for each in Arithmetic)
+    assert precise.golden.records != fast.golden.records
+    assert "arithmetic" not in (precise.directory / "plan.json").read_text()
+    assert fast.program.arithmetic is Arithmetic.FAST
+    assert fast.manifest["settings"]["arithmetic"] == "fast"
+    report = json.loads((fast.directory / "report" / "quantization.json").read_text())
+    assert {"sum_bits", "factor_bits", "dropped_bits"} <= report["tensors"][1].keys()
+    assert verify_bundle(fast.directory, options=VerifyOptions(sanitize=True)).passed
+    edit(fast.directory / "plan.json", '"arithmetic": "fast",', "")
+    seal(fast.directory)
+    with pytest.raises(BundleError, match=r"lut\.si"):
+        load_bundle(fast.directory)
 
 
 def test_prompts_with_weights_on_the_engine_and_off_chip(tmp_path: Path) -> None:

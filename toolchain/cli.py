@@ -151,6 +151,13 @@ def model_options(command: Command) -> Command:
             show_default=True,
             help="What multiplies: the faster for each linear, the engine where it can, or cores.",
         ),
+        click.option(
+            "--arithmetic",
+            type=click.Choice(["precise", "fast"]),
+            default="precise",
+            show_default=True,
+            help="fast: products of 32 bits in linears, logits and gates (docs/numerics.md 11).",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

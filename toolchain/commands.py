@@ -53,6 +53,7 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
         BUNDLED_NAME if request.model_dir is None else None,
         request.model.limits,
         request.model.engine,
+        request.model.arithmetic,
     )
     model_dir = request.model_dir or bundled_model()
     with progress_bar() as bar:

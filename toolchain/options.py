@@ -15,7 +15,7 @@ from memory_planner.target import Pin, Reading
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.nm_pattern import PATTERN_NAMES, PATTERNS, Pattern, parse_pattern
 from toolchain.model.outline import SITES
-from toolchain.model.program import ActMode
+from toolchain.model.program import ActMode, Arithmetic
 from toolchain.model.quant_settings import Override, QuantConfig, SparseRule
 
 BUNDLED_NAME = "the bundled model"
@@ -33,6 +33,7 @@ class ModelOptions:
     modes: Mapping[str, ActMode]
     limits: MemoryLimits
     engine: EngineChoice = EngineChoice.AUTO
+    arithmetic: Arithmetic = Arithmetic.PRECISE
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ def parse_model_options(
     l1: str | None = None,
     sparse: tuple[str, ...] = (),
     engine: str = "auto",
+    arithmetic: str = "precise",
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
@@ -131,7 +133,9 @@ def parse_model_options(
     if problems:
         raise ConfigError("some options cannot be used", problems)
     quant = QuantConfig(default, group_size, embed, head, overrides, rules)
-    return ModelOptions(target, quant, context, modes, limits, EngineChoice(engine))
+    return ModelOptions(
+        target, quant, context, modes, limits, EngineChoice(engine), Arithmetic(arithmetic)
+    )
 
 
 def parse_region_sizes(regions: tuple[str, ...]) -> MemoryLimits:

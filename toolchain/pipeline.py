@@ -44,7 +44,7 @@ from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
 from toolchain.model.outline import LowerConfig, check_lower_config, outline_program
-from toolchain.model.program import ActMode, Program
+from toolchain.model.program import ActMode, Arithmetic, Program
 from toolchain.model.quantize import QuantConfig, quantize_model
 from toolchain.model.sparsity import find_patterns
 from toolchain.model.tokenizer import load_tokenizer
@@ -69,6 +69,7 @@ class CompileOptions:
     title: str | None = None  # of the report's page; None: the name of the directory
     limits: MemoryLimits = NO_LIMITS
     engine: EngineChoice = EngineChoice.AUTO
+    arithmetic: Arithmetic = Arithmetic.PRECISE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +95,7 @@ def compile_model(
     tokenizer = load_tokenizer(base_directory(model_dir))
     trained = model.config.max_position_embeddings
     context = trained if options.context is None else options.context
-    config = LowerConfig(context, options.modes)
+    config = LowerConfig(context, options.modes, arithmetic=options.arithmetic)
     check_lower_config(model.config, config)
     steps = golden_steps(options.golden_steps, context)
     progress("looking for N:M patterns")
@@ -107,6 +108,7 @@ def compile_model(
         options.modes,
         patterns=patterns,
         engine=options.engine,
+        arithmetic=options.arithmetic,
         facts=facts_of(model, options.quant, patterns),
     )
     design = _with_storage(design, model, target)

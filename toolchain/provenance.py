@@ -49,6 +49,7 @@ def settings_of(quant: QuantModel, lower: LowerConfig, tokenizer: Tokenizer) -> 
         "context": lower.context,
         "activations": {site: lower.mode(site).value for site in SITES},
         "residual_bits": lower.residual_bits,
+        "arithmetic": lower.arithmetic.value,
         "sparse": [f"{rule.match}={rule}" for rule in quant.quant.sparse],
         "vocab_size": config.vocab_size,
         "bos_token_id": tokenizer.bos_token_id,

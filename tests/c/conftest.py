@@ -7,21 +7,22 @@ import os
 import pytest
 
 from tests.c.core_runtime import CoreRuntime
-from tests.c.data import ON_CORE, SANITIZED
+from tests.c.data import IS_FAST, ON_CORE, SANITIZED
 from tests.c.runtime import Runtime, build_library
 from toolchain.c_tools import find_rv32_compiler
 
 SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-FLAGS = SANITIZERS if os.environ.get(SANITIZED) else ("-O2",)
+ARITHMETIC = "-DEDGEC_ARITHMETIC_FAST=1" if IS_FAST else "-DEDGEC_ARITHMETIC_FAST=0"
+FLAGS = (*(SANITIZERS if os.environ.get(SANITIZED) else ("-O2",)), ARITHMETIC)
 
 
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime | CoreRuntime:
     directory = tmp_path_factory.mktemp("runtime")
     if os.environ.get(ON_CORE):
-        return CoreRuntime(directory, find_rv32_compiler(), *os.environ[ON_CORE].split())
+        return CoreRuntime(directory, find_rv32_compiler(), os.environ[ON_CORE], ARITHMETIC)
     return Runtime(build_library(directory, FLAGS))
 
 

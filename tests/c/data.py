@@ -8,14 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.interpreter import steps_of
 from tests.c.runtime import Guarded, Runtime
-from toolchain.model.program import ActMode
+from toolchain.model.lower import sigmoid_table, silu_table
+from toolchain.model.program import ActMode, Arithmetic
 
 INT32_MAX = 2**31 - 1
 SIZES = (1, 2, 3, 6, 64, 97, 100)
 # Environment variables: test with sanitizers, or on the model of a core with these compiler flags.
 # Both are slow.
 SANITIZED, ON_CORE = "EDGEC_TEST_SANITIZED", "EDGEC_TEST_ON_CORE"
+FAST = "EDGEC_TEST_FAST"  # test the fast arithmetic
+IS_FAST = bool(os.environ.get(FAST))
+STEPS = steps_of(Arithmetic.FAST if IS_FAST else Arithmetic.PRECISE)
+GATE_TABLE = silu_table() if IS_FAST else sigmoid_table()
+GATE_STEP = 11 if IS_FAST else 12  # bits of a gate between two entries
 CORES = (3,) if os.environ.get(SANITIZED) or os.environ.get(ON_CORE) else (1, 3, 8)
 
 Vector = npt.NDArray[np.int32]

@@ -1,7 +1,8 @@
 /* Inline kernels of fused ops as symbols, for tests. */
 #include "edgec_fused_argmax.h"
+#include "edgec_fused_engine.h"
 #include "edgec_fused_heads.h"
-#include "edgec_group_sums.h"
+#include "edgec_fused_mlp.h"
 
 void fused_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
@@ -76,4 +77,31 @@ void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t
         best = edgec_best_of(&own, y, best);
     }
     next[worker->id] = (int32_t)edgec_argmax_of(worker, best, y);
+}
+
+void plain_rows(const edgec_worker *worker, const int32_t *scale, uint32_t scaling, uint32_t halves,
+                const uint8_t *sums, uint32_t below, const uint8_t *words, uint32_t count,
+                int32_t *y, uint32_t *most);
+
+void plain_rows(const edgec_worker *worker, const int32_t *scale, uint32_t scaling, uint32_t halves,
+                const uint8_t *sums, uint32_t below, const uint8_t *words, uint32_t count,
+                int32_t *y, uint32_t *most) {
+    const edgec_scale of = {scale[0], scale[1]};
+    const edgec_row_rule rule = edgec_row_rule_of(of, scaling);
+    (void)worker;
+    if (!rule.holds) {
+        most[0] = UINT32_MAX;
+        return;
+    }
+    most[0] = halves == 2U ? edgec_plain_rows(&rule, 2U, sums, below, words, count, y)
+                           : edgec_plain_rows(&rule, 1U, sums, below, words, count, y);
+}
+
+void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t amplitude,
+                const uint16_t *table, uint32_t *found);
+
+void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t amplitude,
+                const uint16_t *table, uint32_t *found) {
+    (void)worker;
+    found[0] = edgec_fused_silu(gate, n, amplitude, table);
 }

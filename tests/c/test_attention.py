@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, KINDS, quantized, vector
+from tests.c.data import CORES, KINDS, STEPS, quantized, vector
 from tests.c.runtime import MAX_CORES, AttentionParams, Guarded, KVCacheView, Runtime
 from toolchain.model.lower import exp2_table
 from toolchain.model.outline import attention_constants
@@ -192,7 +192,11 @@ def expected_attention(
     rows = ops.KVCache(*(a[:length].astype(np.int64) for a in cache.arrays))
     q, q_scale = (a[None].astype(np.int64) for a in query)
     acc, stats = ops.attention(
-        q, q_scale, rows, exp2_table().astype(np.int64), ops.AttentionConstants(**constants)
+        (q, q_scale),
+        rows,
+        exp2_table().astype(np.int64),
+        ops.AttentionConstants(**constants),
+        STEPS.scores,
     )
     return acc[0], stats[0]
 

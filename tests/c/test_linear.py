@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, int_type, suffix
+from tests.c.data import CORES, IS_FAST, STEPS, int_type, suffix
 from tests.c.runtime import Guarded, Matrix, Runtime
 from toolchain.model.packing import CORE_PACKINGS, Packing, WeightInts, WeightLayout, pack_weights
 from toolchain.model.program import ActMode
@@ -82,6 +82,7 @@ def run_linear(
     tile: int = 0,
     slots: int = 2,
     headroom: int = 0,
+    narrow: int = 0,
 ) -> list[int]:
     """`tile`: records per tile; 0 reads in place."""
     layout, guarded = case.layout, Guarded()
@@ -97,15 +98,16 @@ def run_linear(
     runtime.run(
         *(cores, "edgec_linear", matrix, runtime.function(kernel), data, tiles),
         *(case.q.astype(int_type(case.mode)), np.array(scale, np.int32)),
-        *(case.shift | headroom << 4, y),
+        *(case.shift | headroom << 4 | narrow << 24, y),
     )
     guarded.check()
     return [int(v) for v in y]
 
 
-def expected(case: Case, scale: tuple[int, int]) -> list[int]:
+def expected(case: Case, scale: tuple[int, int], headroom: int = 0, narrow: int = 0) -> list[int]:
     matrix = ops.matrix_of(case.weights, case.layout.group_size)
-    y = ops.linear(case.q[None], np.array([scale]), matrix, case.shift)
+    scaling = case.shift | headroom << 4 | narrow << 24
+    y = ops.linear(case.q[None], np.array([scale]), matrix, scaling, STEPS.rows)
     return [int(v) for v in y[0]]
 
 
@@ -123,9 +125,12 @@ def test_linear(
 ) -> None:
     case = make_case(WeightLayout(packing, rows, columns, group), mode, rows * columns)
     for scale in ((1 << 14, -20), (1 << 15, 3), (0, 0), (12345, -70), (1, 40)):
-        want = expected(case, scale)
-        for headroom in {0, 1, case.headroom}:
-            assert run_linear(kernels, 1, case, scale, headroom=headroom) == want, scale
+        precise = expected(case, scale)
+        for narrow, headroom in enumerate({0, min(1, case.headroom), case.headroom}):
+            want = expected(case, scale, headroom, narrow)
+            assert IS_FAST or want == precise
+            found = run_linear(kernels, 1, case, scale, headroom=headroom, narrow=narrow)
+            assert found == want, scale
 
 
 @MODES
@@ -137,7 +142,10 @@ def test_linear_at_the_accumulator_bound(
     case = make_case(WeightLayout(packing, 3, columns, group), mode, 7, extreme=True)
     for scale in ((1 << 15, -30), (1 << 14, 5)):
         for headroom in {0, case.headroom}:
-            assert run_linear(kernels, 1, case, scale, headroom=headroom) == expected(case, scale)
+            for narrow in (0, 3) if IS_FAST else (0,):
+                want = expected(case, scale, headroom, narrow)
+                found = run_linear(kernels, 1, case, scale, headroom=headroom, narrow=narrow)
+                assert found == want
 
 
 @pytest.mark.parametrize(("columns", "shift"), [(64, 5), (200, 6), (700, 8)])
@@ -205,7 +213,8 @@ def test_pairs_at_the_bound_of_16_bits(kernels: Runtime, sign: int) -> None:
         )  # fmt: skip
         q = np.full(columns, 127 * sign)
         case = Case(layout, weights, q, ActMode.A8, 0, 0)
-        assert run_linear(kernels, 1, case, (1, 0)) == [-32512 * sign] * layout.rows
+        found = run_linear(kernels, 1, case, (1 << 15, -15), headroom=15)
+        assert found == [-32512 * sign] * layout.rows
 
 
 def test_hand_computed_record(kernels: Runtime) -> None:
@@ -215,12 +224,14 @@ def test_hand_computed_record(kernels: Runtime) -> None:
         "af888888"
     )
     matrix = Matrix(2, 3, 2, 4, 60, 1, 0, 1)
-    x, scale, guarded = np.array([100, 3, -2], np.int16), np.array([1, 0], np.int32), Guarded()
+    x, scale = np.array([100, 3, -2], np.int16), np.array([1 << 15, -15], np.int32)
+    guarded = Guarded()
     y = guarded.array(2, np.int32)
     kernels.run(
         *(1, "edgec_linear", matrix, kernels.function("edgec_linear_s16_w4")),
-        *(np.frombuffer(record, np.uint8).copy(), y, x, scale, 0, y),
+        *(np.frombuffer(record, np.uint8).copy(), y, x, scale, 15 << 4, y),
     )
     # acc = -24*100 - 2*1785 = -5970 and 4*100 - 4*3 - 2*10 = 368
     # M = 0x8001, e = -1: -5970 * 32769 * 2 = -391261860; M = 0xC000, e = 16: 368 * 49152 / 65536
-    assert y.tolist() == [-391261860, 276]
+    # fast: rs(M * A, 19) = 2048 and 3072: -5970 * 2048 * 32 and 368 * 3072 / 4096
+    assert y.tolist() == [-391249920 if IS_FAST else -391261860, 276]

@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 
 from tests.c.core_runtime import CoreRuntime
-from tests.c.data import ON_CORE
+from tests.c.data import FAST, ON_CORE
 from tests.c.runtime import AnyArray, Guarded
 from tests.paths import REPOSITORY
 from toolchain.c_tools import Compiler, find_rv32_compiler
 from toolchain.model.errors import ToolError
+from toolchain.model.program import Arithmetic
 
-MODULES = ("test_vectors", "test_linear", "test_sparse_linear", "test_attention", "test_group_sums")
+MODULES = (
+    *("test_vectors", "test_linear", "test_sparse_linear", "test_attention", "test_group_sums"),
+    "test_fused_rows",
+)
 
 
 def rv32_compiler() -> Compiler:
@@ -30,11 +34,22 @@ def rv32_compiler() -> Compiler:
 
 
 @pytest.mark.parametrize("flags", ["-DEDGEC_XPULP=0", "-DEDGEC_XPULP=1"])
-def test_kernels_on_a_core(flags: str) -> None:
+@pytest.mark.parametrize("arithmetic", list(Arithmetic))
+def test_kernels_on_a_core(flags: str, arithmetic: Arithmetic) -> None:
     rv32_compiler()
+    run_modules(arithmetic, {ON_CORE: flags})
+
+
+def test_kernels_of_fast_arithmetic() -> None:
+    run_modules(Arithmetic.FAST, {})
+
+
+def run_modules(arithmetic: Arithmetic, settings: dict[str, str]) -> None:
+    """The kernel tests with these environment variables."""
     files = [f"tests/c/{module}.py" for module in MODULES]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-    environment = os.environ | {ON_CORE: flags}
+    fast = {FAST: "1"} if arithmetic is Arithmetic.FAST else {}
+    environment = os.environ | settings | fast
     result = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, int_type, suffix
+from tests.c.data import CORES, STEPS, int_type, suffix
 from tests.c.runtime import RUNTIME, Guarded, Matrix, Runtime
 from tests.model.nm_weights import remove
 from toolchain.model.matrix_storage import pack_matrix
@@ -88,7 +88,8 @@ def run_linear(runtime: Runtime, cores: int, case: Case, tile: int = 0) -> None:
     )
     guarded.check()
     dense = ops.matrix_of(case.weights, layout.group_size)
-    want = ops.linear(case.q[None], np.array([scale]), dense, case.shift)
+    scaling = case.shift | case.headroom << 4
+    want = ops.linear(case.q[None], np.array([scale]), dense, scaling, STEPS.rows)
     assert y.tolist() == want[0].tolist()
 
 

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, KINDS, SIZES, int_type, quantized, suffix, vector
+from tests.c.data import (
+    CORES,
+    GATE_STEP,
+    GATE_TABLE,
+    KINDS,
+    SIZES,
+    STEPS,
+    int_type,
+    quantized,
+    suffix,
+    vector,
+)
 from tests.c.runtime import Guarded, Runtime
-from toolchain.model.lower import sigmoid_table
 from toolchain.model.program import ActMode
 
 MODES = pytest.mark.parametrize("mode", list(ActMode))
@@ -36,7 +46,7 @@ def test_rmsnorm(runtime: Runtime, cores: int, mode: ActMode, eps: int) -> None:
 @MODES
 @TEAMS
 def test_swiglu(runtime: Runtime, cores: int, mode: ActMode) -> None:
-    table = sigmoid_table()
+    table = GATE_TABLE
     for n in SIZES:
         for gate_kind, up_kind in zip(KINDS * 2, (*KINDS[3:], *KINDS, *KINDS[:3]), strict=True):
             gate, up = vector(gate_kind, n, 1), vector(up_kind, n, 2)
@@ -46,16 +56,18 @@ def test_swiglu(runtime: Runtime, cores: int, mode: ActMode) -> None:
                 up[None].astype(np.int64),
                 table.astype(np.int64),
                 mode,
+                STEPS.silu,
             )
             assert q.tolist() == want_q[0].tolist(), (n, gate_kind, up_kind)
             assert scale.tolist() == want_scale[0].tolist(), (n, gate_kind, up_kind)
 
 
 def test_swiglu_around_every_table_step(runtime: Runtime) -> None:
-    steps = (np.arange(-260, 261) << 12)[:, None] + np.array([-1, 0, 1, 2047, 2048])
+    entries = np.arange(-GATE_TABLE.size - 3, GATE_TABLE.size + 4)
+    steps = (entries << GATE_STEP)[:, None] + np.array([-1, 0, 1, 1023, 1024, 2047, 2048])
     gate = steps.reshape(-1).astype(np.int32)
     up = np.full(gate.size, 1 << 16, np.int32)
-    table = sigmoid_table()
+    table = GATE_TABLE
     q, scale = quantized(
         runtime, 1, "swiglu", ActMode.A16, gate.size, gate, up, table, int(gate.size)
     )
@@ -64,6 +76,7 @@ def test_swiglu_around_every_table_step(runtime: Runtime) -> None:
         up[None].astype(np.int64),
         table.astype(np.int64),
         ActMode.A16,
+        STEPS.silu,
     )
     assert q.tolist() == want_q[0].tolist()
     assert scale.tolist() == want_scale[0].tolist()

@@ -16,7 +16,7 @@ from memory_planner.planner import plan_memory
 from tests.memory_planner.toy import flat_target, toy_program, toy_target
 from toolchain.model.errors import BundleError
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Program
+from toolchain.model.program import Arithmetic, Program
 
 
 def planned(target: str = "tiled") -> tuple[Program, Plan]:
@@ -69,6 +69,7 @@ def test_graph_hash_changes_with_everything_in_the_code() -> None:
     variants = [
         (replace(program, ops=ops), plan),
         (replace(program, residual_bits=13), plan),
+        (replace(program, arithmetic=Arithmetic.FAST), plan),
         (replace(program, tensors=tensors), plan),
         (replace(program, shape=replace(program.shape, context=31)), plan),
         (program, replace(plan, placements=moved)),

@@ -91,6 +91,7 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
         options.modes,
         what_if,
         engine=options.engine,
+        arithmetic=options.arithmetic,
     )
     check_design(design)
     if subject.model is None:

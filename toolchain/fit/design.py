@@ -24,7 +24,7 @@ from toolchain.model.outline import (
     outline_program,
     weight_layouts,
 )
-from toolchain.model.program import ActMode, DType, Program, TensorSpec
+from toolchain.model.program import ActMode, Arithmetic, DType, Program, TensorSpec
 from toolchain.model.quant_settings import QuantConfig, effective_settings, required_pattern
 from toolchain.model.silent_parts import silent_among
 
@@ -72,6 +72,7 @@ class Design:
     what_if: WhatIf = WhatIf()
     patterns: Mapping[str, Pattern] = field(default_factory=dict)  # found in weights, by op id
     engine: EngineChoice = EngineChoice.AUTO
+    arithmetic: Arithmetic = Arithmetic.PRECISE
     facts: WeightFacts = NO_FACTS  # found in weights
     # What choose_storage decided: all patterns that were found, and why each is stored or not.
     found: Mapping[str, Pattern] = field(default_factory=dict)
@@ -131,7 +132,7 @@ def check_design(design: Design) -> None:
 
 def build_program(design: Design) -> Program:
     """The program of a design that `check_design` accepts; `constants` is empty."""
-    lower = LowerConfig(design.context, design.modes)
+    lower = LowerConfig(design.context, design.modes, arithmetic=design.arithmetic)
     blocks = design.what_if.layer_order or range(design.shape.num_layers)
     silent = silent_among(design.facts.silent, blocks)
     facts = replace(design.facts, ranks=design.ranks, blocks=_blocks(design), silent=silent)

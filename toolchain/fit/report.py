@@ -111,6 +111,7 @@ def _settings(outcome: Outcome) -> Json:
         "head_bits": quant.head_bits,
         "overrides": [asdict(override) for override in quant.overrides],
         "activations": modes,
+        "arithmetic": outcome.program.arithmetic.value,
     }
 
 

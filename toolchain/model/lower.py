@@ -28,9 +28,19 @@ from toolchain.model.outline import (
     with_facts,
 )
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
-from toolchain.model.program import SHIFT_WIDTH, ActMode, Program
+from toolchain.model.program import (
+    FAST_FACTOR_BITS,
+    HEADROOM_AT,
+    NARROW_AT,
+    NARROW_BITS,
+    ActMode,
+    Arithmetic,
+    Program,
+    fast_drop,
+)
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
+from toolchain.model.schedule import GATE_TABLES
 from toolchain.model.settled_orders import settle_orders
 
 SITE_OF = {
@@ -44,6 +54,8 @@ SITE_OF = {
     "lm_head": "head_in",
 }
 INT32_MAX = (1 << 31) - 1
+FAST_HALF = 1 << 12  # fast arithmetic adds half of what it drops
+CREST = 16.0  # largest element of a quantized vector to its root mean square, a guess
 MAX_HEADROOM = 15  # four bits of linear.shift
 MAX_EXPONENT = 255  # eight bits of it
 
@@ -75,18 +87,34 @@ def high_bits(l1: int) -> int:
     return next((b for b in range(8, -1, -1) if (129 * l1 + 2) << b <= 2 * INT32_MAX), -1)
 
 
-def linear_scaling(shift: int, headroom: int, requant: npt.NDArray[np.uint32]) -> int:
+def linear_scaling(
+    shift: int, headroom: int, requant: npt.NDArray[np.uint32], narrow: int = 0
+) -> int:
     """An element of linear.shift.
 
     Bits 0..3: the shift of numerics 2; 4..7: bits by which every accumulator may be shifted up
     within 32 bits; 8..15 and 16..23: least and largest exponent of the requantization words, or
-    0 and 255 when they exceed these.
+    0 and 255 when they exceed these; 24..25: by how many bits fast arithmetic narrows the scale.
     """
     exponents = requant.astype(np.uint32).astype(np.uint16).view(np.int16)
     least, most = int(exponents.min()), int(exponents.max())
     if least < 0 or most > MAX_EXPONENT:
         least, most = 0, MAX_EXPONENT
-    return shift | headroom << SHIFT_WIDTH | least << 8 | most << 16
+    return shift | headroom << HEADROOM_AT | least << 8 | most << 16 | narrow << NARROW_AT
+
+
+def narrowing(norm: float, scaling: int) -> int:
+    """Bits by which fast arithmetic narrows the scale, so that accumulators keep as many more.
+
+    norm: root mean square of the accumulators, in their unit. Of both roundings together the least
+    relative error counts; a factor uses half of its range.
+    """
+
+    def error(narrow: int) -> float:
+        drop = fast_drop(scaling | narrow << NARROW_AT)
+        return (2.0**drop / norm if drop else 0.0) ** 2 + 4.0 ** (narrow + 1 - FAST_FACTOR_BITS)
+
+    return min(range(NARROW_BITS + 1), key=error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +126,13 @@ class LoweredLinear:
     scaling: int  # element of linear.shift
 
 
-def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int) -> LoweredLinear:
+def lower_linear(
+    tensor: QuantTensor,
+    mode: ActMode,
+    c_in: float,
+    out_bits: int,
+    arithmetic: Arithmetic = Arithmetic.PRECISE,
+) -> LoweredLinear:
     """Requantization constants of one matrix whose output has `out_bits` fraction bits.
 
     c_in: real value of one unit of q * A * 2^E (with the 1/127 of A8 in it, for both modes).
@@ -108,11 +142,12 @@ def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int)
     layout = WeightLayout(
         packing_for_bits(tensor.bits), rows, columns, min(tensor.group_size, columns)
     )
-    magnitude = np.abs(tensor.values.astype(np.int64))
     widths = np.diff([*range(0, columns, layout.group_size), columns])
-    l1 = int((magnitude * np.repeat(tensor.multipliers, widths, axis=1)).sum(axis=1).max())
+    whole = tensor.values * np.repeat(tensor.multipliers.astype(np.int64), widths, axis=1)
+    l1 = int(np.abs(whole).sum(axis=1).max())
     bits = high_bits(l1) if mode is ActMode.A16 else 8
-    limit = INT32_MAX * 2 // 129 if mode is ActMode.A16 else INT32_MAX // 127
+    most = INT32_MAX - (FAST_HALF if arithmetic is Arithmetic.FAST else 0)
+    limit = INT32_MAX * 2 // 129 if mode is ActMode.A16 else most // 127
     if bits < 0 or l1 > limit:
         raise QuantizationError(
             "an accumulator could overflow 32 bits",
@@ -126,6 +161,10 @@ def lower_linear(tensor: QuantTensor, mode: ActMode, c_in: float, out_bits: int)
     largest = ((l1 << 14 >> (8 - bits)) + 1) if mode is ActMode.A16 else 127 * l1
     headroom = min(31 - largest.bit_length(), MAX_HEADROOM)
     scaling = linear_scaling(8 - bits, headroom, weights.requant)
+    if arithmetic is Arithmetic.FAST and l1:
+        rms = np.median(np.sqrt((whole.astype(np.float64) ** 2).sum(axis=1))) / CREST
+        unit = 2.0 ** (14 + bits - 8) if mode is ActMode.A16 else 127.0
+        scaling |= narrowing(max(float(rms), 1.0) * unit, scaling) << NARROW_AT
     return LoweredLinear(weights, layout, scaling)
 
 
@@ -152,6 +191,12 @@ def exp2_table() -> npt.NDArray[np.uint16]:
 def sigmoid_table() -> npt.NDArray[np.uint16]:
     """round(2^15 / (1 + exp(-i/16))), i = 0..256."""
     return np.rint(32768.0 / (1.0 + np.exp(-np.arange(257) / 16))).astype(np.uint16)
+
+
+def silu_table() -> npt.NDArray[np.uint16]:
+    """round(2^16 * x / (1 + exp(x))), x = i/32, i = 0..512: what silu(x) lacks of x."""
+    x = np.arange(513) / 32
+    return np.rint(65536.0 * x / (1.0 + np.exp(x))).astype(np.uint16)
 
 
 def input_constants(model: QuantModel, gamma_units: Mapping[str, float]) -> dict[str, float]:
@@ -184,7 +229,9 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
     for name, tensor in [*model.linears.items(), ("lm_head", model.head)]:
         role = name.rsplit(".", 1)[-1]
         out_bits = residual if role in ("o_proj", "down_proj") else ACTIVATION_BITS
-        linears[name] = lower_linear(tensor, config.mode(SITE_OF[role]), c_in[name], out_bits)
+        linears[name] = lower_linear(
+            tensor, config.mode(SITE_OF[role]), c_in[name], out_bits, config.arithmetic
+        )
     tied = model.head is model.embed
     layouts = {
         name: sparse_layout(linear.layout, model.patterns[name])
@@ -222,8 +269,9 @@ def _adapters(
         role = name.rsplit(".", 1)[-1]
         out_bits = config.residual_bits if role in ("o_proj", "down_proj") else ACTIVATION_BITS
         mode, (down, up) = config.mode(SITE_OF[role]), model.adapters[name]
-        found[down.name] = lower_linear(down, mode, c_in[name], ACTIVATION_BITS)
-        found[up.name] = lower_linear(up, mode, low, out_bits)
+        how = config.arithmetic
+        found[down.name] = lower_linear(down, mode, c_in[name], ACTIVATION_BITS, how)
+        found[up.name] = lower_linear(up, mode, low, out_bits, how)
     return found
 
 
@@ -242,8 +290,9 @@ def _constants(
         "embed.requant": words,
         "rope.table": rope_table(model.config, config.context),
         "lut.exp2": exp2_table(),
-        "lut.sigmoid": sigmoid_table(),
     }
+    gate_table = GATE_TABLES[config.arithmetic][0]
+    constants[gate_table] = silu_table() if gate_table == "lut.silu" else sigmoid_table()
     constants.update({f"{name}.gamma": gamma for name, (gamma, _) in norms.items()})
     for name, linear in linears.items():
         if not (tied and name == "lm_head"):

@@ -20,7 +20,7 @@ from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import EMBED, HEAD, expected_shapes, hf_name_of
 from toolchain.model.nm_pattern import Pattern
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
-from toolchain.model.program import ActMode, Program, ProgramShape
+from toolchain.model.program import ActMode, Arithmetic, Program, ProgramShape
 from toolchain.model.quant_settings import QuantConfig, effective_settings
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import unrolled, with_shared_blocks
@@ -57,6 +57,7 @@ class LowerConfig:
     context: int  # positions of the KV cache
     modes: Mapping[str, ActMode] = field(default_factory=dict)  # by site; A16 when absent
     residual_bits: int = 12  # FR
+    arithmetic: Arithmetic = Arithmetic.PRECISE
 
     def mode(self, site: str) -> ActMode:
         """Activation width of a site."""
@@ -133,7 +134,7 @@ def assemble_program(
     eps = eps_constant(config, lower.residual_bits)
     ops = build_schedule(shape, lower, eps, attention, tied=HEAD not in layouts)
     tensors = build_tensors(shape, lower, layouts)
-    return Program(shape, lower.residual_bits, tensors, ops, constants)
+    return Program(shape, lower.residual_bits, tensors, ops, constants, lower.arithmetic)
 
 
 def weight_layouts(

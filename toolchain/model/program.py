@@ -29,6 +29,10 @@ Layout = MatrixLayout | RequantLayout
 # The shift is the lower part of an element of `linear.shift`, see lower.linear_bounds.
 SHIFT_WIDTH = 4
 SHIFT_BITS = (1 << SHIFT_WIDTH) - 1
+HEADROOM_AT, HEADROOM_BITS = SHIFT_WIDTH, 15
+NARROW_AT, NARROW_BITS = 24, 3
+# Fast arithmetic: rs(acc, drop) has 18 bits and as many more as the factor lacks of 12.
+FAST_SUM_BITS, FAST_FACTOR_BITS = 18, 12
 _OF_A_BLOCK = re.compile(r"l\d+\.")
 
 
@@ -67,6 +71,19 @@ class ActMode(StrEnum):
     def dtype(self) -> DType:
         """Element type of the quantized vector."""
         return DType.I8 if self is ActMode.A8 else DType.I16
+
+
+class Arithmetic(StrEnum):
+    """How products are rounded (docs/numerics.md 11): a choice for the whole program."""
+
+    PRECISE = "precise"
+    FAST = "fast"
+
+
+def fast_drop(scaling: int) -> int:
+    """Bits that fast arithmetic rounds from accumulators, by their element of linear.shift."""
+    spare = (scaling >> HEADROOM_AT & HEADROOM_BITS) + (scaling >> NARROW_AT & NARROW_BITS)
+    return max(31 - FAST_SUM_BITS - spare, 0)
 
 
 class OpKind(StrEnum):
@@ -159,6 +176,7 @@ class Program:
     tensors: Mapping[str, TensorSpec]
     ops: tuple[Op, ...]
     constants: Mapping[str, WeightInts | npt.NDArray[np.generic]]
+    arithmetic: Arithmetic = Arithmetic.PRECISE
 
     def weight_of(self, op: Op) -> TensorSpec:
         """The packed matrix that a LINEAR or EMBED op reads."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import (
     ActMode,
+    Arithmetic,
     DType,
     Kind,
     MatrixLayout,
@@ -29,8 +30,20 @@ Mode = ActMode | None
 Layouts = Mapping[str, WeightLayout] | Mapping[str, MatrixLayout]
 
 
+# The table of SwiGLU and its entries.
+GATE_TABLES = {
+    Arithmetic.PRECISE: ("lut.sigmoid", 257),
+    Arithmetic.FAST: ("lut.silu", 513),
+}
+
+
 class Modes(Protocol):
-    """The activation width of each site."""
+    """The activation width of each site, and the arithmetic."""
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """That of the program."""
+        ...
 
     def mode(self, site: str) -> ActMode:
         """A8 or A16."""
@@ -106,7 +119,7 @@ def _block(layer: int, modes: Modes, eps: int, attention: Mapping[str, int]) -> 
         op(
             "mlp.swiglu",
             OpKind.SWIGLU,
-            ("mlp.gate", "mlp.up", "lut.sigmoid"),
+            ("mlp.gate", "mlp.up", GATE_TABLES[modes.arithmetic][0]),
             hidden,
             modes.mode("down_in"),
         ),
@@ -118,7 +131,7 @@ def _block(layer: int, modes: Modes, eps: int, attention: Mapping[str, int]) -> 
 def build_tensors(shape: ProgramShape, modes: Modes, layouts: Layouts) -> dict[str, TensorSpec]:
     """Specs of all tensors; `layouts` by linear id, with "embed" for the embedding."""
     specs = [
-        *_constant_specs(shape),
+        *_constant_specs(shape, modes.arithmetic),
         *_state_specs(shape),
         *_activation_specs(shape),
         *_quantized_specs(shape, modes),
@@ -129,7 +142,8 @@ def build_tensors(shape: ProgramShape, modes: Modes, layouts: Layouts) -> dict[s
     return {spec.name: spec for spec in specs}
 
 
-def _constant_specs(shape: ProgramShape) -> list[TensorSpec]:
+def _constant_specs(shape: ProgramShape, arithmetic: Arithmetic) -> list[TensorSpec]:
+    gate_table, entries = GATE_TABLES[arithmetic]
     linears = LINEARS_PER_BLOCK * shape.layers + 1
     norms = [f"l{i:02d}.{part}.norm" for i in range(shape.layers) for part in ("attn", "mlp")]
     return [
@@ -137,7 +151,7 @@ def _constant_specs(shape: ProgramShape) -> list[TensorSpec]:
         TensorSpec("linear.shift", Kind.CONST, DType.U32, (linears,)),
         TensorSpec("rope.table", Kind.CONST, DType.I16, (shape.context, shape.head_dim)),
         TensorSpec("lut.exp2", Kind.CONST, DType.U16, (256,)),
-        TensorSpec("lut.sigmoid", Kind.CONST, DType.U16, (257,)),
+        TensorSpec(gate_table, Kind.CONST, DType.U16, (entries,)),
         *(
             TensorSpec(f"{name}.gamma", Kind.CONST, DType.I16, (shape.hidden,))
             for name in [*norms, "final.norm"]

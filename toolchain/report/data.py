@@ -12,7 +12,18 @@ from sim.profile import Profile
 from toolchain.fit.planning import Outcome
 from toolchain.fit.report import fit_report
 from toolchain.model.matrix_storage import packing_name
-from toolchain.model.program import MatrixLayout, Program
+from toolchain.model.packing import WeightInts
+from toolchain.model.program import (
+    FAST_FACTOR_BITS,
+    FAST_SUM_BITS,
+    NARROW_AT,
+    NARROW_BITS,
+    Arithmetic,
+    MatrixLayout,
+    OpKind,
+    Program,
+    fast_drop,
+)
 from toolchain.model.quantize import QuantModel
 
 Json = dict[str, Any]
@@ -37,6 +48,22 @@ def _origin(quant: QuantModel, op_id: str) -> Json:
     }
 
 
+def _rounding(program: Program, weight: str) -> Json:
+    """Bits that fast arithmetic leaves to the sums and scales of a matrix (numerics 11)."""
+    if program.arithmetic is Arithmetic.PRECISE:
+        return {}
+    linears = (op for op in program.ops if op.kind is OpKind.LINEAR and weight in op.inputs)
+    op = next(linears, None)
+    if op is None:
+        return {}  # an embedding of its own
+    scalings = program.constants["linear.shift"]
+    assert not isinstance(scalings, WeightInts)
+    scaling = int(scalings[op.attrs["shift_index"]])
+    narrow = scaling >> NARROW_AT & NARROW_BITS
+    bits = {"sum_bits": FAST_SUM_BITS + narrow, "factor_bits": FAST_FACTOR_BITS - narrow}
+    return {**bits, "dropped_bits": fast_drop(scaling)}
+
+
 def quantization_report(quant: QuantModel, program: Program) -> Json:
     """Per stored matrix: setting, packing, bytes, and the signal-to-noise ratio of its weights."""
     tensors = []
@@ -59,7 +86,9 @@ def quantization_report(quant: QuantModel, program: Program) -> Json:
                 "scale_bytes": spec.scale_size + (table.scale_size if beside and table else 0),
                 "snr_db": round(quant.weight_snr_db[tensor.name], 2),
                 **_origin(quant, tensor.name),
+                **_rounding(program, spec.name),
             }
         )
     sites = {op.role: op.mode.value for op in program.ops if op.mode is not None}
-    return {"tensors": tensors, "activations": sites, "residual_bits": program.residual_bits}
+    how = {"residual_bits": program.residual_bits, "arithmetic": program.arithmetic.value}
+    return {"tensors": tensors, "activations": sites, **how}

@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "edgec_arithmetic.h"
+
 /* What every block of a token runs: ports with a small instruction cache want it side by side. */
 #ifdef EDGEC_SECTION_HOT
 #define EDGEC_HOT __attribute__((__section__(EDGEC_SECTION_HOT)))

@@ -78,10 +78,7 @@ EDGEC_INLINE void edgec_visit_k(const edgec_attention_args *args, uint32_t head,
     edgec_logit_scale scale[2];
     int near = 1;
     for (uint32_t i = 0U; i < heads; i++) {
-        scale[i].amax = args->q_scale[2U * (head + i)];
-        scale[i].multiplier = params->score_multiplier;
-        scale[i].exponent = params->score_exponent - 15 - args->q_scale[2U * (head + i) + 1U];
-        scale[i].lift = 17U - (uint32_t)edgec_bits32(params->head_dim - 1U);
+        scale[i] = edgec_logit_scale_of(params, args->q_scale + 2U * (head + i));
         near &= edgec_logits_are_near(&scale[i], last);
     }
 #if EDGEC_XPULP
@@ -90,7 +87,7 @@ EDGEC_INLINE void edgec_visit_k(const edgec_attention_args *args, uint32_t head,
         return;
     }
 #endif
-    edgec_dot_rows(&rows, q, 1 << scale[0].lift, heads > 1U, z);
+    edgec_dot_rows(&rows, q, 1 << edgec_logit_lift(&scale[0]), heads > 1U, z);
     if (near && heads > 1U) {
         edgec_logits_near_two(&rows, scale, z, top, top + 3);
     } else if (near) {

@@ -6,8 +6,7 @@
 #ifndef EDGEC_ATTENTION_SCORES_H
 #define EDGEC_ATTENTION_SCORES_H
 
-#include "edgec_kv_scale.h"
-#include "edgec_vector.h"
+#include "edgec_logit.h"
 
 #define EDGEC_OF_2(M) M(0) M(1)
 #define EDGEC_OF_4(M) EDGEC_OF_2(M) M(2) M(3)
@@ -100,29 +99,6 @@ EDGEC_INLINE void edgec_dot_rows(const edgec_rows *rows, const int8_t *q, int32_
     }
 }
 
-/* How dot products of one head become logits. */
-typedef struct edgec_logit_scale {
-    int32_t amax;       /* of the query */
-    int32_t multiplier; /* Mc */
-    int32_t exponent;   /* ec - 15 - qs */
-    uint32_t lift;      /* |dot product| < 2^(31 - lift) */
-} edgec_logit_scale;
-
-/* Whether all shifts lie where one rounding shift of the product's upper half gives the logit. */
-EDGEC_INLINE int edgec_logits_are_near(const edgec_logit_scale *scale, edgec_kv_scale last) {
-    const int32_t least = scale->exponent - (32 - (int32_t)scale->lift) - edgec_kv_top(last);
-    const int32_t spread = edgec_kv_spread(last);
-    return spread < EDGEC_KV_SPREAD && least >= 1 && least + spread <= 31;
-}
-
-/* The logit of a lifted dot product, near: in the log2 domain, Q8. */
-static inline int32_t edgec_logit_near(int32_t dot, const edgec_logit_scale *scale, int32_t k_amax,
-                                       uint32_t k_code) {
-    const int32_t exponent = scale->exponent - (33 - (int32_t)scale->lift);
-    const int32_t product = ((scale->amax * k_amax + (1 << 14)) >> 15) * scale->multiplier;
-    return ((edgec_mulh(dot, product) >> edgec_kv_shift(exponent, k_code)) + 1) >> 1;
-}
-
 /* Turns the lifted dot products z into logits; top: maximum so far, continued. */
 static inline void edgec_logits_near(const edgec_rows *rows, const edgec_logit_scale *scale,
                                      int32_t *z, int32_t *top) {
@@ -166,9 +142,7 @@ static inline void edgec_logits_far(const edgec_rows *rows, const edgec_logit_sc
                                     int32_t *z, int32_t *top) {
     const edgec_kv_scale *k = rows->scales;
     for (int32_t *const end = z + rows->count; z != end; z++) {
-        const int32_t product = ((scale->amax * k->amax + (1 << 14)) >> 15) * scale->multiplier;
-        const int32_t n = scale->exponent - edgec_kv_exponent(*k);
-        *z = edgec_requantize(*z >> scale->lift, product, n < 1 ? 1 : n);
+        *z = edgec_logit_far(*z, scale, *k);
         *top = *z > *top ? *z : *top;
         k += rows->step;
     }

@@ -54,10 +54,24 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
     EDGEC_X_MAC4_SS(s, k0, q6) EDGEC_X_MAC4_SS(s, k1, q7)
 /* clang-format on */
 
-/* Multiplies the dot product s, lifts it, and keeps the rounded logit and the maximum. w is the
- * scale of k, p rs(., 15) of its product with that of q. The shift counts one down where amax is
- * not 0; where it is 0, all is 0. It is computed in the shadow of mulh. */
+/* Keeps the rounded logit of the dot product s, and the maximum. w is the scale of k, p the rounded
+ * product of its amax with the factor of q. The shift counts one down where amax is not 0; where it
+ * is 0, all is 0. */
 /* clang-format off */
+#if EDGEC_ARITHMETIC_FAST
+#define EDGEC_X_LOGIT_SIZE 6
+#define EDGEC_X_SCALES(p, w, q) EDGEC_X_MULU_RS16(p, w, q)
+#define EDGEC_X_LOGIT                                                                              \
+    EDGEC_X_RS(s, drop)                                                                            \
+    EDGEC_X_SUB_SRA16(w, cq, w)                                                                    \
+    EDGEC_X_MULS(s, s, p)                                                                          \
+    EDGEC_X_RS(s, w)                                                                               \
+    EDGEC_X_MAX(top, top, s)                                                                       \
+    EDGEC_X_SWP(s, z, 4)
+#define EDGEC_X_LOGIT_OPERANDS(scale) [drop] "r"((scale)->drop)
+#else
+#define EDGEC_X_LOGIT_SIZE 7
+#define EDGEC_X_SCALES(p, w, q) EDGEC_X_MULU_RS15(p, w, q)
 #define EDGEC_X_LOGIT                                                                              \
     EDGEC_X_MULU(p, p, mc)                                                                         \
     EDGEC_X_OP("sll", s, s, lift)                                                                  \
@@ -66,19 +80,24 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
     EDGEC_X_RS(s, w)                                                                               \
     EDGEC_X_MAX(top, top, s)                                                                       \
     EDGEC_X_SWP(s, z, 4)
+#define EDGEC_X_LOGIT_OPERANDS(scale) [mc] "r"((scale)->multiplier), [lift] "r"((scale)->lift)
+#endif
 /* clang-format on */
 
 /* `start`: what stands between a load and its use. */
 #define EDGEC_X_SCORE(size, start, dots)                                                           \
     __asm__ volatile(                                                                              \
-        EDGEC_X_LOOP(size, EDGEC_X_LWS(w, scales, step) start EDGEC_X_MULU_RS15(p, w, qa)          \
-                               dots EDGEC_X_LOGIT)                                                 \
+        EDGEC_X_LOOP((size + EDGEC_X_LOGIT_SIZE),                                                  \
+                     EDGEC_X_LWS(w, scales, step) start EDGEC_X_SCALES(p, w, qa)                   \
+                         dots EDGEC_X_LOGIT)                                                       \
         : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),    \
           [k1] "=&r"(k1), [k2] "=&r"(k2), [k3] "=&r"(k3), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p) \
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),           \
-          [q0] "r"(q0), [q1] "r"(q1), [q2] "r"(q2), [q3] "r"(q3), [qa] "r"(scale->amax),           \
-          [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)                       \
+          [q0] "r"(q0), [q1] "r"(q1), [q2] "r"(q2), [q3] "r"(q3), [qa] "r"(scale->factor),         \
+          [cq] "r"(cq), EDGEC_X_LOGIT_OPERANDS(scale)                                              \
         : "memory")
+
+#if !EDGEC_ARITHMETIC_FAST
 
 /* The logits of heads of four dimensions, whose dot products times the scale of q and k keep within
  * 31 bits: 4 * 127^2 * 2^15. Raised by 2^31 such a product is a uint32 u, and the upper bits of
@@ -99,7 +118,7 @@ EDGEC_INLINE int32_t edgec_x_scores_4(const edgec_rows *rows, const edgec_word *
                                       const edgec_logit_scale *scale, int32_t *z, int32_t top) {
     const edgec_kv_scale *scales = rows->scales;
     const int8_t *k = rows->row;
-    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    const int32_t cq = (scale->exponent + 1) * 65536;
     uint32_t k0, u, w, p;
     int32_t s;
     __asm__ volatile(
@@ -107,30 +126,33 @@ EDGEC_INLINE int32_t edgec_x_scores_4(const edgec_rows *rows, const edgec_word *
         : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),
           [u] "=&r"(u), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p)
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),
-          [q0] "r"(q[0]), [qa] "r"(scale->amax), [mc] "r"((uint32_t)scale->multiplier * 0x10001U),
+          [q0] "r"(q[0]), [qa] "r"(scale->factor), [mc] "r"((uint32_t)scale->multiplier * 0x10001U),
           [lowered] "r"(scale->multiplier * -(1 << 14)), [cq] "r"(cq)
         : "memory");
     return top;
 }
+
+#endif
 
 /* The logits of heads of 32 dimensions. */
 EDGEC_INLINE int32_t edgec_x_scores_32(const edgec_rows *rows, const edgec_word *q,
                                        const edgec_logit_scale *scale, int32_t *z, int32_t top) {
     const edgec_kv_scale *scales = rows->scales;
     const int8_t *k = rows->row;
-    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    const int32_t cq = (scale->exponent + 1) * 65536;
     uint32_t k0, k1, k2, w, p;
     int32_t s;
     __asm__ volatile(
-        EDGEC_X_LOOP(27, EDGEC_X_LWS(w, scales, step) EDGEC_X_LW(k0, k, 0) EDGEC_X_LW(k1, k, 4)
-                             EDGEC_X_MULU_RS15(p, w, qa) EDGEC_X_CLEAR(s)
-                                 EDGEC_X_DOTS_8 EDGEC_X_OP("add", k, k, stride) EDGEC_X_LOGIT)
+        EDGEC_X_LOOP((20 + EDGEC_X_LOGIT_SIZE),
+                     EDGEC_X_LWS(w, scales, step) EDGEC_X_LW(k0, k, 0) EDGEC_X_LW(k1, k, 4)
+                         EDGEC_X_SCALES(p, w, qa) EDGEC_X_CLEAR(s)
+                             EDGEC_X_DOTS_8 EDGEC_X_OP("add", k, k, stride) EDGEC_X_LOGIT)
         : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),
           [k1] "=&r"(k1), [k2] "=&r"(k2), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p)
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),
           [q0] "r"(q[0]), [q1] "r"(q[1]), [q2] "r"(q[2]), [q3] "r"(q[3]), [q4] "r"(q[4]),
-          [q5] "r"(q[5]), [q6] "r"(q[6]), [q7] "r"(q[7]), [qa] "r"(scale->amax),
-          [mc] "r"(scale->multiplier), [cq] "r"(cq), [lift] "r"(scale->lift)
+          [q5] "r"(q[5]), [q6] "r"(q[6]), [q7] "r"(q[7]), [qa] "r"(scale->factor), [cq] "r"(cq),
+          EDGEC_X_LOGIT_OPERANDS(scale)
         : "memory");
     return top;
 }
@@ -142,9 +164,11 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     const edgec_word *const q = (const edgec_word *)(const void *)query;
     const uint32_t words = rows->head_dim / 4U;
     uint32_t done = 0U;
+#if !EDGEC_ARITHMETIC_FAST
     if (words == 1U) {
         return edgec_x_scores_4(rows, q, scale, z, top);
     }
+#endif
     if (words == 8U) {
         return edgec_x_scores_32(rows, q, scale, z, top);
     }
@@ -157,24 +181,30 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     const uint32_t q1 = left > 1U ? q[done + 1U] : 0U;
     const uint32_t q2 = left > 2U ? q[done + 2U] : 0U;
     const uint32_t q3 = left > 3U ? q[done + 3U] : 0U;
-    const int32_t cq = (scale->exponent - (31 - (int32_t)scale->lift)) * 65536;
+    const int32_t cq = (scale->exponent + 1) * 65536;
     uint32_t k0, k1, k2, k3, w, p;
     int32_t s;
+#if EDGEC_ARITHMETIC_FAST
+    if (words == 1U) {
+        EDGEC_X_SCORE(4, EDGEC_X_LWS(k0, k, stride), EDGEC_X_DOT4_SS(s, k0, q0));
+        return top;
+    }
+#endif
     if (words == 2U) {
-        EDGEC_X_SCORE(14, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_2);
+        EDGEC_X_SCORE(7, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_2);
     } else if (words == 3U) {
-        EDGEC_X_SCORE(16, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_3);
+        EDGEC_X_SCORE(9, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_3);
     } else if (words == 4U) {
-        EDGEC_X_SCORE(18, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_4);
+        EDGEC_X_SCORE(11, EDGEC_X_CLEAR(s), EDGEC_X_DOTS_4);
     } else if (left == 1U) {
-        EDGEC_X_SCORE(12, EDGEC_X_LW(s, z, 0) EDGEC_X_LWS(k0, k, stride),
+        EDGEC_X_SCORE(5, EDGEC_X_LW(s, z, 0) EDGEC_X_LWS(k0, k, stride),
                       EDGEC_X_MAC4_SS(s, k0, q0));
     } else if (left == 2U) {
-        EDGEC_X_SCORE(14, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_2);
+        EDGEC_X_SCORE(7, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_2);
     } else if (left == 3U) {
-        EDGEC_X_SCORE(16, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_3);
+        EDGEC_X_SCORE(9, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_3);
     } else {
-        EDGEC_X_SCORE(18, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_4);
+        EDGEC_X_SCORE(11, EDGEC_X_LW(s, z, 0), EDGEC_X_DOTS_4);
     }
     return top;
 }

@@ -1,5 +1,5 @@
 #include "edgec_kernels.h"
-#include "edgec_vector.h"
+#include "edgec_requantizer.h"
 
 void edgec_embed(const edgec_worker *worker, const edgec_matrix *matrix, const uint8_t *weights,
                  const uint32_t *requant, uint32_t token, int32_t *r) {

@@ -4,7 +4,7 @@
  * engine has two sums per row, of the upper and the lower halves of the inputs: q = 256 * upper +
  * lower. */
 #include "edgec_engine.h"
-#include "edgec_vector.h"
+#include "edgec_requantizer.h"
 
 #define EDGEC_TABLE_ROWS 4U
 #define EDGEC_SLOT_PIXELS 3U /* slots of a channel lie in rows of three pixels */
@@ -91,15 +91,13 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
     const uint32_t below = (EDGEC_HALVES - 1) * EDGEC_SLOT_PIXELS * piece->pixel_stride;
     const uint32_t record_size = matrix->record_size;
     const uint32_t shift = edgec_scaling_shift(operands->shift);
-    const int32_t a = operands->scale[0];
-    const int32_t e = operands->scale[1];
+    const edgec_requantizer by = edgec_requantizer_of(operands->scale, operands->shift);
     const uint32_t index = first - operands->first_row;
     const uint8_t *record = operands->table + index / EDGEC_TABLE_ROWS * record_size;
     uint32_t lane = index % EDGEC_TABLE_ROWS;
     for (const int32_t *const end = y + (last - first); y != end; y++) {
         const uint8_t *const scales = record + 4U * EDGEC_TABLE_ROWS;
-        const void *const requant = record + 4U * lane;
-        const uint32_t word = *(const edgec_word *)requant;
+        const uint8_t *const word = record + 4U * lane;
         edgec_row_sums total = {0U, 0U, 0};
         uint32_t m = 1U;
         if (multipliers == 0U) {
@@ -116,8 +114,7 @@ static void edgec_finish_rows(const edgec_engine_matrix *matrix, const edgec_eng
         if (tail != 0U) {
             edgec_add_tail(&total, scales + multipliers, lane, tail, x, m, shift);
         }
-        *y = edgec_requantize(edgec_accumulator(&total, shift), edgec_word_multiplier(word) * a,
-                              edgec_word_exponent(word) - e);
+        *y = edgec_requantize_row(&by, edgec_accumulator(&total, shift), word);
         sums += 4U;
         lane++;
         if (lane == EDGEC_TABLE_ROWS) {

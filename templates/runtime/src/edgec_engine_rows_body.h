@@ -29,9 +29,8 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
                        const edgec_engine_piece *piece, const edgec_engine_operands *operands) {
     const uint32_t channels = piece->channels;
 #if EDGEC_XPULP
-    const edgec_fused_rows rows = {
-        operands->table, {operands->scale[0], operands->scale[1]}, operands->shift, NULL};
-    const edgec_row_rule rule = edgec_row_rule_of(&rows);
+    const edgec_scale scale = {operands->scale[0], operands->scale[1]};
+    const edgec_row_rule rule = edgec_row_rule_of(scale, operands->shift);
     const int plain = matrix->groups == 1U && matrix->tail == 0U;
     const int simple = rule.holds && rule.shift <= (plain ? 0U : 7U);
     const uint8_t *const x = (const uint8_t *)operands->x;

@@ -87,14 +87,11 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const edgec_kv_cache cache = edgec_heads_cache(heads, at);
     const uint32_t code = cache.k_scale[newest].code;
     const edgec_kv_scale last = cache.v_scale[newest];
-    const int32_t *const q_scale = heads->args.q_scale + 2U * head;
-    const edgec_logit_scale scale = {q_scale[0], params->score_multiplier,
-                                     params->score_exponent - 15 - q_scale[1],
-                                     17U - (uint32_t)edgec_bits32(params->head_dim - 1U)};
-    const int32_t least =
-        scale.exponent - (32 - (int32_t)scale.lift) - edgec_kv_top(cache.k_scale[newest]);
+    const edgec_logit_scale scale = edgec_logit_scale_of(params, heads->args.q_scale + 2U * head);
+    const int32_t least = scale.exponent - edgec_kv_top(cache.k_scale[newest]);
     if (edgec_maxu32(code, last.code) >= EDGEC_KV_SPREAD << 12 ||
-        (uint32_t)(least - 1) > 30U - (code >> 12)) {
+        (uint32_t)(least - EDGEC_LEAST_LOGIT_SHIFT) >
+            (31U - EDGEC_LEAST_LOGIT_SHIFT) - (code >> 12)) {
         return 0;
     }
     int32_t *const z = heads->args.scratch + head * params->context;

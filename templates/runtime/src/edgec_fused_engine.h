@@ -5,6 +5,7 @@
 #include "edgec_engine.h"
 #include "edgec_fused.h"
 #include "edgec_group_sums.h"
+#include "edgec_row_rule.h"
 #include "edgec_xpulp_asm.h"
 
 /* Rows one behind the other, like their sums. Small: every core has some for each linear. */
@@ -75,28 +76,25 @@ typedef struct edgec_fused_rows {
     const void *x;  /* of which the tail is read */
 } edgec_fused_rows;
 
-/* All rows of a linear obey it, or all go the general way. The product's upper word is rounded
- * once more: an accumulator that is known to have room is shifted up first, so that all of the
- * result is in there. */
-typedef struct edgec_row_rule {
-    uint32_t headroom;
-    uint32_t a_high;  /* A << 16 */
-    int32_t exponent; /* that of a word - the right shift */
-    uint32_t shift;   /* by which lower sums are rounded */
-    int holds;        /* right shifts are 1 .. 31 */
-} edgec_row_rule;
-
-static inline edgec_row_rule edgec_row_rule_of(const edgec_fused_rows *rows) {
-    edgec_row_rule rule;
-    rule.headroom = rows->shift >> 4 & 15U;
-    rule.a_high = (uint32_t)rows->scale.a << 16;
-    rule.exponent = 32 + rows->scale.e - (int32_t)rule.headroom;
-    const int32_t least = (int32_t)(rows->shift >> 8 & 255U) - rule.exponent;
-    const int32_t most = (int32_t)(rows->shift >> 16 & 255U) - rule.exponent;
-    rule.shift = edgec_scaling_shift(rows->shift);
-    rule.holds = least >= 1 && most <= 31;
-    return rule;
-}
+/* One row: from the sums v, of the lower halves z, and the row's word p to the output v and the
+ * largest magnitude. */
+/* clang-format off */
+#if EDGEC_ARITHMETIC_FAST
+#define EDGEC_X_HALVES_SIZE 2
+#define EDGEC_X_HALVES EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_ADD_RS(v, z, room)
+#define EDGEC_X_SINGLE EDGEC_X_RS(v, room)
+#define EDGEC_X_SCALED EDGEC_X_MULHHU_RS19(z, p, a) EDGEC_X_OP("mul", v, v, z)
+#else
+#define EDGEC_X_HALVES_SIZE 3
+#define EDGEC_X_HALVES                                                                               \
+    EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("add", v, v, z) EDGEC_X_OP("sll", v, v, room)
+#define EDGEC_X_SINGLE EDGEC_X_OP("sll", v, v, room)
+#define EDGEC_X_SCALED EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
+#endif
+#define EDGEC_X_ROW                                                                                \
+    EDGEC_X_SCALED EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p) EDGEC_X_SWP(v, y, 4)         \
+    EDGEC_X_ABS(v, v) EDGEC_X_MAXU(most, most, v)
+/* clang-format on */
 
 /* Rows with one group and no tail. */
 static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t halves,
@@ -110,29 +108,21 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
     if (halves == 2U) {
         const uint8_t *lower = sums + below;
         __asm__ volatile(
-            EDGEC_X_LOOP(13,
+            EDGEC_X_LOOP((10 + EDGEC_X_HALVES_SIZE),
                          EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)
-                             EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("add", v, v, z)
-                                 EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("sll", v, v, headroom)
-                                     EDGEC_X_OP("mulh", v, v, z) EDGEC_X_OP("sub", p, p, exponent)
-                                         EDGEC_X_RS(v, p) EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
-                                             EDGEC_X_MAXU(most, most, v))
+                             EDGEC_X_HALVES EDGEC_X_ROW)
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
-              [headroom] "r"(rule->headroom)
+              [room] "r"(rule->room)
             : "memory");
     } else {
-        __asm__ volatile(EDGEC_X_LOOP(11, EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(
-                                              p, words, 4) "nop\n" EDGEC_X_OP("sll", v, v, headroom)
-                                              EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
-                                                  EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
-                                                      EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v)
-                                                          EDGEC_X_MAXU(most, most, v))
+        __asm__ volatile(EDGEC_X_LOOP(10, EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(p, words, 4)
+                                              EDGEC_X_SINGLE EDGEC_X_ROW)
                          : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums),
                            [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
                          : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
-                           [headroom] "r"(rule->headroom)
+                           [room] "r"(rule->room)
                          : "memory");
     }
     return most;
@@ -146,9 +136,7 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
             const void *const lower = sums + below + 4U * i;
             sum = (sum << 8) + *(const edgec_word *)lower;
         }
-        const int32_t factor = edgec_signed(edgec_mul_high16(word, rule->a_high));
-        const int32_t upper = edgec_mulh(edgec_signed(sum << rule->headroom), factor);
-        y[i] = edgec_round_shift(upper, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
+        y[i] = edgec_ruled_row(rule, sum, word);
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
     }
     return most;
@@ -205,9 +193,7 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
         const uint32_t word = *(const edgec_word *)at;
         const uint32_t sum = edgec_row_sum(matrix, halves, sums, below, group_stride,
                                            record + 16U + lane, tail, rule->shift);
-        const int32_t factor = edgec_signed(edgec_mul_high16(word, rule->a_high));
-        const int32_t upper = edgec_mulh(edgec_signed(sum << rule->headroom), factor);
-        *y = edgec_round_shift(upper, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
+        *y = edgec_ruled_row(rule, sum, word);
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(*y));
         sums += 4U;
         lane++;
@@ -248,7 +234,7 @@ EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_f
  * group and no tail. */
 EDGEC_FOLDED uint32_t edgec_fused_finish(const edgec_own_rows *own, uint32_t halves, int plain,
                                          edgec_fused_rows rows, int32_t *y) {
-    const edgec_row_rule rule = edgec_row_rule_of(&rows);
+    const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
     if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain ? 0U : 7U))) {
         return edgec_general_rows(own, rows, y);
     }

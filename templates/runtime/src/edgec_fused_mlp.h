@@ -6,10 +6,10 @@
 #include "edgec_silu.h"
 
 /* As edgec_fused_silu, without its hardware loop. */
-EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint16_t *sigmoid) {
+EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint16_t *table) {
     uint32_t most = 0U;
     for (const int32_t *const end = gate + n; gate != end; gate++) {
-        const int32_t l = edgec_silu(*gate, sigmoid);
+        const int32_t l = edgec_silu(*gate, table);
         *gate = l;
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
     }
@@ -18,11 +18,36 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
 
 /* l = silu(gate) of n > 0 rows, in place; returns their amplitude, as `amplitude` is the gates'. */
 EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t amplitude,
-                                       const uint16_t *sigmoid) {
+                                       const uint16_t *table) {
+#if EDGEC_XPULP && EDGEC_ARITHMETIC_FAST
+    uint32_t most = 0U;
+    const uint16_t *const behind = table + 1;
+    int32_t g;
+    int32_t m;
+    int32_t i;
+    int32_t base;
+    int32_t next;
+    (void)amplitude;
+    __asm__ volatile(
+        EDGEC_X_LOOP(17, EDGEC_X_LW(g, gate, 0) "nop\n" EDGEC_X_ABS(m, g) EDGEC_X_MIN(m, m, limit)
+                             EDGEC_X_OPI("srli", i, m, 11) EDGEC_X_OPI("slli", i, i, 1)
+                                 EDGEC_X_LHUX(base, i, table) EDGEC_X_LHUX(next, i, behind)
+                                     EDGEC_X_OP("and", m, m, fraction) EDGEC_X_MAX(g, g, zero)
+                                         EDGEC_X_OP("sub", next, next, base) EDGEC_X_MULS_RS11(
+                                             next, next, m) EDGEC_X_OP("sub", g, g, base)
+                                             EDGEC_X_OP("sub", g, g, next) EDGEC_X_SWP(g, gate, 4)
+                                                 EDGEC_X_ABS(g, g) EDGEC_X_MAXU(most, most, g))
+        : [g] "=&r"(g), [m] "=&r"(m), [i] "=&r"(i), [base] "=&r"(base), [next] "=&r"(next),
+          [gate] "+&r"(gate), [most] "+&r"(most)
+        : [n] "r"(n), [limit] "r"((16 << 16) - 1), [fraction] "r"(2047), [zero] "r"(0),
+          [table] "r"(table), [behind] "r"(behind)
+        : "memory");
+    return most << 1;
+#else
 #if EDGEC_XPULP
     if (amplitude < 1U << 29) { /* the upper word of 8 |gate| * 2^15 factor has all bits */
         uint32_t most = 0U;
-        const uint16_t *const behind = sigmoid + 1;
+        const uint16_t *const behind = table + 1;
         int32_t g;
         int32_t m;
         int32_t i;
@@ -32,7 +57,7 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t ampli
             EDGEC_X_LOOP(
                 22, EDGEC_X_LW(g, gate, 0) "nop\n" EDGEC_X_ABS(m, g) EDGEC_X_MIN(next, m, limit)
                         EDGEC_X_OPI("srli", i, next, 12) EDGEC_X_OPI("slli", i, i, 1)
-                            EDGEC_X_LHUX(base, i, sigmoid) EDGEC_X_LHUX(i, i, behind) EDGEC_X_OP(
+                            EDGEC_X_LHUX(base, i, table) EDGEC_X_LHUX(i, i, behind) EDGEC_X_OP(
                                 "and", next, next, fraction) EDGEC_X_OP("sub", i, i, base)
                                 EDGEC_X_OP("mul", i, i, next) EDGEC_X_OPI("slli", m, m, 3)
                                     EDGEC_X_RS(i, twelve) EDGEC_X_OP("add", base, base, i)
@@ -44,13 +69,14 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t ampli
             : [g] "=&r"(g), [m] "=&r"(m), [i] "=&r"(i), [base] "=&r"(base), [next] "=&r"(next),
               [gate] "+&r"(gate), [most] "+&r"(most)
             : [n] "r"(n), [limit] "r"((16 << 16) - 1), [fraction] "r"(4095), [twelve] "r"(12),
-              [one] "r"(1), [zero] "r"(0), [sigmoid] "r"(sigmoid), [behind] "r"(behind)
+              [one] "r"(1), [zero] "r"(0), [table] "r"(table), [behind] "r"(behind)
             : "memory");
         return most << 1;
     }
 #endif
     (void)amplitude;
-    return edgec_silu_rows(gate, n, sigmoid);
+    return edgec_silu_rows(gate, n, table);
+#endif
 }
 
 /* As edgec_fused_multiply, without its hardware loop. */

@@ -6,7 +6,7 @@
  * sums fit in 32 bits; of each segment all rows are computed before the next one begins. */
 
 #include "edgec_kernels.h"
-#include "edgec_vector.h"
+#include "edgec_requantizer.h"
 
 #if EDGEC_ACTIVATION_BITS == 8
 #define EDGEC_ACTIVATION int8_t

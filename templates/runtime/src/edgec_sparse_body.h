@@ -8,7 +8,7 @@
  * than a unit, take the same steps one by one. */
 
 #include "edgec_kernels.h"
-#include "edgec_vector.h"
+#include "edgec_requantizer.h"
 
 #define EDGEC_LANES (32U / EDGEC_FIELD_BITS)
 #define EDGEC_UNIT 16

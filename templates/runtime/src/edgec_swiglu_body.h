@@ -12,7 +12,7 @@ typedef struct edgec_swiglu_state {
 
 static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
                                                      const int32_t *gate, const int32_t *up,
-                                                     const uint16_t *sigmoid, uint32_t n,
+                                                     const uint16_t *table, uint32_t n,
                                                      int32_t *scratch) {
     edgec_swiglu_state state;
     state.share = edgec_slice_of(worker, n);
@@ -20,7 +20,7 @@ static inline edgec_swiglu_state edgec_swiglu_reduce(const edgec_worker *worker,
     edgec_range range = {0, 0};
     edgec_range up_range = {0, 0};
     for (uint32_t i = first; i < state.share.last; i++) {
-        const int32_t silu = edgec_silu(gate[i], sigmoid);
+        const int32_t silu = edgec_silu(gate[i], table);
         scratch[i] = silu;
         edgec_range_add(&range, silu);
         edgec_range_add(&up_range, up[i]);

@@ -16,25 +16,6 @@ typedef uint32_t edgec_word;
 typedef uint16_t edgec_half;
 #endif
 
-/* How the accumulators of a linear become outputs: acc * M * A * 2^(E - e). */
-typedef struct edgec_requantizer {
-    int32_t a;
-    int32_t e;
-    uint32_t headroom; /* acc * 2^headroom fits in 32 bits */
-    int32_t least;     /* e from which the upper half of that times M * A is enough */
-} edgec_requantizer;
-
-/* scaling: an element of linear.shift. */
-static inline uint32_t edgec_scaling_shift(uint32_t scaling) {
-    return scaling & 15U;
-}
-
-static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint32_t scaling) {
-    const uint32_t headroom = scaling >> 4 & 15U;
-    const edgec_requantizer by = {scale[0], scale[1], headroom, scale[1] + 33 - (int32_t)headroom};
-    return by;
-}
-
 #if defined(__GNUC__)
 #define EDGEC_LIKELY(condition) __builtin_expect((condition) ? 1L : 0L, 1L)
 #define EDGEC_RARE __attribute__((__noinline__, __cold__, __unused__))
@@ -42,25 +23,6 @@ static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint3
 #define EDGEC_LIKELY(condition) (condition)
 #define EDGEC_RARE
 #endif
-
-/* One copy per kernel is enough for what happens rarely. */
-EDGEC_RARE static int32_t edgec_requantize_any(int32_t acc, int32_t multiplier, int32_t n) {
-    return edgec_requantize(acc, multiplier, n);
-}
-
-/* word: M << 16 | e of the row. */
-static inline int32_t edgec_requantize_row(const edgec_requantizer *by, int32_t acc,
-                                           const uint8_t *word) {
-    const void *const at = word;
-    const int32_t e = (int16_t)((const edgec_half *)at)[0];
-    const int32_t multiplier = (int32_t)((const edgec_half *)at)[1] * by->a;
-    const uint32_t shift = (uint32_t)(e - by->least);
-    if (EDGEC_LIKELY(shift <= 31U)) { /* nothing can saturate */
-        const int32_t scaled = edgec_signed((uint32_t)acc << by->headroom);
-        return ((edgec_mulh(scaled, multiplier) >> shift) + 1) >> 1;
-    }
-    return edgec_requantize_any(acc, multiplier, e - by->e);
-}
 
 /* A half-open range of indices. */
 typedef struct edgec_slice {

@@ -197,6 +197,13 @@ static bool normalizing(core *c, const fields *f) {
         c->x[f->rd] = (c->x[f->rd] + (a >> 16) * (b >> 16)) >> n;
         return true;
     }
+    if (f->f3 == 0U || f->f3 == 4U) { /* p.muls[N], p.mulhhs[N], likewise */
+        const uint32_t high = kind == 2U ? 0U : 16U;
+        const uint32_t product =
+            sign_extend(a >> high & 0xFFFFU, 16U) * sign_extend(b >> high & 0xFFFFU, 16U);
+        c->x[f->rd] = f->f3 == 0U ? shift_right_signed(product, n) : rounded(product, n, true);
+        return true;
+    }
     if (f->f3 == 3U && kind == 0U) { /* p.subN */
         c->x[f->rd] = shift_right_signed(a - b, n);
         return true;

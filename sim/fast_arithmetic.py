@@ -1,0 +1,52 @@
+"""Fast arithmetic (docs/numerics.md 11): the three steps whose products are made for 32 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.ops import (
+    AttentionConstants,
+    Ints,
+    KVCache,
+    dot_products,
+    k_scales,
+    requantize,
+    round_shift,
+    signed16,
+)
+from toolchain.model.program import FAST_FACTOR_BITS, NARROW_AT, NARROW_BITS, fast_drop
+
+FACTOR_DROP = 31 - FAST_FACTOR_BITS  # lower bits of M * A
+SCALE_DROP = 16  # lower bits of the products of two scales
+GATE_STEP = 11  # bits of a gate from one entry of the table to the next
+GATE_LIMIT = (16 << 16) - 1
+
+
+def requantize_rows(acc: Ints, words: Ints, scale: Ints, scaling: int) -> Ints:
+    """Outputs (T, n_out) of accumulators, by the words (n_out,) and the input's scale (T, 2)."""
+    narrow, drop = scaling >> NARROW_AT & NARROW_BITS, fast_drop(scaling)
+    factor = round_shift((words >> 16) * round_shift(scale[:, :1], narrow), FACTOR_DROP)
+    product = round_shift(acc, drop) * factor
+    assert np.abs(product).max(initial=0) <= 1 << 30, "accumulator bound of lowering violated"
+    shift = signed16(words) - scale[:, 1:] - (FACTOR_DROP + narrow + drop)
+    return requantize(product, np.ones_like(factor), shift)
+
+
+def log2_scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionConstants) -> Ints:
+    """Log2-domain logits in Q8: (KV, rows, U)."""
+    ka, ks = k_scales(cache)
+    drop = (q.shape[-1] - 1).bit_length() - 1
+    of_query = round_shift(q_scale[..., :1] * constants.score_multiplier, SCALE_DROP)
+    factor = round_shift(of_query * ka, SCALE_DROP)
+    shift = constants.score_exponent - 2 * SCALE_DROP - drop - (q_scale[..., 1:] + ks)
+    product = round_shift(dot_products(q, cache), drop) * factor
+    return round_shift(product, np.clip(shift, 0, 31))
+
+
+def silu(gate: Ints, table: Ints) -> Ints:
+    """max(gate, 0) less |gate| / (1 + exp |gate|), which the table has, interpolated."""
+    a = np.minimum(np.abs(gate), GATE_LIMIT)
+    i = a >> GATE_STEP
+    step = (table[i + 1] - table[i]) * (a & ((1 << GATE_STEP) - 1))
+    result: Ints = np.maximum(gate, 0) - (table[i] + round_shift(step, GATE_STEP))
+    return result

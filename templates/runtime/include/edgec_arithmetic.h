@@ -1,0 +1,9 @@
+/* The arithmetic of the model that the kernels belong to (docs/numerics.md 11). */
+#ifndef EDGEC_ARITHMETIC_H
+#define EDGEC_ARITHMETIC_H
+
+#ifndef EDGEC_ARITHMETIC_FAST
+#define EDGEC_ARITHMETIC_FAST 0
+#endif
+
+#endif

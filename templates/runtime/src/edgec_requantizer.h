@@ -1,0 +1,95 @@
+/* How the accumulators of a linear become outputs: acc * M * A * 2^(E - e). */
+#ifndef EDGEC_REQUANTIZER_H
+#define EDGEC_REQUANTIZER_H
+
+#include "edgec_vector.h"
+
+/* scaling: an element of linear.shift. */
+static inline uint32_t edgec_scaling_shift(uint32_t scaling) {
+    return scaling & 15U;
+}
+
+/* acc * 2^this fits in 32 bits. */
+static inline uint32_t edgec_scaling_headroom(uint32_t scaling) {
+    return scaling >> 4 & 15U;
+}
+
+/* One copy per kernel is enough for what happens rarely. */
+EDGEC_RARE static int32_t edgec_requantize_any(int32_t acc, int32_t multiplier, int32_t n) {
+    return edgec_requantize(acc, multiplier, n);
+}
+
+static inline int32_t edgec_word_at(const uint8_t *word, uint32_t *multiplier) {
+    const void *const at = word;
+    *multiplier = ((const edgec_half *)at)[1];
+    return (int16_t)((const edgec_half *)at)[0];
+}
+
+#if EDGEC_ARITHMETIC_FAST
+
+#define EDGEC_FAST_SUM_BITS 18U    /* of an accumulator; one more for each that its factor lacks */
+#define EDGEC_FAST_FACTOR_DROP 19U /* lower bits of M * A */
+
+/* rs(acc, drop) * rs(M * a, 19) is at most 2^30. */
+typedef struct edgec_requantizer {
+    int32_t a; /* rounded */
+    uint32_t drop;
+    int32_t exponent; /* what has to be subtracted from e */
+} edgec_requantizer;
+
+static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint32_t scaling) {
+    const uint32_t narrow = scaling >> 24 & 3U;
+    const uint32_t spare = edgec_scaling_headroom(scaling) + narrow;
+    const uint32_t most = 31U - EDGEC_FAST_SUM_BITS;
+    const uint32_t drop = spare < most ? most - spare : 0U;
+    const edgec_requantizer by = {edgec_round_shift(scale[0], narrow), drop,
+                                  scale[1] + (int32_t)(EDGEC_FAST_FACTOR_DROP + narrow + drop)};
+    return by;
+}
+
+/* word: M << 16 | e of the row. */
+static inline int32_t edgec_requantize_row(const edgec_requantizer *by, int32_t acc,
+                                           const uint8_t *word) {
+    uint32_t multiplier;
+    const int32_t n = edgec_word_at(word, &multiplier) - by->exponent;
+    const uint32_t factor =
+        edgec_round_shift_u(multiplier * (uint32_t)by->a, EDGEC_FAST_FACTOR_DROP);
+    const int32_t product = edgec_round_shift(acc, by->drop) * (int32_t)factor;
+    if (EDGEC_LIKELY((uint32_t)n - 1U <= 30U)) {
+        return ((product >> (uint32_t)(n - 1)) + 1) >> 1;
+    }
+    return edgec_requantize_any(product, 1, n);
+}
+
+#else
+
+typedef struct edgec_requantizer {
+    int32_t a;
+    int32_t e;
+    uint32_t headroom;
+    int32_t least; /* e from which the upper half of acc * 2^headroom * M * A is enough */
+} edgec_requantizer;
+
+static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint32_t scaling) {
+    const uint32_t headroom = edgec_scaling_headroom(scaling);
+    const edgec_requantizer by = {scale[0], scale[1], headroom, scale[1] + 33 - (int32_t)headroom};
+    return by;
+}
+
+/* word: M << 16 | e of the row. */
+static inline int32_t edgec_requantize_row(const edgec_requantizer *by, int32_t acc,
+                                           const uint8_t *word) {
+    uint32_t of_row;
+    const int32_t e = edgec_word_at(word, &of_row);
+    const int32_t multiplier = (int32_t)of_row * by->a;
+    const uint32_t shift = (uint32_t)(e - by->least);
+    if (EDGEC_LIKELY(shift <= 31U)) { /* nothing can saturate */
+        const int32_t scaled = edgec_signed((uint32_t)acc << by->headroom);
+        return ((edgec_mulh(scaled, multiplier) >> shift) + 1) >> 1;
+    }
+    return edgec_requantize_any(acc, multiplier, e - by->e);
+}
+
+#endif
+
+#endif
