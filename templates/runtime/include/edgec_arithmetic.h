@@ -1,4 +1,4 @@
-/* The arithmetic of the model that the kernels belong to (docs/numerics.md 11). */
+/* The arithmetic of the model that the kernels belong to: one for all of them. */
 #ifndef EDGEC_ARITHMETIC_H
 #define EDGEC_ARITHMETIC_H
 
