@@ -655,9 +655,10 @@ static void finish(const step *s, demo_output *out) {
     final_norm(s);
     lm_head(s);
     argmax(s);
+    const int32_t next = *s->next;
     if (out != NULL) {
         out->logits = s->logits;
-        out->next = *s->next;
+        out->next = next;
     }
 }
 
