@@ -18,7 +18,7 @@ void fused_append(const edgec_worker *worker, const edgec_attention_params *para
                   const edgec_kv_cache *cache, int8_t *queries, int32_t *query_scale,
                   int32_t *tops) {
     edgec_heads heads = {.cache = *cache};
-    int16_t row[64];
+    edgec_word row[32];
     edgec_begin_heads(&heads, worker, params, q, k, v, queries, query_scale, row);
     edgec_place_heads(&heads, params, rope, position);
     edgec_fused_append(worker, &heads, params, 0U, position);

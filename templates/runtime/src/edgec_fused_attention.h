@@ -32,7 +32,7 @@ typedef struct edgec_heads {
 #if EDGEC_XPULP
     edgec_x_choices choices;
 #endif
-    int16_t *rope; /* angles of the position */
+    edgec_word *rope; /* angles of the position */
     edgec_head_group groups[EDGEC_HEAD_GROUPS];
 } edgec_heads;
 

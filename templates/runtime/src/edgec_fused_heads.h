@@ -20,13 +20,14 @@ static inline edgec_head_group edgec_head_group_of(edgec_slice share, int32_t *x
     return group;
 }
 
-/* Once per step, behind args and cache; edgec_place_heads follows. Rows are divided like heads where
- * all workers have as many; otherwise the last ones have the keys and the first ones the values.
- * queries, query_scale: as in args; rope[head_dim]: memory for the angles of a position. */
+/* Once per step, behind args and cache; edgec_place_heads follows. Rows are divided like heads
+ * where all workers have as many; otherwise the last ones have the keys and the first ones the
+ * values. queries, query_scale: as in args; rope[head_dim / 2]: memory for the angles of a
+ * position. */
 EDGEC_SETUP void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worker,
                                    const edgec_attention_params *params, int32_t *q, int32_t *k,
                                    int32_t *v, int8_t *queries, int32_t *query_scale,
-                                   int16_t *rope) {
+                                   edgec_word *rope) {
     const uint32_t n = params->head_dim;
     edgec_worker from_end = *worker;
     heads->own = params->heads % worker->count == 0U && params->kv_heads % worker->count == 0U;
@@ -35,12 +36,13 @@ EDGEC_SETUP void edgec_begin_heads(edgec_heads *heads, const edgec_worker *worke
     }
     heads->share = edgec_slice_of(worker, params->heads);
     heads->rope = rope;
+    const int16_t *const angles = (const int16_t *)(const void *)rope;
     edgec_head_group *const groups = heads->groups;
-    groups[EDGEC_HEAD_Q] = edgec_head_group_of(heads->share, q, n, rope);
+    groups[EDGEC_HEAD_Q] = edgec_head_group_of(heads->share, q, n, angles);
     groups[EDGEC_HEAD_Q].row = queries + heads->share.first * n;
     groups[EDGEC_HEAD_Q].scale = (uint8_t *)(query_scale + 2U * heads->share.first);
     groups[EDGEC_HEAD_K] =
-        edgec_head_group_of(edgec_slice_of(&from_end, params->kv_heads), k, n, rope);
+        edgec_head_group_of(edgec_slice_of(&from_end, params->kv_heads), k, n, angles);
     groups[EDGEC_HEAD_V] =
         edgec_head_group_of(edgec_slice_of(worker, params->kv_heads), v, n, NULL);
     for (uint32_t i = EDGEC_HEAD_K; i < EDGEC_HEAD_GROUPS; i++) {
@@ -64,8 +66,10 @@ EDGEC_SETUP void edgec_place_heads(edgec_heads *heads, const edgec_attention_par
     v->row = heads->cache.v + (at + v->first) * n;
     k->scale = (uint8_t *)(heads->cache.k_scale + at + k->first);
     v->scale = (uint8_t *)(heads->cache.v_scale + at + v->first);
-    for (uint32_t i = 0U; i < n; i++) { /* the cores read them for every head */
-        heads->rope[i] = angles[position * n + i];
+    const void *const here = angles + position * n;
+    const edgec_word *const words = (const edgec_word *)here;
+    for (uint32_t i = 0U; i < n / 2U; i++) { /* every head reads them */
+        heads->rope[i] = words[i];
     }
 }
 
