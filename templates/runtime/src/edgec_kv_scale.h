@@ -10,20 +10,19 @@
 EDGEC_INSN_A(edgec_kv_bits_6, int32_t, 0x33, 0, 0x65, 6)
 EDGEC_INSN_DA(edgec_kv_insert_6, 0x33, 2, 0x65, 6)
 EDGEC_INSN_DA(edgec_kv_insert_12, 0x33, 2, 0x63, 12)
+
+static inline uint32_t edgec_kv_code(int32_t exponent, int32_t top, int32_t spread) {
+    return edgec_kv_insert_12(edgec_kv_insert_6((uint32_t)exponent, (uint32_t)top),
+                              (uint32_t)spread);
+}
 #else
 /* Bits 6 to 11, signed. */
 static inline int32_t edgec_kv_bits_6(int32_t code) {
     return edgec_signed((uint32_t)code << 20) >> 26;
 }
 
-/* code, of 6 bits at first, with six bits of a behind them. */
-static inline uint32_t edgec_kv_insert_6(uint32_t code, uint32_t a) {
-    return (code & 63U) | (a & 63U) << 6;
-}
-
-/* With four bits of a, which has no more, behind those. */
-static inline uint32_t edgec_kv_insert_12(uint32_t code, uint32_t a) {
-    return code | a << 12;
+static inline uint32_t edgec_kv_code(int32_t exponent, int32_t top, int32_t spread) {
+    return (uint32_t)spread << 12 | ((uint32_t)top & 63U) << 6 | ((uint32_t)exponent & 63U);
 }
 #endif
 
@@ -54,9 +53,7 @@ static inline edgec_kv_scale edgec_kv_scale_with(int32_t amax, int32_t exponent,
         low = edgec_min32(low, edgec_kv_top(before) - edgec_kv_spread(before));
     }
     const int32_t spread = edgec_min32(top - low, EDGEC_KV_SPREAD);
-    const uint32_t code =
-        edgec_kv_insert_12(edgec_kv_insert_6((uint32_t)exponent, (uint32_t)top), (uint32_t)spread);
-    const edgec_kv_scale scale = {(uint16_t)amax, (uint16_t)code};
+    const edgec_kv_scale scale = {(uint16_t)amax, (uint16_t)edgec_kv_code(exponent, top, spread)};
     *largest = top;
     return scale;
 }
