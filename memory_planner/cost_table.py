@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from memory_planner.fused_costs import FIXED, WORK, FusedCosts
+from memory_planner.fused_costs import FAST, FIXED, WORK, FusedCosts
 from memory_planner.target import BatchCosts, Costs, SparseCosts
 from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
@@ -116,5 +116,10 @@ def _fused(table: Table, cost: Callable[[Table, str, str], float]) -> FusedCosts
     once = fused.table("fixed")
     fixed = {key: once.number(key, f"cycles/{unit}") for key, unit in FIXED.items()}
     once.finish()
+    fast = {}
+    if fused.has("fast"):
+        less = fused.table("fast")
+        fast = {key: less.number(key, f"cycles/{unit}") for key, unit in FAST.items()}
+        less.finish()
     fused.finish()
-    return FusedCosts(work, fixed)
+    return FusedCosts(work, fixed, fast)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from toolchain.model.program import Arithmetic
 
 # Work by what it is counted in; sim/fused_cycles.py says how often.
 WORK = {
@@ -42,6 +44,8 @@ FIXED = {
     "residual": "op",
     "token": "token",  # in front of the blocks
 }
+# Less with fast arithmetic: the section `fast`, which may be left out.
+FAST = {"row": "row", "silu": "element", "score": "score"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +54,16 @@ class FusedCosts:
 
     work: Mapping[str, float]
     fixed: Mapping[str, float]
+    fast: Mapping[str, float] = field(default_factory=dict)  # what fast arithmetic saves
+
+    def unit(self, arithmetic: Arithmetic) -> dict[str, float]:
+        """`work` in an arithmetic."""
+        unit = dict(self.work)
+        if arithmetic is Arithmetic.FAST and self.fast:
+            for key in unit.keys() & {"row_a8", "row_a16", "summed_row", "silu"}:
+                unit[key] -= self.fast["silu" if key == "silu" else "row"]
+        return unit
+
+    def score_saving(self, arithmetic: Arithmetic) -> float:
+        """Cycles per score that an arithmetic saves."""
+        return self.fast.get("score", 0.0) if arithmetic is Arithmetic.FAST else 0.0

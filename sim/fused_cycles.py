@@ -42,7 +42,8 @@ class _Run:
         assert costs is not None
         assert engine is not None
         self.context, self.fused, self.ops, self.ahead = context, fused, ops, ahead
-        self.unit, self.fixed, self.engine = costs.work, costs.fixed, engine.cycles
+        self.unit, self.fixed = costs.unit(context.program.arithmetic), costs.fixed
+        self.engine = engine.cycles
         self.cores = context.target.cores
         self.now = self.engine_free = 0.0
         self.queue: list[JobTimes] = []  # of the chain that runs
@@ -105,7 +106,7 @@ class _Run:
         self._work(rope, "rotate and quantize", queries, self.fixed["append"])
         self._work(append, "rotate, quantize and store", rows)
         self._meet(append)
-        attention = attention_cycles(self.context, attend, self.fixed["attention"])
+        attention = attention_cycles(self._scoring(), attend, self.fixed["attention"])
         self.attention = replace(attention, total=round(attention.total))
         self.now += self.attention.total
         merged = heads * (unit["merge_head"] + shape.head_dim * unit["merge"])
@@ -117,6 +118,17 @@ class _Run:
         self._work(self._op(linears[3]), "return to rows", 0.0, code)
         self._rows(linears[3])
         self._residual()
+
+    def _scoring(self) -> Context:
+        """With the price of a score in the program's arithmetic."""
+        context = self.context
+        costs = context.target.costs
+        assert costs.fused is not None
+        saving = costs.fused.score_saving(context.program.arithmetic)
+        if not saving:
+            return context
+        costs = replace(costs, attention_score=costs.attention_score - saving)
+        return replace(context, target=replace(context.target, costs=costs))
 
     def _mlp(self) -> None:
         """The first half of SwiGLU is beside up's job."""

@@ -55,8 +55,10 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     assert [run.cores for run in report.runs] == [1, 3, 8]
 
 
-@pytest.mark.parametrize("engine", [EngineChoice.NEUREKA, EngineChoice.CORES])
-@pytest.mark.parametrize(("mode", "group_size"), [(ActMode.A16, -1), (ActMode.A8, 32)])
+@pytest.mark.parametrize(
+    ("engine", "mode", "group_size"),
+    [(EngineChoice.NEUREKA, ActMode.A16, -1), (EngineChoice.CORES, ActMode.A8, 32)],
+)
 def test_fast_arithmetic(
     tmp_path: Path, engine: EngineChoice, mode: ActMode, group_size: int
 ) -> None:

@@ -197,6 +197,18 @@ def test_a_pattern_that_does_not_pay_says_so() -> None:
     assert half["bytes"]["packed"] == dense["bytes"]["packed"] - saved
 
 
+def test_fast_arithmetic_is_cheaper_and_takes_a_larger_table() -> None:
+    precise, fast = (
+        fit_json("stories260k", "--arithmetic", arithmetic) for arithmetic in ("precise", "fast")
+    )
+    assert [report["settings"]["arithmetic"] for report in (precise, fast)] == ["precise", "fast"]
+    cycles = [report["estimate"]["cycles_per_token"] for report in (precise, fast)]
+    assert 0.85 * cycles[0] < cycles[1] < cycles[0]
+    sizes = [report["bytes"]["packed"] for report in (precise, fast)]
+    assert 0 <= sizes[1] - sizes[0] <= 2 * (513 - 257)
+    assert "precise" in fit("stories260k", "--arithmetic", "exact").stderr
+
+
 def test_shapes_are_listed() -> None:
     shapes = fit_json("--list-shapes")["shapes"]
     assert {shape["name"] for shape in shapes} == set(list_shapes())
