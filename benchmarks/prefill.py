@@ -4,10 +4,10 @@
 
 First table: cycles per token of the first 128 positions, as steps, as one prompt without batches
 and in batches. Second table: what the engine is busy per token in the blocks, and what it would be
-if its jobs took several vectors: four windows of a 3 x 3 job (four tokens of 8-bit activations, two
-of 16-bit ones), or a pixel of a 1 x 1 job per vector, which needs a second copy of the weights at 8
-bits. The difference is the most that such jobs could save: the cores stage vectors and finish rows
-for every token all the same, partly while the engine works.
+when its jobs take several vectors: four windows of a 3 x 3 job (four tokens of 8-bit activations,
+two of 16-bit ones), or a pixel of a 1 x 1 job per vector, which needs a second copy of the weights
+at 8 bits and is not generated. The difference is the most that such jobs could save: the cores
+stage vectors and finish rows for every token all the same, partly while the engine works.
 
 No weights are needed. The streamed model is the large one with 1 MiB in each weight memory.
 """
@@ -94,7 +94,8 @@ def engine_row(case: Case, step: Step) -> str:
             continue
         windows, jobs = windows_of(op), layout.groups
         one += jobs * _cycles(case, linear_shape(LinearJob(layout, layout.channels, windows)))
-        four += jobs * _cycles(case, four_windows(layout)) * windows / WINDOWS
+        shape = linear_shape(LinearJob(layout, layout.channels, WINDOWS))
+        four += jobs * _cycles(case, shape) * windows / WINDOWS
         pixels += jobs * _cycles(case, pointwise(layout, BATCH * windows)) / BATCH
         copy += jobs * layout.rows * -(-layout.engine_columns // jobs // 32) * 32
     assert case.target.engine is not None
@@ -109,13 +110,6 @@ def engine_row(case: Case, step: Step) -> str:
 def _cycles(case: Case, shape: JobShape) -> int:
     assert case.target.engine is not None
     return job_cycles(shape, case.target.engine.cycles)
-
-
-def four_windows(layout: EngineLayout) -> JobShape:
-    """Two rows of two windows: 3 x 3 jobs whose output has four, six or six pixels a side."""
-    one = linear_shape(LinearJob(layout, layout.channels, 1))
-    side = {9: (4, 4), 3: (4, 6), 1: (6, 6)}[layout.taps]
-    return replace(one, height=side[0], width=side[1])
 
 
 def pointwise(layout: EngineLayout, vectors: int) -> JobShape:

@@ -6,6 +6,8 @@ the chain, so that blocks whose weights lie elsewhere have the same jobs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from codegen.c_names import dimensions, identifier, mode_suffix, place_text
 from codegen.views import (
     BufferView,
@@ -29,11 +31,15 @@ REGISTERS_PER_ROW = 6
 
 
 class EngineTables:
-    """Fills the tables as linears are asked for."""
+    """Fills the tables as linears are asked for; `batch`: those of jobs for a prompt's tokens."""
 
-    def __init__(self, program: Program, plan: Plan) -> None:
+    def __init__(self, program: Program, plan: Plan, *, batch: bool = False) -> None:
         self._program, self._plan = program, plan
-        self._members = chain_members(plan.engine)
+        self._tokens = plan.prefill.batch if batch and plan.prefill else 1
+        self._chains_planned: Sequence[ChainPlan] = plan.engine.chains if plan.engine else ()
+        if batch:
+            self._chains_planned = plan.prefill.chains if plan.prefill else ()
+        self._members = chain_members(self._chains_planned)
         self._stages: dict[StageView, int] = {}
         self._matrices: dict[EngineMatrixView, int] = {}
         self._jobs: list[tuple[str, ...]] = []
@@ -47,7 +53,7 @@ class EngineTables:
         """The row of a linear on the engine: where its table lies, and where its chain begins."""
         tensor, table = self._program.weight_of(op), self._program.tensors[op.inputs[-1]]
         words, place = (self._plan.placements[spec.name] for spec in (tensor, table))
-        index, base = self._linear(op)
+        index, base = self.entry(op)
         assert tensor.layout is not None
         packing = f"{tensor.layout.packing.value}{dimensions(tensor.shape)}"
         places = f"{place_text(words)}, table at {place_text(place)}"
@@ -63,7 +69,7 @@ class EngineTables:
             words=base,
         )
 
-    def _linear(self, op: Op) -> tuple[int, int]:
+    def entry(self, op: Op) -> tuple[int, int]:
         """Index of the op's entry, and register 0 of the first words of its chain."""
         member, layout = self._members[op.id], self._program.engine_layout_of(op)
         assert layout is not None
@@ -75,7 +81,7 @@ class EngineTables:
         words = member.chain.jobs[0].registers[0]
         view = EngineLinearView(
             comment=op.role,
-            matrix=self._matrix(layout, windows_of(op), table.record_size),
+            matrix=self._matrix(layout, self._tokens * windows_of(op), table.record_size),
             chain=self._chain(member.chain, layout, op, words),
             first_piece=self._first_pieces[pieces],
             piece_count=len(pieces),
@@ -100,15 +106,15 @@ class EngineTables:
         return self._matrices.setdefault(view, len(self._matrices))
 
     def _chain(self, chain: ChainPlan, layout: EngineLayout, op: Op, words: int) -> int:
-        windows = windows_of(op)
-        geometry = stage_geometry(layout, windows)
+        halves = windows_of(op)
+        geometry = stage_geometry(layout, self._tokens * halves)
         stage = StageView(
             columns=layout.engine_columns,
             group_size=layout.group_size,
             group_stride=chain.group_stride,
             chunk=geometry.chunk,
             chunk_stride=geometry.stride,
-            origins=(geometry.origins[0], geometry.origins[-1]),
+            origins=(geometry.origins[0], geometry.origins[halves - 1]),
         )
         jobs = tuple(_registers(job.registers, words) for job in chain.jobs)
         if jobs not in self._first_jobs:
@@ -132,9 +138,9 @@ class EngineTables:
     def view(self) -> EngineView | None:
         """The tables of all linears that were asked for; None without an engine."""
         engine = self._plan.engine
-        if engine is None:
+        if engine is None or not self._chains_planned:
             return None
-        buffers = list(dict.fromkeys(chain.input_buffer for chain in engine.chains))
+        buffers = list(dict.fromkeys(chain.input_buffer for chain in self._chains_planned))
         places = [self._plan.placements[name] for name in buffers]
         arena = identifier(places[0].region).upper()
         return EngineView(

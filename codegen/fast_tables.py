@@ -6,7 +6,7 @@ table has room as a whole, or stays with the other constants.
 
 from __future__ import annotations
 
-from codegen.views import ModelView
+from codegen.views import EngineView, ModelView
 from memory_planner.target import TargetSpec
 
 # Bytes on a core of 32 bits of one entry: types of runtime/include, model_tables.c.j2.
@@ -42,16 +42,23 @@ def _sizes(model: ModelView) -> dict[str, int]:
     sizes = {"ATTENTION": ATTENTION_BYTES, "MATRICES": MATRIX_BYTES * len(model.matrices)}
     engine, block = model.engine, model.whole
     if engine is not None:
-        sizes |= {
-            "STAGES": STAGE_BYTES * len(engine.stages),
-            "ENGINE_MATRICES": ENGINE_MATRIX_BYTES * len(engine.matrices),
-            "CHAINS": CHAIN_BYTES * len(engine.chains),
-            "PIECES": PIECE_BYTES * len(engine.pieces),
-            "ENGINE_LINEARS": ENGINE_LINEAR_BYTES * len(engine.linears),
-            "JOBS": JOB_BYTES * len(engine.jobs),
-        }
+        sizes |= _engine_sizes(engine, "")
     linear = LINEAR_BYTES if engine is None else LINEAR_BYTES_WITH_ENGINE
     row = LOCATION_BYTES * len(block.arrays) + linear * len(block.linears)
     row += PART_BYTES * len(model.blocks[0].parts) + CACHE_BYTES * bool(model.blocks[0].parts)
     sizes["BLOCKS"] = row * len(model.blocks)
+    if model.prefill and model.prefill.jobs:
+        sizes |= _engine_sizes(model.prefill.jobs.engine, "BATCH_")
     return sizes
+
+
+def _engine_sizes(engine: EngineView, prefix: str) -> dict[str, int]:
+    sizes = {
+        "STAGES": STAGE_BYTES * len(engine.stages),
+        "ENGINE_MATRICES": ENGINE_MATRIX_BYTES * len(engine.matrices),
+        "CHAINS": CHAIN_BYTES * len(engine.chains),
+        "PIECES": PIECE_BYTES * len(engine.pieces),
+        "ENGINE_LINEARS": ENGINE_LINEAR_BYTES * len(engine.linears),
+        "JOBS": JOB_BYTES * len(engine.jobs),
+    }
+    return {prefix + name: size for name, size in sizes.items()}

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from codegen.forms import Each, Fixed, Form
 from memory_planner.engine_plan import ChainPlan, EngineLinear, EnginePlan, JobPlan, PiecePlan
 from memory_planner.engine_registers import REGISTERS
-from memory_planner.plan import LinearPlan, Placement, Plan, StreamPlan, Transfer
+from memory_planner.plan import LinearPlan, Placement, Plan, PrefillPlan, StreamPlan, Transfer
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, ProgramShape, TensorSpec
@@ -59,6 +59,7 @@ _PLAN = form_of(
     engine=form_of(EnginePlan, chains=[_CHAIN]),
     linears=[form_of(LinearPlan, transfers=[_TRANSFER])],
     streams=_optional(form_of(StreamPlan), "begins"),
+    prefill=_optional(form_of(PrefillPlan, chains=[_CHAIN]), "chains"),
 )
 
 PLAN_FORM: Form = {

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codegen.c_names import identifier, place_text
+from codegen.engine_tables import EngineTables
 from codegen.fused import fused_jobs
 from codegen.views import (
+    BatchLinear,
+    BatchView,
     EngineView,
+    FusedJob,
+    FusedLinear,
     FusedView,
     GroupView,
     OpView,
     PrefillView,
     TokenBufferView,
+    TokenStep,
 )
+from memory_planner.engine_jobs import acc_geometry, stage_geometry
+from memory_planner.engine_plan import chain_members
+from memory_planner.footprint import MAX_CORES, PARTIAL_SIZE, PREFILL_PARTIALS
 from memory_planner.plan import Plan
 from memory_planner.prefill import token_groups
-from toolchain.model.program import Program
+from toolchain.model.program import Op, Program
 
 
 def prefill_view(
@@ -31,7 +40,7 @@ def prefill_view(
         return None
     place = plan.placements[how.buffer]
     waiting, job, groups = list(items), 0, []
-    for group in token_groups(program, plan):
+    for group in () if how.chains else token_groups(program, plan):
         own: list[FusedView | OpView] = []
         while sum(_count(item) for item in own) < len(group.roles):
             own.append(waiting.pop(0))
@@ -55,7 +64,84 @@ def prefill_view(
         stride=how.stride,
         buffers=buffers,
         groups=tuple(groups),
+        jobs=_batch(program, plan, items) if how.chains else None,
     )
+
+
+def _batch(program: Program, plan: Plan, items: Sequence[FusedView | OpView]) -> BatchView:
+    """Of a block that is nothing but fused ops; all blocks have the same entries."""
+    assert plan.prefill is not None
+    tables = EngineTables(program, plan, batch=True)
+    singles = [one for item in items if isinstance(item, FusedView) for one in item.linears]
+    linears = []
+    for single in singles:
+        ops = [op for op in program.ops if identifier(op.role) == single.field]
+        (entry,) = {tables.entry(op)[0] for op in ops}
+        linears.append(_batch_linear(program, plan, ops[0], single, entry))
+    engine = tables.view()
+    assert engine is not None
+    jobs = [job for chain in _chains(linears) for job in _chain_jobs(engine, chain)]
+    place = plan.placements[PREFILL_PARTIALS]
+    partials = place.offset - plan.region(place.region).arena_base
+    angles = partials + plan.prefill.batch * MAX_CORES * PARTIAL_SIZE
+    return BatchView(engine, tuple(linears), tuple(jobs), partials, angles)
+
+
+def _chains(linears: Sequence[BatchLinear]) -> list[list[BatchLinear]]:
+    """Linears that read one vector together."""
+    chains: list[list[BatchLinear]] = []
+    for each in linears:
+        if each.of_step.first:
+            chains.append([])
+        chains[-1].append(each)
+    return chains
+
+
+def _chain_jobs(engine: EngineView, linears: Sequence[BatchLinear]) -> list[FusedJob]:
+    """The jobs of a chain: one begins wherever a piece that has been met lets the engine go on."""
+    own = [engine.linears[each.entry] for each in linears]
+    pieces = [
+        piece
+        for one in own
+        for piece in engine.pieces[one.first_piece : one.first_piece + one.piece_count]
+    ]
+    begins, given, waited = {0}, pieces[0].before, 0
+    for piece in pieces:
+        if piece.needed > waited:
+            waited = piece.needed
+            if piece.after > given:
+                begins.add(given)
+                given = piece.after
+    chain = engine.chains[own[0].chain]
+    return [
+        FusedJob(chain.first_job + number, linears[0].of_step.field, int(number in begins))
+        for number in range(chain.job_count)
+    ]
+
+
+def _batch_linear(
+    program: Program, plan: Plan, op: Op, single: FusedLinear, entry: int
+) -> BatchLinear:
+    how, layout = plan.prefill, program.engine_layout_of(op)
+    assert how is not None
+    assert layout is not None
+    pieces = chain_members(how.chains)[op.id].linear.pieces
+    windows = how.batch * single.halves
+    acc, stage = acc_geometry(layout, 1, windows), stage_geometry(layout, windows)
+    sums = [origin // acc.pixel * pieces[0].pixel_stride for origin in acc.origins]
+    return BatchLinear(
+        of_step=single,
+        entry=entry,
+        runs=layout.shared * len(pieces),
+        image=_token_step(stage.origins, single.halves),
+        sums=_token_step(sums, single.halves),
+    )
+
+
+def _token_step(origins: Sequence[int], halves: int) -> TokenStep:
+    """Of the windows' origins those of each token's first one."""
+    firsts = [origin - origins[0] for origin in origins[::halves]]
+    return TokenStep(firsts[1], firsts[2] if len(firsts) > 2 else 0)
 
 
 def part_of_item(item: FusedView | OpView) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from codegen.json_text import canonical
@@ -165,7 +165,7 @@ def plan_to_json(plan: Plan) -> Json:
     if plan.engine:
         optional["engine"] = _engine_to_json(plan.engine)
     if plan.prefill:
-        optional["prefill"] = asdict(plan.prefill)
+        optional["prefill"] = _prefill_to_json(plan.prefill)
     return {
         "target": plan.target,
         "cores": plan.cores,
@@ -196,7 +196,7 @@ def plan_from_json(value: Json) -> Plan:
         blob_headers=value["blob_headers"],
         streams=_streams_from_json(value["streams"]) if "streams" in value else None,
         engine=_engine_from_json(value["engine"]) if "engine" in value else None,
-        prefill=PrefillPlan(**value["prefill"]) if "prefill" in value else None,
+        prefill=_prefill_from_json(value["prefill"]) if "prefill" in value else None,
     )
 
 
@@ -211,6 +211,17 @@ def _streams_from_json(item: Json) -> StreamPlan:
     streams = tuple(Stream(**stream) for stream in item["streams"])
     lists = {"cuts": tuple(item["cuts"]), "begins": tuple(item.get("begins", ()))}
     return StreamPlan(**{**item, **lists, "streams": streams})
+
+
+def _prefill_to_json(prefill: PrefillPlan) -> Json:
+    item = asdict(replace(prefill, chains=()))
+    del item["chains"]
+    chains = {"chains": [_chain_to_json(chain) for chain in prefill.chains]}
+    return {**item, **(chains if prefill.chains else {})}
+
+
+def _prefill_from_json(item: Json) -> PrefillPlan:
+    return PrefillPlan(**{**item, "chains": tuple(map(_chain_from_json, item.get("chains", ())))})
 
 
 def _engine_to_json(engine: EnginePlan) -> Json:
@@ -301,9 +312,10 @@ def graph_hash(program: Program, plan: Plan) -> bytes:
     """
     placed = plan_to_json(plan)
     del placed["rows"]
-    for chain in placed.get("engine", {}).get("chains", ()):
-        for job in chain["jobs"]:
-            del job["cycles"]
+    for part in ("engine", "prefill"):
+        for chain in placed.get(part, {}).get("chains", ()):
+            for job in chain["jobs"]:
+                del job["cycles"]
     for region in placed["regions"]:
         for report in ("capacity", "reserved", "peak", "proven"):
             del region[report]

@@ -327,6 +327,36 @@ class GroupView:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenStep:
+    """Where token t of a batch has its part: (t mod 2) * odd + (t div 2) * pair bytes further."""
+
+    odd: int
+    pair: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLinear:
+    """A linear whose jobs serve all tokens of a batch."""
+
+    of_step: FusedLinear
+    entry: int  # index in BATCH_LINEARS
+    runs: int  # of rows
+    image: TokenStep
+    sums: TokenStep
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """Engine jobs of several tokens; tables as for steps."""
+
+    engine: EngineView
+    linears: tuple[BatchLinear, ...]  # of a block
+    jobs: tuple[FusedJob, ...]  # of a block, behind those of a step
+    partials: int  # bytes from the arena's start to those of the first token
+    angles: int  # likewise to the angles of the first token's position
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillView:
     """How the generated code runs a batch."""
 
@@ -337,6 +367,7 @@ class PrefillView:
     stride: int
     buffers: tuple[TokenBufferView, ...]
     groups: tuple[GroupView, ...]
+    jobs: BatchView | None  # None: every token has jobs of its own
 
 
 @dataclass(frozen=True, slots=True)

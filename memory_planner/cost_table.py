@@ -92,7 +92,8 @@ def _batch(table: Table) -> BatchCosts | None:
         return None
     batch = table.table("batch")
     refetched = batch.number("refetched", "cycles/cycle")
-    found = BatchCosts(refetched, batch.number("select_token", "cycles/token"))
+    select_token = batch.number("select_token", "cycles/token")
+    found = BatchCosts(refetched, select_token, batch.number("piece", "cycles/piece"))
     batch.finish()
     return found
 

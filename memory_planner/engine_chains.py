@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
 from memory_planner.engine_jobs import StageGeometry, acc_geometry, stage_geometry
-from memory_planner.footprint import ENGINE_INPUT, ENGINE_PREFIX, ENGINE_SUMS
+from memory_planner.footprint import (
+    ENGINE_INPUT,
+    ENGINE_PREFIX,
+    ENGINE_SUMS,
+    PREFILL_PREFIX,
+)
 from memory_planner.target import TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import ActMode, Op, Program
@@ -25,8 +30,9 @@ SHARE = 4  # of the activations' region: what sums of one chain, or one table, m
 class Chain:
     """Linears of one block that read the same vector in the same arrangement, in schedule order.
 
-    `tile_channels` is 0 when the sums of all channels have room at the same time; else the chain
-    has one linear, whose tiles of so many channels take turns in two slots.
+    `tile_channels` is 0 when the sums of all channels have room at the same time; else tiles of so
+    many channels take turns in two slots. For one token such a chain has a single linear. A job of
+    several tokens of a prompt (memory_planner/prefill_jobs.py) has a window, or two, for each.
     """
 
     ops: tuple[Op, ...]
@@ -35,11 +41,12 @@ class Chain:
     input_stride: int  # bytes from one group's part of the input buffer to the next
     tile_channels: int
     sums_size: int  # bytes of all accumulators, or of both slots
+    tokens: int = 1
 
     @property
     def windows(self) -> int:
         """Vectors that a job computes with: int16 activations are two, upper and lower halves."""
-        return windows_of(self.ops[0])
+        return self.tokens * windows_of(self.ops[0])
 
     @property
     def input_size(self) -> int:
@@ -48,10 +55,10 @@ class Chain:
 
     def buffer(self, what: str) -> str:
         """Name of a buffer. Arrangements differ in which bytes stay zero, so each has its own."""
-        layout = self.layouts[0]
-        name = f"{ENGINE_PREFIX}{self.ops[0].role}.{what}"
+        layout, role = self.layouts[0], self.ops[0].role
         if what == ENGINE_SUMS:
-            return name
+            return f"{ENGINE_PREFIX}{role}.{what}"
+        name = f"{ENGINE_PREFIX if self.tokens == 1 else PREFILL_PREFIX}{role}.{what}"
         tail = f"_{layout.tail}" if layout.tail else ""
         return f"{name}_{layout.taps}_{layout.groups}{tail}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import CHANNEL_STEP, Chain, chains_of, sums_size
 from memory_planner.engine_jobs import LinearJob, acc_geometry, linear_job, linear_shape
@@ -59,12 +59,12 @@ def plan_engine(program: Program, target: TargetSpec, plan: Plan) -> EnginePlan 
     best: dict[tuple[object, ...], int] = {}
     planned = []
     for chain in chains:
-        runs = _runs(program, target, plan, chain)
+        runs = runs_of(program, target, plan, chain)
         tables = tuple(plan.placements[plan.linears[op.id].weight].region for op in chain.ops)
         key = chain.layouts, chain.windows, tuple(len(run.ops) for run in runs), tables
         if key not in best:
             best[key] = _best_count(program, target, plan, (chain, runs))
-        planned.append(_chain_plan(program, target, plan, (chain, runs, best[key])))
+        planned.append(chain_plan(program, target, plan, (chain, runs, best[key])))
     addresses = {name: target.region(name).base for name in names}
     return EnginePlan(engine.name, engine.weight_base, addresses, tuple(planned))
 
@@ -82,7 +82,7 @@ def _best_count(
     most = 1 if chain.tile_channels else min(MOST_TILES, steps)
 
     def cycles(count: int) -> tuple[bool, float]:
-        candidate = _chain_plan(program, target, plan, (chain, runs, count))
+        candidate = chain_plan(program, target, plan, (chain, runs, count))
         pairs = zip(candidate.linears, chain.layouts, strict=True)
         jobs = len(candidate.jobs)
         alone = any(not fits_function(linear, layout, jobs) for linear, layout in pairs)
@@ -92,7 +92,7 @@ def _best_count(
     return min(range(1, most + 1), key=cycles)
 
 
-def _chain_plan(
+def chain_plan(
     program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run], int]
 ) -> ChainPlan:
     """A chain whose runs have so many tiles, unless sums take turns in two slots."""
@@ -120,7 +120,7 @@ def _chain_plan(
     )
 
 
-def _runs(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> list[Run]:
+def runs_of(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> list[Run]:
     """Linears whose words are contiguous and alike, together; each group of columns on its own."""
     engine = target.engine
     assert engine is not None
@@ -142,14 +142,15 @@ def _tiles(chain: Chain, runs: list[Run], count: int, target: TargetSpec) -> Ite
     engine = target.engine
     assert engine is not None
     align = target.region(engine.activations).align
-    cursor = 0
+    cursor = index = 0
     for run in runs:
         layout = run.layouts[0]
         if chain.tile_channels:
             slot = align_up(sums_size(layout, chain.windows, chain.tile_channels), align)
-            for index, first in enumerate(range(0, run.channels, chain.tile_channels)):
+            for first in range(0, run.channels, chain.tile_channels):
                 last = min(first + chain.tile_channels, run.channels)
                 yield Tile(run, first, last, index % 2 * slot)
+                index += 1
             continue
         steps = -(-run.channels // CHANNEL_STEP)
         size = -(-steps // count) * CHANNEL_STEP
@@ -164,14 +165,22 @@ def _jobs(
 ) -> Iterator[JobPlan]:
     """One job per group of columns; `addresses` of the input buffer and of the tile's sums."""
     layout, count = tile.run.layouts[0], tile.last - tile.first
-    size = acc_geometry(layout, count, chain.windows).size
+    wide = acc_geometry(layout, _width(chain, tile), chain.windows)
     job = LinearJob(layout, count, chain.windows)
     cycles = job_cycles(linear_shape(job), engine.cycles) + engine.cycles.wake
     for group in range(layout.groups):
         words = tile.run.words + group * layout.words_size + tile.first * layout.channel_size
         staged = addresses[0] + group * chain.input_stride
-        placed = linear_job(job, words, staged, addresses[1] + group * size)
-        yield JobPlan(job_registers(placed), cycles)
+        placed = linear_job(job, words, staged, addresses[1] + group * wide.size)
+        output = replace(placed.output, pixel=wide.pixel, row=wide.width * wide.pixel)
+        yield JobPlan(job_registers(replace(placed, output=output)), cycles)
+
+
+def _width(chain: Chain, tile: Tile) -> int:
+    """Channels for which a tile has room: with several tokens, equally many in all tiles, so that a
+    token's sums lie equally far behind those of the first one.
+    """
+    return tile.last - tile.first if chain.tokens == 1 else chain.tile_channels
 
 
 def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> Iterator[PiecePlan]:
@@ -180,8 +189,9 @@ def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> It
     done = 0
     for tile in tiles:
         groups = tile.run.layouts[0].groups
-        before = done + groups if chain.tile_channels else total
         after = min(total, done + 2 * groups) if chain.tile_channels else total
+        free = chain.tokens > 1 and done == 0  # nobody reads the second slot yet
+        before = done + groups if chain.tile_channels and not free else after
         done += groups
         if op not in tile.run.ops:
             continue
@@ -190,7 +200,7 @@ def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> It
         first, last = max(tile.first, base), min(tile.last, base + layout.channels)
         if first >= last:
             continue
-        geometry = acc_geometry(layout, tile.last - tile.first, chain.windows)
+        geometry = acc_geometry(layout, _width(chain, tile), chain.windows)
         yield PiecePlan(
             first_channel=first - base,
             channels=last - first,

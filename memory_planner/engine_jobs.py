@@ -7,6 +7,7 @@ job: 1, or 2 for the high and low bytes of 16-bit activations, or more tokens:
     dense    3 x 3 patches: 1, 2 (3 x 6) or 4 (6 x 6) windows, an output pixel each
     column   the centre column of 3 x 5, columns 2 and 5 of 3 x 8; three output pixels each
     pixel    the centre of 5 x 5, pixels (2, 2) and (2, 5) of 5 x 8; 3 x 3 output pixels each
+             (four windows: two such rows of windows, three pixels apart)
     1 x 1    one pixel each, rows of up to six
 
 The pixels of a dense image lie column by column, so that a vector in its natural order is a patch
@@ -90,7 +91,7 @@ def stage_geometry(layout: EngineLayout, windows: int = 1) -> StageGeometry:
         chunk, chunks, stride = 9 * c, 1, 9 * c
     else:
         first = 0 if layout.taps == 3 else 2 * row
-        origins = tuple(first + (2 + 3 * v) * c for v in range(windows))
+        origins = tuple(first + v // 2 * 3 * row + (2 + v % 2 * 3) * c for v in range(windows))
         chunk, chunks, stride = c, layout.taps, row
     return StageGeometry(rows * columns * c, chunk, chunks, stride, origins, pixel, row)
 
@@ -149,8 +150,8 @@ def _output_pixels(layout: EngineLayout, windows: int) -> tuple[int, int]:
     else:
         table = {
             9: {1: (1, 1), 2: (1, 4), 4: (4, 4)},
-            3: {1: (1, 3), 2: (1, 6)},
-            1: {1: (3, 3), 2: (3, 6)},
+            3: {1: (1, 3), 2: (1, 6), 4: (4, 6)},
+            1: {1: (3, 3), 2: (3, 6), 4: (6, 6)},
         }[layout.taps]
     if windows not in table:
         raise InternalError(f"no job of {windows} windows with {layout}")

@@ -7,7 +7,7 @@ at most `QUEUE_DEPTH` of them at a time, and each op takes its accumulators as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 QUEUE_DEPTH = 2  # jobs that the engine holds: one that runs, one that waits
@@ -80,10 +80,10 @@ class ChainMember:
     done: int
 
 
-def chain_members(engine: EnginePlan | None) -> dict[str, ChainMember]:
-    """By op id of every linear on the engine."""
+def chain_members(chains: Sequence[ChainPlan]) -> dict[str, ChainMember]:
+    """By op id of every linear of some chains."""
     found = {}
-    for chain in engine.chains if engine else ():
+    for chain in chains:
         done = 0
         for linear in chain.linears:
             found[linear.op] = ChainMember(chain, linear, done)

@@ -24,7 +24,9 @@ ENGINE_PREFIX = "engine."  # + role of the first linear of a chain, + what the b
 ENGINE_INPUT = "input"  # the staged vector, zero wherever no input lies; permanent
 ENGINE_SUMS = "sums"  # accumulators, while the chain lasts
 STREAM_BUFFER = "stream.slots"  # both slots for weights that are off chip
+PREFILL_PREFIX = "prefill."  # what prompts need beyond steps
 PREFILL_BUFFER = "prefill.tokens"  # activations of each token of a batch
+PREFILL_PARTIALS = "prefill.partials"  # of all tokens of a batch; behind them their angles
 
 
 def blob_header_size(tensors: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from toolchain.model.program import Arithmetic
+from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.program import ActMode, Arithmetic
 
 # Work by what it is counted in; sim/fused_cycles.py says how often.
 WORK = {
@@ -67,3 +68,17 @@ class FusedCosts:
     def score_saving(self, arithmetic: Arithmetic) -> float:
         """Cycles per score that an arithmetic saves."""
         return self.fast.get("score", 0.0) if arithmetic is Arithmetic.FAST else 0.0
+
+
+def row_cycles(
+    unit: Mapping[str, float], layout: EngineLayout, mode: ActMode, windows: int, extra: float
+) -> float:
+    """Cycles of a row of a linear out of its sums, by the work of an arithmetic; `extra` on top of
+    a load from its table.
+    """
+    row, operands = unit[f"row_{mode.value}"], 1 + layout.tail
+    if layout.groups > 1 or layout.tail:
+        row = unit["summed_row"] + windows * layout.groups * unit["sum"]
+        row += windows * layout.tail * unit["tail"]
+    operands += layout.groups if layout.groups > 1 else 0
+    return row + operands * extra

@@ -118,7 +118,10 @@ def _head(program: Program, plan: Plan, *, told: bool) -> FusedOp | None:
     points = stream_points(program, plan.streams)
     if tuple(op.kind for op in ops) != HEAD_KINDS or any(op.id in points for op in ops[1:]):
         return None
-    layout, member = program.engine_layout_of(ops[1]), chain_members(plan.engine).get(ops[1].id)
+    layout, member = (
+        program.engine_layout_of(ops[1]),
+        chain_members(plan.engine.chains if plan.engine else ()).get(ops[1].id),
+    )
     if layout is None or member is None or layout.rows > MOST_ROWS or layout.shared > MOST_RUNS:
         return None
     part = FusedPart(1, True, len(member.chain.jobs))
@@ -171,7 +174,7 @@ class _Finder:
         points = stream_points(program, plan.streams)
         self._ops = [ops[0] for ops in columns]
         self._waits = [op.id in points for op in self._ops]
-        self._members = chain_members(plan.engine)
+        self._members = chain_members(plan.engine.chains if plan.engine else ())
         self._engine = [
             _stays(program, self._members.get(ops[0].id), ops[0])
             and len({_signature(program, plan, self._members.get(op.id), op) for op in ops}) == 1

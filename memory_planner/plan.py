@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memory_planner.engine_plan import EnginePlan
+from memory_planner.engine_plan import ChainPlan, EnginePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,15 @@ class StreamPlan:
 class PrefillPlan:
     """How prompts run in batches: activations of the blocks once per token of a batch.
 
-    Token t of a batch has tensor x at t * stride + offsets[x] in the buffer.
+    Token t of a batch has tensor x at t * stride + offsets[x] in the buffer. Where the engine's
+    jobs serve all tokens of a batch, `chains` has them for all blocks, in schedule order.
     """
 
     batch: int  # tokens, 2 or more
     buffer: str  # placement of batch * stride bytes
     stride: int
     offsets: Mapping[str, int]
+    chains: tuple[ChainPlan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

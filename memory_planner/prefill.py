@@ -2,9 +2,10 @@
 
 A batch runs through a block group of ops by group of ops, each for one token after the other, so
 that a block's weights come from off the chip once per batch, tiles of the cores' linears once per
-batch, and the code of an op is fetched once per batch. Activations that go from one group to
-another exist once per token: `PREFILL_BUFFER` holds, token by token, all of them at equal offsets.
-It takes room that everything else leaves in the first
+batch, and the code of an op is fetched once per batch. Where attention and feed-forward of a block
+run as one function each, jobs of the engine serve all tokens of a batch (prefill_jobs.py).
+Activations that go from one group to another exist once per token: `PREFILL_BUFFER` holds, token by
+token, all of them at equal offsets. It takes room that everything else leaves in the first
 region of activations until the blocks are done, so no plan gets worse by it.
 """
 
@@ -15,9 +16,17 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from memory_planner.allocate import Allocation, Buffer, allocate, fit
-from memory_planner.footprint import PREFILL_BUFFER
+from memory_planner.engine_chains import sums_limit
+from memory_planner.footprint import MAX_CORES, PARTIAL_SIZE, PREFILL_BUFFER, PREFILL_PARTIALS
 from memory_planner.liveness import lifetimes
 from memory_planner.plan import Placement, Plan, PrefillPlan
+from memory_planner.prefill_jobs import (
+    batch_chains,
+    batch_sizes,
+    is_one_function,
+    planned_chains,
+    saved_by_jobs,
+)
 from memory_planner.rows import with_arena_rows
 from memory_planner.target import BatchCosts, TargetSpec, align_up
 from memory_planner.tile_time import pieces_cycles, transfer_cycles
@@ -25,6 +34,7 @@ from toolchain.model.program import Op, OpKind, Program
 from toolchain.model.silent_parts import whole_block
 
 LARGEST_BATCH = 16  # twice as many would save at most a 32nd of what a batch can save
+SUMS_SHARES = (1, 2, 3, 4, 6, 8)  # of what sums may take, tried from the largest tiles on
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +50,11 @@ def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
 
     With linears on the engine a group is what lies between two waits for off-chip weights, the
     whole block without such: the generated code joins ops there, and their jobs follow each other.
+    Where the jobs are for all tokens it is a linear, for all of them, or what lies between two.
     """
     block = whole_block(program)
+    if plan.prefill and plan.prefill.chains:
+        return _groups_beside_jobs(program)
     starts = list(range(len(block)))
     if any(program.engine_layout_of(op) for op in program.ops if op.layer >= 0):
         cuts = plan.streams.cuts if plan.streams else ()
@@ -51,9 +64,19 @@ def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
     )
 
 
-def _group_of(program: Program, plan: Plan) -> dict[str, int]:
+def _groups_beside_jobs(program: Program) -> tuple[TokenGroup, ...]:
+    groups: list[TokenGroup] = []
+    for op in whole_block(program):
+        batched = op.kind is OpKind.LINEAR
+        if batched or not groups or groups[-1].batched:
+            groups.append(TokenGroup((op.role,), batched))
+        else:
+            groups[-1] = TokenGroup((*groups[-1].roles, op.role), batched=False)
+    return tuple(groups)
+
+
+def _group_of(groups: Sequence[TokenGroup]) -> dict[str, int]:
     """The number of the group of each role of a block."""
-    groups = token_groups(program, plan)
     return {role: number for number, group in enumerate(groups) for role in group.roles}
 
 
@@ -72,46 +95,93 @@ def _group(program: Program, plan: Plan, ops: Sequence[Op]) -> TokenGroup:
 def with_batches(program: Program, target: TargetSpec, plan: Plan) -> Plan:
     """The plan with room for the largest batch that pays; without one, as it is.
 
-    The arena is arranged anew, so transfers and jobs are to be planned again.
+    The arena is arranged anew, so transfers and jobs of steps are to be planned again.
     """
     costs = target.costs.batch
-    if costs is None or _splits_chains(program, plan):
+    if costs is None:
         return plan
-    if saved_once(program, target, plan, costs) <= 0:
+    if is_one_function(program, plan) and target.costs.fused:
+        return _with_jobs(program, target, plan, costs)
+    if _splits_chains(program, plan) or saved_once(program, target, plan, costs) <= 0:
         return plan
-    align = target.region(target.placement["activations"][0]).align
-    tokens = _token_buffers(program, plan, align)
-    stride = align_up(tokens.height, align)
+    tokens = _token_buffers(program, target, token_groups(program, plan))
     batch = 1 << (min(LARGEST_BATCH, program.shape.context).bit_length() - 1)
     while batch > 1:
-        roomy = _with_buffer(program, target, plan, batch * stride)
+        how = _batch_plan(target, batch, tokens)
+        roomy = _with_buffers(program, target, plan, [_token_buffer(program, plan, how)])
         if roomy:
-            how = PrefillPlan(batch, PREFILL_BUFFER, stride, dict(sorted(tokens.offsets.items())))
             return replace(roomy, prefill=how)
         batch //= 2
     return plan
 
 
-def _with_buffer(program: Program, target: TargetSpec, plan: Plan, size: int) -> Plan | None:
-    """The plan with a buffer of `size` bytes among the activations; None without room."""
-    region = plan.region(target.placement["activations"][0])
-    align = target.region(region.name).align
-    places = [
-        place
-        for place in plan.placements.values()
-        if place.region == region.name and place.offset >= region.arena_base
-    ]
+def _with_jobs(program: Program, target: TargetSpec, plan: Plan, costs: BatchCosts) -> Plan:
+    """The plan with jobs of so many tokens as save most, as far as there is room."""
+    groups = _groups_beside_jobs(program)
+    tokens = _token_buffers(program, target, groups)
+    least = costs.select_token * sum(_turns(program, group) for group in groups)
+    best, end = plan, _end_of_blocks(program, plan)
+    own_size = MAX_CORES * PARTIAL_SIZE + 2 * program.shape.head_dim  # partials, angles as int16
+    for size in batch_sizes(program):
+        for share in SUMS_SHARES:
+            limit = sums_limit(target) // share
+            batch = batch_chains(program, target, plan, size, limit)
+            if batch is None:
+                break
+            how = _batch_plan(target, size, tokens)
+            partials = Buffer(PREFILL_PARTIALS, size * own_size, 0, end)
+            buffers = [_token_buffer(program, plan, how), partials, *batch.buffers(plan, end)]
+            roomy = _with_buffers(program, target, plan, buffers)
+            if roomy is None:
+                continue
+            chains = planned_chains(program, target, roomy, batch)
+            saved = saved_by_jobs(program, target, plan, chains, size) / size
+            if saved > least:
+                best, least = replace(roomy, prefill=replace(how, chains=chains)), saved
+            break
+    return best
+
+
+def _batch_plan(target: TargetSpec, batch: int, tokens: Allocation) -> PrefillPlan:
+    align = target.region(target.placement["activations"][0]).align
+    stride = align_up(tokens.height, align)
+    return PrefillPlan(batch, PREFILL_BUFFER, stride, dict(sorted(tokens.offsets.items())))
+
+
+def _token_buffer(program: Program, plan: Plan, how: PrefillPlan) -> Buffer:
+    return Buffer(PREFILL_BUFFER, how.batch * how.stride, 0, _end_of_blocks(program, plan))
+
+
+def _end_of_blocks(program: Program, plan: Plan) -> int:
+    """Folded time behind the last op that reads what an op of the blocks has written."""
     made = {name for op in program.ops if op.layer >= 0 for name in op.outputs}
     readers = {op.role for op in program.ops if op.layer >= 0 or made.intersection(op.inputs)}
-    end = 1 + max(map(plan.roles.index, readers))
-    new = Placement(PREFILL_BUFFER, region.name, 0, size, 0, end)
-    buffers = [Buffer(each.name, each.size, each.first, each.last) for each in (*places, new)]
+    return 1 + max(map(plan.roles.index, readers))
+
+
+def _with_buffers(
+    program: Program, target: TargetSpec, plan: Plan, wanted: Sequence[Buffer]
+) -> Plan | None:
+    """The plan with more, or larger, buffers among the activations; None without room."""
+    region = plan.region(target.placement["activations"][0])
+    align = target.region(region.name).align
+    held = {
+        place.name: place
+        for place in plan.placements.values()
+        if place.region == region.name and place.offset >= region.arena_base
+    }
+    for each in wanted:
+        new = Placement(each.name, region.name, 0, each.size, each.first, each.last)
+        old = held.get(each.name, new)
+        held[each.name] = replace(old, size=max(old.size, new.size))
+    places = list(held.values())
+    buffers = [Buffer(each.name, each.size, each.first, each.last) for each in places]
     found = fit(buffers, align, region.arena_size + region.free).allocation
     if found is None:
         return None
     moved = {
         each.name: replace(each, offset=region.arena_base + found.offsets[each.name])
-        for each in (*places, new)
+        for each in places
     }
     height = align_up(found.height, align)
     grown = replace(region, arena_size=height, peak=found.bound, proven=found.proven)
@@ -124,11 +194,11 @@ def _with_buffer(program: Program, target: TargetSpec, plan: Plan, size: int) ->
     )
 
 
-def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:
+def _token_buffers(program: Program, target: TargetSpec, parts: Sequence[TokenGroup]) -> Allocation:
     """Offsets of one token's activations that go from one group of ops to another."""
     last = 1 + max(i for i, op in enumerate(program.ops) if op.layer >= 0)
     every = replace(program, ops=program.ops[:last])
-    group_of = _group_of(program, plan)
+    group_of = _group_of(parts)
     groups: dict[str, set[int]] = {}
     for op in every.ops:
         for name in (*op.inputs, *op.outputs):
@@ -138,13 +208,13 @@ def _token_buffers(program: Program, plan: Plan, align: int) -> Allocation:
         for name, interval in lifetimes(every).items()
         if len(groups.get(name, ())) > 1
     ]
-    return allocate(buffers, align)
+    return allocate(buffers, target.region(target.placement["activations"][0]).align)
 
 
 def _splits_chains(program: Program, plan: Plan) -> bool:
     """Whether a stream begins between linears of the blocks that share jobs of the engine."""
     roles = {op.id: op.role for op in program.ops if op.layer >= 0}
-    group_of = _group_of(program, plan)
+    group_of = _group_of(token_groups(program, plan))
     chains = plan.engine.chains if plan.engine else ()
     return any(
         len({group_of[roles[each.op]] for each in chain.linears if each.op in roles}) > 1

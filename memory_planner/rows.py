@@ -14,7 +14,7 @@ from memory_planner.blobs import Blob
 from memory_planner.footprint import (
     ENGINE_PREFIX,
     PARTIALS,
-    PREFILL_BUFFER,
+    PREFILL_PREFIX,
     SCRATCH_PREFIX,
     STREAM_BUFFER,
     TILE_PREFIX,
@@ -55,7 +55,7 @@ def category(program: Program, name: str) -> str:
         return "scratch"
     if name.startswith(TILE_PREFIX) or name == STREAM_BUFFER:
         return "dma_buffers"
-    if name == PREFILL_BUFFER:
+    if name.startswith(PREFILL_PREFIX):
         return "prefill"
     if name == PARTIALS:
         return "partials"

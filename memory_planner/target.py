@@ -124,6 +124,7 @@ class BatchCosts:
 
     refetched: float  # of fixed cycles and cold code: what an op saves right behind its like
     select_token: float  # cycles to go over to another token
+    piece: float  # of rows by jobs of several tokens, per token: beyond a linear's fixed cycles
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ from fnmatch import fnmatchcase
 
 from memory_planner.plan import Placement, Plan, RegionPlan
 from memory_planner.target import TargetSpec
-from memory_planner.validate_engine import check_engine_plan, engine_buffer_times, reads_in_place
+from memory_planner.validate_engine import (
+    batch_buffers,
+    check_engine_plan,
+    engine_buffer_times,
+    reads_in_place,
+)
 from memory_planner.validate_moves import check_attention, check_linears, has_near_cache
 from memory_planner.validate_prefill import check_prefill
 from memory_planner.validate_streams import check_streams, off_chip_weights
@@ -46,6 +51,8 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     if plan.prefill:
         home, times = target.placement["activations"][:1], _prefill_times(program)
         tiles["prefill.tokens"] = _Expected(home, None, times, read_only=False)
+        for name in batch_buffers(plan):
+            tiles[name] = _Expected(home, None, times, read_only=False)
     names |= set(tiles)
     problems = _check_header(program, target, plan)
     if [region.name for region in plan.regions] != [region.name for region in target.regions]:

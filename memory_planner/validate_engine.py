@@ -51,13 +51,24 @@ def engine_buffer_times(program: Program, plan: Plan) -> dict[str, set[int]]:
     return found
 
 
+def batch_buffers(plan: Plan) -> list[str]:
+    """What jobs of several tokens need beyond the buffers of a step, until the blocks are done."""
+    chains = plan.prefill.chains if plan.prefill else ()
+    images = dict.fromkeys(chain.input_buffer for chain in chains)
+    return ["prefill.partials", *images] if chains else []
+
+
 def check_engine_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Problem]:
     """Every linear on the engine is computed once, completely, by jobs that do no harm."""
-    wanted = [op.id for op in program.ops if program.engine_layout_of(op)]
+    wanted = [op for op in program.ops if program.engine_layout_of(op)]
     chains = plan.engine.chains if plan.engine else ()
-    found = [linear.op for chain in chains for linear in chain.linears]
-    if found != wanted:
-        return [Problem("engine", f"jobs for {found}"[:200], f"for {wanted}"[:200])]
+    batched = plan.prefill.chains if plan.prefill else ()
+    blocks = [op for op in wanted if op.layer >= 0 and batched]
+    for each, every in ((chains, wanted), (batched, blocks)):
+        found = [linear.op for chain in each for linear in chain.linears]
+        if found != [op.id for op in every]:
+            ids = ", ".join(op.id for op in every)
+            return [Problem("engine", f"jobs for {found}"[:200], f"for {ids}"[:200])]
     if plan.engine is None:
         return []
     engine = target.engine
@@ -73,8 +84,13 @@ def check_engine_plan(program: Program, target: TargetSpec, plan: Plan) -> list[
         Problem(f"engine: {what}", str(got), str(want)) for what, got, want in facts if got != want
     ]
     ops = {op.id: op for op in program.ops}
-    for chain in chains:
+    for chain in (*chains, *batched):
         problems += _check_chain(program, target, plan, chain, ops)
+    sums = {linear.op: chain.accumulator_buffer for chain in chains for linear in chain.linears}
+    for chain in batched:
+        if chain.accumulator_buffer != sums[chain.linears[0].op]:
+            where = f"batch of {chain.linears[0].op}"
+            problems.append(Problem(where, chain.accumulator_buffer, "the sums of a step"))
     return problems
 
 

@@ -8,8 +8,9 @@ from itertools import combinations
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from toolchain.model.errors import Problem
-from toolchain.model.program import Kind, Program
+from toolchain.model.program import Kind, OpKind, Program
 
+PARTIALS_SIZE = 16 * 32  # EDGEC_MAX_CORES * sizeof(edgec_partial)
 Times = Mapping[str, frozenset[int]]
 
 
@@ -30,6 +31,11 @@ def check_prefill(program: Program, target: TargetSpec, plan: Plan, times: Times
         ("bytes of all tokens", how.batch * how.stride, place.size),
         ("streams that begin between linears of one vector", _split(program, plan), []),
     ]
+    if how.chains:
+        partials = plan.placements.get("prefill.partials")
+        size = partials.size if partials else 0
+        each = PARTIALS_SIZE + 2 * program.shape.head_dim
+        facts.append(("bytes of partials and angles", size, how.batch * each))
     problems = [
         _problem(f"{name} {found}", str(allowed))
         for name, found, allowed in facts
@@ -61,17 +67,20 @@ def _kept(program: Program, plan: Plan) -> set[str]:
     """Activations that are read in another turn of their token than they were written in.
 
     A turn is an op where no linear of a block is on the engine, else all ops of a block between
-    two streams.
+    two streams. Where jobs serve several tokens it is a linear, or what lies between two.
     """
     cuts = plan.streams.cuts if plan.streams else ()
     long = any(program.engine_layout_of(op) for op in program.ops if op.layer >= 0)
     last = max(i for i, op in enumerate(program.ops) if op.layer >= 0)
     written: dict[str, int] = {}
     kept = set()
-    turn, layer = 0, -1
+    jobs = bool(plan.prefill and plan.prefill.chains)
+    turn, layer, linear = 0, -1, False
     for op in program.ops[: last + 1]:
-        turn += not long or op.layer != layer or op.role in cuts
-        layer = op.layer
+        ends = linear or op.kind is OpKind.LINEAR
+        turn += ends if jobs else not long or op.role in cuts
+        turn += (jobs or long) and op.layer != layer
+        layer, linear = op.layer, op.kind is OpKind.LINEAR
         kept |= {name for name in op.inputs if written.get(name, turn) != turn}
         written |= dict.fromkeys(op.outputs, turn)
     return {name for name in kept if program.tensors[name].kind is Kind.ACTIVATION}

@@ -6,7 +6,7 @@ says and as the runtime does (edgec_engine_stage_body.h, edgec_engine_rows_body.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,15 @@ class TableRows:
 
 def input_buffers(plan: Plan) -> list[Placement]:
     """Every input buffer once; they are zero before the first step."""
-    chains = plan.engine.chains if plan.engine else ()
+    return _inputs(plan, plan.engine.chains if plan.engine else ())
+
+
+def batch_inputs(plan: Plan) -> list[Placement]:
+    """Those of jobs of several tokens, which are zero before a prompt."""
+    return _inputs(plan, plan.prefill.chains if plan.prefill else ())
+
+
+def _inputs(plan: Plan, chains: Sequence[ChainPlan]) -> list[Placement]:
     return [plan.placements[name] for name in dict.fromkeys(c.input_buffer for c in chains)]
 
 
@@ -65,11 +73,14 @@ class EngineMemory:
         """The address that register 0 counts from."""
         return self._engine.weight_base
 
-    def stage(self, layout: EngineLayout, q: Ints, windows: int) -> None:
-        """Write the vector (columns,) to the input buffer; accumulators hold nothing any more."""
+    def stage(self, layout: EngineLayout, q: Ints, halves: int, windows: int) -> None:
+        """Write the vectors (tokens, columns) to the input buffer, each of one window or two;
+        accumulators hold nothing any more.
+        """
         stage, place = stage_geometry(layout, windows), self._input
         for group, columns in enumerate(engine_group_slices(layout)):
-            for half, origin in zip(halves_of(q[columns], windows), stage.origins, strict=True):
+            parts = [half for one in q for half in halves_of(one[columns], halves)]
+            for half, origin in zip(parts, stage.origins, strict=False):
                 for chunk in range(-(-half.size // stage.chunk)):
                     part = half[chunk * stage.chunk : (chunk + 1) * stage.chunk].astype(np.int8)
                     offset = group * self._chain.group_stride + origin + chunk * stage.stride

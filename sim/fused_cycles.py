@@ -16,6 +16,7 @@ from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan
 from memory_planner.engine_registers import shape_of
 from memory_planner.engine_schedule import JobTimes, LinearTimes, Phase, Span
 from memory_planner.engine_time import job_cycles, weight_words
+from memory_planner.fused_costs import row_cycles
 from memory_planner.fused_ops import FusedKind, FusedOp, FusedPart
 from memory_planner.target import ENGINE_PORT
 from sim.cycle_model import attention_cycles, chain_of, stalls
@@ -218,17 +219,13 @@ class _Run:
         """Outputs of accumulators that are there, by the table where it lies."""
         if part.waited:
             self._wait(part)
-        op, context, unit = self._op(part), self.context, self.unit
+        op, context = self._op(part), self.context
         layout = context.program.engine_layout_of(op)
         assert layout is not None
-        groups = layout.groups if layout.groups > 1 else 0
-        row = unit[f"row_{_mode(op)}"]
-        if groups or layout.tail:
-            windows = windows_of(op)
-            row = unit["summed_row"] + windows * layout.groups * unit["sum"]
-            row += windows * layout.tail * unit["tail"]
+        assert op.mode is not None
         table = context.plan.placements[context.plan.linears[op.id].weight].region
-        row += (1 + groups + layout.tail) * context.target.extra_load(table)
+        extra = context.target.extra_load(table)
+        row = row_cycles(self.unit, layout, op.mode, windows_of(op), extra)
         self._work(op, f"{layout.rows} rows", self._share(layout.rows) * row, self.fixed["rows"])
 
     def _residual(self) -> None:

@@ -23,6 +23,7 @@ from sim import ops
 from sim.engine import (
     EngineMemory,
     accumulators,
+    batch_inputs,
     input_buffers,
     joined,
     table_rows,
@@ -71,7 +72,8 @@ class Machine:
             if region.blob_size:
                 blob = np.frombuffer(blobs[region.name], np.uint8)
                 self._memories[region.name].write(region.blob_base, blob, BLOB)
-        self._chains = chain_members(plan.engine)
+        self._chains = chain_members(plan.engine.chains if plan.engine else ())
+        self._batch_chains = chain_members(plan.prefill.chains if plan.prefill else ())
         for place in input_buffers(plan):
             self._put(place, 0, np.zeros(place.size, np.uint8))
         buffer = self._ids[plan.streams.buffer] if plan.streams else NOBODY
@@ -93,6 +95,8 @@ class Machine:
         if self.position + len(tokens) > self.program.shape.context:
             raise IndexError("the sequence is longer than the context of the program")
         size = self.plan.prefill.batch if self.plan.prefill else 1
+        for place in batch_inputs(self.plan):
+            self._put(place, 0, np.zeros(place.size, np.uint8))
         for first in range(0, len(tokens), size):
             batch, is_last = tokens[first : first + size], first + size >= len(tokens)
             self._streams.expect_head(is_last)
@@ -208,28 +212,35 @@ class Machine:
             yield transfer.first_record, transfer.records, moved
 
     def _engine_linear(self, op: Op, q: Ints, scale: Ints, scaling: int) -> Ints:
-        """Stage the vector, run the chain's jobs as far as each piece needs them, finish rows."""
-        member = self._chains[op.id]
+        """Stage the vectors, run the chain's jobs as far as each piece needs them, finish rows."""
+        batched = bool(self._chosen.tokens) and op.id in self._batch_chains
+        member = (self._batch_chains if batched else self._chains)[op.id]
         layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
         assert layout is not None
+        tokens = self.plan.prefill.batch if batched and self.plan.prefill else 1
+        halves, windows = windows_of(op), tokens * windows_of(op)
         memory = EngineMemory(self.plan, self._memories, self._ids, member.chain)
         if member.done == 0:
-            memory.stage(layout, q[0], windows_of(op))
+            memory.stage(layout, q, halves, windows)
         tables, done = self._tiles(op), member.done
         table = table_rows(layout, *next(tables))
-        result, finish = np.zeros(layout.rows, np.int64), steps_of(self.program.arithmetic).rows
+        result = np.zeros((len(q), layout.rows), np.int64)
+        finish = steps_of(self.program.arithmetic).rows
         for piece in member.linear.pieces:
             for job in member.chain.jobs[done : piece.needed]:
                 run_job(job.registers, memory, memory.weight_base)
             done = piece.needed
             if piece.first_channel and len(how.transfers) > 1:
                 table = table_rows(layout, *next(tables))
-            sums = memory.sums(layout, piece, windows_of(op))
-            rows, acc = accumulators(layout, piece, sums, table, q[0])
-            total = joined(acc, scaling & SHIFT_BITS)[np.newaxis]
-            result[rows] = finish(total, words_of(rows, table), scale, scaling)[0]
+            sums = memory.sums(layout, piece, windows)
+            for token, one in enumerate(q):
+                own = sums[token * halves : (token + 1) * halves]
+                rows, acc = accumulators(layout, piece, own, table, one)
+                total = joined(acc, scaling & SHIFT_BITS)[np.newaxis]
+                words = words_of(rows, table)
+                result[token, rows] = finish(total, words, scale[token : token + 1], scaling)[0]
         assert next(tables, None) is None, f"the table of {op.id} has rows that no piece needs"
-        return result[np.newaxis]
+        return result
 
     def scales_before(self, op: Op) -> tuple[Ints, Ints] | None:
         """See `Store`."""

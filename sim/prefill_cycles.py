@@ -2,8 +2,9 @@
 
 The same formulas as for one token (sim/step.py). Within a batch an op right behind its like of
 another token saves fetches of code, tiles of a core linear travel once, and so do the off-chip
-weights of the blocks. Long prompts are sampled: between evenly spread positions the cycles of a
-token grow linearly but for rounding and the last, partial chunk of the cache.
+weights of the blocks. Jobs of the engine that serve all tokens of a batch save what their chains
+take less than those of single tokens. Long prompts are sampled: between evenly spread positions the
+cycles of a token grow linearly but for rounding and the last, partial chunk of the cache.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from memory_planner.prefill import warm_saving
+from memory_planner.prefill_jobs import saved_by_jobs
 from memory_planner.stream_slots import stream_points
 from memory_planner.tile_time import Run, sequence_cycles
 from sim.op_cycles import OpCycles
@@ -69,18 +71,23 @@ def _blocks(step: Step, by_token: Sequence[Sequence[OpCycles]]) -> Iterator[Piec
     index = {op.id: number for number, op in enumerate(program.ops)}
     points = stream_points(program, plan.streams)
     costs = target.costs.batch if plan.prefill else None
+    jobs = plan.prefill.chains if plan.prefill else ()
     for places, schedule in prompt_order(program, plan, len(by_token)):
         first = places[0]
         for op in schedule:
             point = points.get(op.id) if first == 0 else None
             each = by_token[first][index[op.id]]
             cycles = each.total
-            if len(places) > 1:
+            if jobs and len(places) > 1:
+                cycles = sum(one[index[op.id]].total for one in by_token)
+            elif len(places) > 1:
                 cycles = _batched_linear(step, op, each, len(places))
-            elif first and costs and len(schedule) == 1:
+            elif first and costs and len(schedule) == 1 and not jobs:
                 cycles -= warm_saving(target, op)
             if costs and op is schedule[0]:
-                cycles += costs.select_token
+                cycles += costs.select_token * (len(places) if jobs else 1)
+            chain = [one for one in jobs if one.linears[0].op == op.id]
+            cycles -= saved_by_jobs(program, target, plan, chain, len(by_token))
             yield op, point, round(cycles)
 
 

@@ -171,7 +171,7 @@ def test_what_is_not_defined_is_refused() -> None:
             job_registers(job)
 
 
-@pytest.mark.parametrize(("taps", "windows"), [(9, 3), (3, 4), (1, 0)])
+@pytest.mark.parametrize(("taps", "windows"), [(9, 3), (3, 3), (1, 0)])
 def test_windows_that_do_not_exist(taps: int, windows: int) -> None:
     with pytest.raises(InternalError, match="windows"):
         stage_geometry(EngineLayout(DENSE, 4, 30, 4, 30, taps), windows)

@@ -100,9 +100,7 @@ def test_random_linears(data: st.DataObject) -> None:
     tail = data.draw(st.sampled_from([0, min(4, left - 1), left - 1]))
     rows, bits = data.draw(st.integers(1, 100)), data.draw(st.integers(2, 8))
     layout = EngineLayout(packing, rows, columns, bits, group_size, taps, tail)
-    counts = {9: [1, 2, 4], 3: [1, 2]}.get(
-        taps, [1, 2] if packing is Packing.NEUREKA_3X3 else [1, 8]
-    )
+    counts = [1, 2, 4] if packing is Packing.NEUREKA_3X3 else [1, 8]
     windows = data.draw(st.sampled_from(counts))
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
     values = rng.integers(layout.least, -layout.least, (rows, columns))
