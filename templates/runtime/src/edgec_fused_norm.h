@@ -92,12 +92,16 @@ EDGEC_RARE static uint64_t edgec_long_eps(uint64_t eps, int32_t shift) {
 EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edgec_norm_left left,
                                                 uint64_t eps, uint32_t halves) {
     const edgec_exchange *const exchange = edgec_exchange_of(worker);
-    uint32_t low = (uint32_t)eps >> (2U * (uint32_t)left.shift & 31U);
+    const uint32_t right = 2U * (uint32_t)left.shift & 31U;
+    uint32_t low = (uint32_t)eps >> right;
     uint32_t high = 0U;
-    if (!EDGEC_LIKELY(eps >> 32 == 0U && (uint32_t)left.shift < 16U)) {
+    if (eps >> 32 != 0U || left.shift >= 16) {
         const uint64_t start = edgec_long_eps(eps, left.shift);
         low = (uint32_t)start;
         high = (uint32_t)(start >> 32);
+    } else if (left.shift < 0) { /* in the first blocks: the shift is to the left */
+        high = low;
+        low = (uint32_t)eps << (32U - right);
     }
     for (uint32_t core = 0U; core < worker->count; core++) {
         const uint32_t part = exchange->sum_low[core];
