@@ -102,8 +102,8 @@ static void feed(const volatile edgec_engine_note *note, int alone, uint32_t beg
     } else if (note->begins != 0U) {
         (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
     }
+    jobs.committed++; /* first: a worker that the job's event wakes must see it */
     commit();
-    jobs.committed++;
 }
 
 /* On the control core, for good. */
@@ -191,8 +191,8 @@ EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
 
 EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
+    jobs.committed++; /* first: a worker that the job's event wakes must see it */
     commit();
-    jobs.committed++;
 }
 #endif
 
