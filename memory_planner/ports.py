@@ -35,6 +35,7 @@ class ChipPort:
     stack_count: int  # cores that get a stack, those that only sleep included
     max_transfer: int  # bytes of one DMA transfer
     instruction_cache: int  # bytes that the workers share
+    instruction_line: int  # bytes of a line of it
 
 
 # Addresses: templates/runtime/port/siracusa/edgec_siracusa.h, with their sources.
@@ -50,6 +51,7 @@ SIRACUSA = ChipPort(
     stack_count=9,
     max_transfer=(1 << 17) - 8,
     instruction_cache=4 << 10,
+    instruction_line=16,
 )
 CHIP_PORTS: Mapping[str, ChipPort] = {"pmsis": SIRACUSA, "siracusa": SIRACUSA}
 

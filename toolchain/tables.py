@@ -77,11 +77,14 @@ def print_sizes(report: Json) -> None:
     console.print(table)
     console.print("Every blob and arena lies at its planned address.")
     if not report["stacks"]:
-        console.print("Stacks are not proven, the code of a block is not known: that needs gcc.")
+        console.print("Stacks are not proven, the code of the blocks is not known: that needs gcc.")
         return
+    blocks, cache = report["blocks"], report["instruction_cache"]
+    over = blocks["hot"] - cache
+    verdict = f"{over:,} more than" if over > 0 else "no more than"
     console.print(
-        f"A block may run {report['block_code']:,} bytes of code, rare cases included; the "
-        f"instruction cache holds {report['instruction_cache']:,}."
+        f"Blocks run {blocks['hot']:,} bytes of code in every token, {verdict} the {cache:,} of "
+        f"the instruction cache; up to {blocks['rare']:,} more in rare cases."
     )
 
 

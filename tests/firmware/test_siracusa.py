@@ -138,8 +138,8 @@ def test_programs_are_as_planned(
     assert len(report.stacks) == (8 if using == "gcc" else 0)
     assert report.instruction_cache == 4096
     if using == "gcc":
-        assert report.block_code is not None
-        assert 2_000 < report.block_code < min(use.used for use in report.memories)
+        assert report.blocks is not None
+        assert 2_000 < report.blocks.hot < min(use.used for use in report.memories)
     for use in report.stacks:
         assert 128 <= use.used <= use.reserved
         assert use.reserved == (2560 if "cluster" in use.what else 8192)

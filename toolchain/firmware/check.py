@@ -3,8 +3,8 @@
 Three questions: does every blob and arena lie at its planned address, do code, constants and
 variables fit the bytes that the target reserves for them, and does the worst stack of the
 controller and of a cluster core stay within its reservation. Nothing is run. Beside them stands how
-much code a block may run, for it is fetched again in every block when the instruction cache is
-smaller.
+much code the blocks run (toolchain/firmware/hot_code.py), for it is fetched again in every block
+when the instruction cache is smaller.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from toolchain.firmware.call_graph import (
     Bound,
     CallGraph,
     function_of,
-    reachable,
     read_call_graph,
     resolve,
     stack_bound,
 )
 from toolchain.firmware.elf import Image, read_image
+from toolchain.firmware.hot_code import HotCode, hot_code, rare_functions
 from toolchain.model.errors import ConfigError, DoesNotFitError, Problem, ToolError
 
 PROGRAMS = ("runner", "tracer", "checker", "profiler")
@@ -51,8 +51,9 @@ POINTERS = {
 ASSEMBLY = ("_start", "edgec_cluster_entry", "trap_entry", "memcpy", "memset")
 LIBGCC = ("__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3", "__mulsi3")
 ENTRIES = {"controller": "main", "cluster core": "edgec_cluster_core"}
-# What a token runs once per block, and calls; where gcc has inlined it, the whole token.
+# The loop over the blocks; where gcc has inlined it, the whole token. Beside: the engine's feeder.
 BLOCKS = ("all_blocks", "edgec_step")
+BESIDE = ("edgec_engine_feed",)
 TRAP = "edgec_trap"  # a core enters it from anywhere, once, on the stack that it has
 
 
@@ -69,13 +70,13 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class SizesReport:
-    """What one build takes; gcc alone tells `stacks` and `block_code`."""
+    """What one build takes; gcc alone tells `stacks` and `blocks`."""
 
     port: str
     compiler: str
     memories: tuple[Use, ...]
     stacks: tuple[Use, ...]
-    block_code: int | None  # bytes that a block may run, functions of rare cases included
+    blocks: HotCode | None  # code that they run
     instruction_cache: int  # bytes that the team shares
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,9 +104,9 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
         run_make(Build(bundle.directory, out, PORT, compiler, PROGRAMS, flags))
         images = {p: read_image(out / f"{bundle.prefix}_{p}") for p in PROGRAMS}
         memories = tuple(_program_use(n, image, bundle.target) for n, image in images.items())
-        graphs = _graphs(bundle.prefix, out) if is_gcc else {}
+        graphs = {p: _graph(bundle.prefix, out, p) for p in PROGRAMS} if is_gcc else {}
         stacks = _stacks(bundle.prefix, link, graphs, images) if is_gcc else ()
-        code = _block_code(bundle.prefix, graphs["runner"], images["runner"]) if is_gcc else None
+        blocks = blocks_of(bundle.prefix, out, images["runner"]) if is_gcc else None
     problems = [problem for n, image in images.items() for problem in _misplaced(n, image, link)]
     problems += [
         Problem(
@@ -119,7 +120,7 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
     if problems:
         raise DoesNotFitError(f"the programs for {PORT} are not as planned", problems)
     cache = CHIP_PORTS[PORT].instruction_cache
-    return SizesReport(PORT, compiler.name, memories, stacks, code, cache)
+    return SizesReport(PORT, compiler.name, memories, stacks, blocks, cache)
 
 
 def _misplaced(program: str, image: Image, link: ChipLinkView) -> list[Problem]:
@@ -140,13 +141,13 @@ def _program_use(program: str, image: Image, target: TargetSpec) -> Use:
     return Use(program, "code, constants and variables", used, reserved)
 
 
-def _graphs(prefix: str, out: Path) -> dict[str, CallGraph]:
-    """Who calls whom in each program, pointers resolved."""
+def _graph(prefix: str, out: Path, program: str) -> CallGraph:
+    """Who calls whom in a program, pointers resolved."""
     pointers = {
         apply_prefix(key, prefix): tuple(apply_prefix(name, prefix) for name in names)
         for key, names in POINTERS.items()
     }
-    return {p: resolve(read_call_graph(_objects(out, p, prefix)), pointers) for p in PROGRAMS}
+    return resolve(read_call_graph(_objects(out, program, prefix)), pointers)
 
 
 def _stacks(
@@ -165,15 +166,14 @@ def _stacks(
     return tuple(uses)
 
 
-def _block_code(prefix: str, graph: CallGraph, image: Image) -> int:
-    """Bytes of the functions that the blocks of a token may reach."""
+def blocks_of(prefix: str, out: Path, image: Image) -> HotCode:
+    """The code that the blocks of a runner run, which gcc has built in `out`."""
+    graph = _graph(prefix, out, "runner")
     known = {function_of(title) for title in graph.frames}
-    entry = next(name for name in (apply_prefix(b, prefix) for b in BLOCKS) if name in known)
-    total = 0
-    for title in reachable(graph, entry):
-        file, _, name = title.rpartition(":")
-        total += image.code.get((Path(file).name, name), 0)
-    return total
+    names = [name for name in (apply_prefix(b, prefix) for b in BLOCKS) if name in known][:1]
+    names += [name for name in (apply_prefix(b, prefix) for b in BESIDE) if name in known]
+    rare = rare_functions(path.with_suffix(".o") for path in _objects(out, "runner", prefix))
+    return hot_code(graph, image, rare, names, CHIP_PORTS[PORT].instruction_line)
 
 
 def _objects(out: Path, program: str, prefix: str) -> Sequence[Path]:

@@ -26,11 +26,20 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """Where a function lies."""
+
+    address: int  # in its section, where nothing is linked yet
+    size: int  # bytes
+    section: str
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """What a linked program occupies."""
 
     sections: tuple[Section, ...]
-    code: Mapping[tuple[str, str], int]  # source file (empty: global) and function -> bytes
+    code: Mapping[tuple[str, str], Function]  # by source file (empty: global) and name
 
     @property
     def functions(self) -> frozenset[str]:
@@ -40,6 +49,22 @@ class Image:
 
 def read_image(path: Path) -> Image:
     """Read a linked program; raises ToolError when it is no 32-bit little-endian ELF file."""
+    data, rows, names = _tables(path)
+    sections = tuple(
+        Section(name, row[3], row[5], row[1] != TYPE_NOBITS)
+        for row, name in zip(rows, names, strict=True)
+        if row[2] & FLAG_ALLOCATED and row[5]
+    )
+    return Image(sections, _code(data, rows, names))
+
+
+def read_functions(path: Path) -> Mapping[tuple[str, str], Function]:
+    """The functions of an object or a program, as in Image.code; raises as read_image does."""
+    return _code(*_tables(path))
+
+
+def _tables(path: Path) -> tuple[bytes, list[tuple[int, ...]], list[str]]:
+    """Content, section headers and names of sections."""
     data = path.read_bytes()
     if data[:6] != b"\x7fELF\x01\x01" or len(data) < HEADER.size:
         problem = Problem(str(path.name), repr(data[:6]), "a 32-bit little-endian ELF file")
@@ -48,30 +73,32 @@ def read_image(path: Path) -> Image:
     offset, count, names = head[6], head[12], head[13]
     rows = [SECTION.unpack_from(data, offset + i * SECTION.size) for i in range(count)]
     texts = rows[names][4]
-    sections = tuple(
-        Section(_text(data, texts + row[0]), row[3], row[5], row[1] != TYPE_NOBITS)
-        for row in rows
-        if row[2] & FLAG_ALLOCATED and row[5]
-    )
-    code: dict[tuple[str, str], int] = {}
+    return data, rows, [_text(data, texts + row[0]) for row in rows]
+
+
+def _code(
+    data: bytes, rows: list[tuple[int, ...]], names: list[str]
+) -> Mapping[tuple[str, str], Function]:
+    code: dict[tuple[str, str], Function] = {}
     for row in rows:
         if row[1] == TYPE_SYMBOLS:
-            code |= _functions(data, row, rows[row[6]][4])
-    return Image(sections, code)
+            code |= _functions(data, row, rows[row[6]][4], names)
+    return code
 
 
 def _functions(
-    data: bytes, table: tuple[int, ...], texts: int
-) -> Iterator[tuple[tuple[str, str], int]]:
+    data: bytes, table: tuple[int, ...], texts: int, names: list[str]
+) -> Iterator[tuple[tuple[str, str], Function]]:
     """Local symbols stand behind the symbol of their source file, global ones at the end."""
     begin, end = table[4], table[4] + table[5]
     source = ""
-    for name, _, size, info, _, _ in SYMBOL.iter_unpack(data[begin:end]):
+    for name, address, size, info, _, section in SYMBOL.iter_unpack(data[begin:end]):
         text = _text(data, texts + name)
         if info & 15 == SOURCE:
             source = text
-        elif info & 15 == FUNCTION:
-            yield ("" if info >> 4 else source, text), size
+        elif info & 15 == FUNCTION and 0 < section < len(names):
+            key = ("" if info >> 4 else source, text)
+            yield key, Function(address, size, names[section])
 
 
 def _text(data: bytes, offset: int) -> str:

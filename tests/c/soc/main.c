@@ -1,5 +1,9 @@
 /* soc ELF: boots the controller at the program's entry and runs until it asks for its end; exit
- * code: its own. Cores take turns, one instruction each. */
+ * code: its own. Cores take turns, one instruction each.
+ *
+ * soc ELF FUNCTION FILE: writes to FILE the addresses, in lines of 16 bytes, of what cores executed
+ * between the calls of the function at this address and its returns, and beside core 0 the core
+ * that has no part in it. */
 #include "../../../templates/runtime/port/siracusa/edgec_siracusa.h"
 #include "soc.h"
 
@@ -83,18 +87,48 @@ static bool prepare(void) {
     return true;
 }
 
-static void run(core *c) {
+#define LINES ((2U << 20) / 16U) /* of L2 */
+
+static uint32_t watched;              /* 0: nothing */
+static uint32_t back[SOC_CORES + 1U]; /* where it returns to; 0: it does not run */
+static bool executed[LINES];
+
+static void run(core *c, uint32_t id) {
+    const uint32_t pc = c->pc;
+    if (pc == watched) {
+        back[id] = c->x[1];
+    } else if (pc == back[id]) {
+        back[id] = 0U;
+    }
     /* A core that waits for an event repeats its load: it costs nothing when there is none. */
     c->waiting = false;
     core_step(c);
+    const bool beside = id == SOC_CORES - 1U && back[0] != 0U && !c->waiting;
+    if (watched != 0U && (back[id] != 0U || beside) && (pc - memories[3].base) / 16U < LINES) {
+        executed[(pc - memories[3].base) / 16U] = true;
+    }
+}
+
+static bool write_executed(const char *path) {
+    FILE *const file = fopen(path, "w");
+    if (file == NULL) {
+        return false;
+    }
+    for (uint32_t line = 0U; line < LINES; line++) {
+        if (executed[line]) {
+            (void)fprintf(file, "%x\n", (unsigned)(memories[3].base + 16U * line));
+        }
+    }
+    return fclose(file) == 0;
 }
 
 int main(int argc, char **argv) {
-    uint8_t *const elf = argc == 2 ? elf_read(argv[1]) : NULL;
+    uint8_t *const elf = argc == 2 || argc == 4 ? elf_read(argv[1]) : NULL;
     if (elf == NULL || !prepare()) {
-        (void)fprintf(stderr, "usage: soc ELF\n");
+        (void)fprintf(stderr, "usage: soc ELF [FUNCTION FILE]\n");
         return 97;
     }
+    watched = argc == 4 ? (uint32_t)strtoul(argv[2], NULL, 0) : 0U;
     elf_load(&chip.cores[SOC_CORES], elf);
     free(elf);
     chip.accelerator.acquired = 2U;
@@ -102,10 +136,13 @@ int main(int argc, char **argv) {
     while (chip.code < 0) {
         for (uint32_t id = 0U; id < SOC_CORES; id++) {
             if ((chip.fetch >> id & 1U) != 0U) {
-                run(&chip.cores[id]);
+                run(&chip.cores[id], id);
             }
         }
-        run(&chip.cores[SOC_CORES]);
+        run(&chip.cores[SOC_CORES], SOC_CORES);
+    }
+    if (argc == 4 && !write_executed(argv[3])) {
+        return 97;
     }
     for (uint32_t i = 0U; i < sizeof memories / sizeof memories[0]; i++) {
         free(memories[i].bytes);
