@@ -25,6 +25,7 @@ from toolchain.firmware.call_graph import (
     Bound,
     CallGraph,
     function_of,
+    reachable,
     read_call_graph,
     resolve,
     stack_bound,
@@ -51,9 +52,11 @@ POINTERS = {
 ASSEMBLY = ("_start", "edgec_cluster_entry", "trap_entry", "memcpy", "memset")
 LIBGCC = ("__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3", "__mulsi3")
 ENTRIES = {"controller": "main", "cluster core": "edgec_cluster_core"}
-# The loop over the blocks; where gcc has inlined it, the whole token. Beside: the engine's feeder.
+# The loop over the blocks; where gcc has inlined it, the whole token.
 BLOCKS = ("all_blocks", "edgec_step")
-BESIDE = ("edgec_engine_feed",)
+# The engine's feeder beside it: its inner loop alone, unless blocks tell it of jobs.
+BESIDE, PLANNED = "edgec_engine_feed", "feed_planned"
+TELLING = ("edgec_engine_prepare", "edgec_engine_plan")
 TRAP = "edgec_trap"  # a core enters it from anywhere, once, on the stack that it has
 
 
@@ -171,7 +174,9 @@ def blocks_of(prefix: str, out: Path, image: Image) -> HotCode:
     graph = _graph(prefix, out, "runner")
     known = {function_of(title) for title in graph.frames}
     names = [name for name in (apply_prefix(b, prefix) for b in BLOCKS) if name in known][:1]
-    names += [name for name in (apply_prefix(b, prefix) for b in BESIDE) if name in known]
+    called = {function_of(title) for title in reachable(graph, names[0])}
+    beside = PLANNED if called.isdisjoint(apply_prefix(a, prefix) for a in TELLING) else BESIDE
+    names += [name for name in (apply_prefix(beside, prefix),) if name in known]
     rare = rare_functions(path.with_suffix(".o") for path in _objects(out, "runner", prefix))
     return hot_code(graph, image, rare, names, CHIP_PORTS[PORT].instruction_line)
 

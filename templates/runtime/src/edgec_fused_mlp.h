@@ -22,11 +22,7 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t ampli
 #if EDGEC_XPULP && EDGEC_ARITHMETIC_FAST
     uint32_t most = 0U;
     const uint16_t *const behind = table + 1;
-    int32_t g;
-    int32_t m;
-    int32_t i;
-    int32_t base;
-    int32_t next;
+    int32_t g, m, i, base, next;
     (void)amplitude;
     __asm__ volatile(
         EDGEC_X_LOOP(17, EDGEC_X_LW(g, gate, 0) "nop\n" EDGEC_X_ABS(m, g) EDGEC_X_MIN(m, m, limit)

@@ -58,7 +58,7 @@ static int is_done(uint32_t count) {
     return (committed && !is_busy(count)) || edgec_signed(jobs.done - count) > 0;
 }
 
-static void write_registers(const uint32_t *from, uint32_t words) {
+EDGEC_HOT EDGEC_OUTLINE void write_registers(const uint32_t *from, uint32_t words) {
     const uint32_t count = jobs.committed;
     while (is_busy(count)) {
     }
@@ -76,8 +76,10 @@ static void write_registers(const uint32_t *from, uint32_t words) {
     to[0] = from[0] + words;
 }
 
-/* The context that was acquired last is committed. */
+/* The context that was acquired last is committed; counted first, as a worker that the job's event
+ * wakes must see it. */
 static void commit(void) {
+    jobs.committed++;
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }
@@ -93,21 +95,32 @@ static void sleep_until_woken(void) {
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
 }
 
-static void feed(const volatile edgec_engine_note *note, int alone, uint32_t begun) {
-    write_registers(note->registers, note->words);
-    if (alone) {
-        while (jobs.started == begun) {
-            sleep_until_woken();
+/* Jobs that were planned: what this core does beside a block. */
+EDGEC_HOT EDGEC_OUTLINE void feed_planned(const edgec_engine_note *note,
+                                          const edgec_engine_note *last) {
+    for (; note != last; note++) {
+        if (note->registers != NULL) {
+            write_registers(note->registers, note->words);
+            if (note->begins != 0U) {
+                (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER +
+                          SIRACUSA_BARRIER_WAIT_CLEAR);
+            }
+            commit();
         }
-    } else if (note->begins != 0U) {
-        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
     }
-    jobs.committed++; /* first: a worker that the job's event wakes must see it */
+}
+
+/* A job that comes alone. */
+static void feed_one(const volatile edgec_engine_note *note, uint32_t begun) {
+    write_registers(note->registers, note->words);
+    while (jobs.started == begun) {
+        sleep_until_woken();
+    }
     commit();
 }
 
 /* On the control core, for good. */
-EDGEC_HOT void edgec_engine_feed(void) {
+void edgec_engine_feed(void) {
     *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
     uint32_t alone = 0U;
     for (uint32_t count = 0U;; count++) {
@@ -118,20 +131,15 @@ EDGEC_HOT void edgec_engine_feed(void) {
             wake_engine();
         }
         const uint32_t message = count % EDGEC_ENGINE_QUEUE;
-        const volatile edgec_engine_note *note = jobs.messages[message].first;
+        const edgec_engine_note *const note = jobs.messages[message].first;
         if (note == &jobs.messages[message].own) {
-            feed(note, 1, alone++);
+            feed_one(note, alone++);
             continue;
         }
         while (jobs.settled != count + 1U) {
         }
         *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_CLEAR) = 1U << SIRACUSA_BARRIER_EVENT;
-        const edgec_engine_note *const last = jobs.messages[message].last;
-        for (; note != last; note++) {
-            if (note->registers != NULL) {
-                feed(note, 0, 0U);
-            }
-        }
+        feed_planned(note, jobs.messages[message].last);
     }
 }
 
@@ -191,7 +199,6 @@ EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
 
 EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
-    jobs.committed++; /* first: a worker that the job's event wakes must see it */
     commit();
 }
 #endif
