@@ -20,6 +20,7 @@ FACTOR_DROP = 31 - FAST_FACTOR_BITS  # lower bits of M * A
 SCALE_DROP = 16  # lower bits of the products of two scales
 GATE_STEP = 11  # bits of a gate from one entry of the table to the next
 GATE_LIMIT = (16 << 16) - 1
+POWER_REACH = 16 << 8
 
 
 def requantize_rows(acc: Ints, words: Ints, scale: Ints, scaling: int) -> Ints:
@@ -41,6 +42,12 @@ def log2_scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionCons
     shift = constants.score_exponent - 2 * SCALE_DROP - drop - (q_scale[..., 1:] + ks)
     product = round_shift(dot_products(q, cache), drop) * factor
     return round_shift(product, np.clip(shift, 0, 31))
+
+
+def power_of_two(table: Ints, d: Ints, _exp_bits: int) -> Ints:
+    """2^-d of Q8 values by half as many entries; the table has their fraction bits."""
+    e: Ints = table[np.minimum(d, POWER_REACH) >> 1]
+    return e
 
 
 def silu(gate: Ints, table: Ints) -> Ints:

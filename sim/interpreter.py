@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -93,13 +94,17 @@ class Steps:
 
     rows: ops.Rows
     scores: ops.Scores
+    power_of_two: Callable[[Ints, Ints, int], Ints]
     silu: ops.Gate
 
 
 _STEPS = {
-    Arithmetic.PRECISE: Steps(ops.requantize_rows, ops.log2_scores, ops.silu),
+    Arithmetic.PRECISE: Steps(ops.requantize_rows, ops.log2_scores, ops.power_of_two, ops.silu),
     Arithmetic.FAST: Steps(
-        fast_arithmetic.requantize_rows, fast_arithmetic.log2_scores, fast_arithmetic.silu
+        fast_arithmetic.requantize_rows,
+        fast_arithmetic.log2_scores,
+        fast_arithmetic.power_of_two,
+        fast_arithmetic.silu,
     ),
 }
 
@@ -145,10 +150,10 @@ def _kv_append(step: _Step) -> None:
 def _attention(step: _Step) -> None:
     constants = AttentionConstants(**step.op.attrs)
     cache = step.store.cache_rows(step.op, step.position + len(step.tokens))
-    exp2 = step.store.constant(step.op.inputs[-1])
+    steps = steps_of(step.program.arithmetic)
+    power = partial(steps.power_of_two, step.store.constant(step.op.inputs[-1]))
     queries = step.input(0), step.input(1)
-    scores = steps_of(step.program.arithmetic).scores
-    step.output(*ops.attention(queries, cache, exp2, constants, scores))
+    step.output(*ops.attention(queries, cache, power, constants, steps.scores))
 
 
 def _merge(step: _Step) -> None:

@@ -263,16 +263,18 @@ def log2_scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionCons
 
 
 Scores = Callable[[Ints, Ints, KVCache, AttentionConstants], Ints]
+Power = Callable[[Ints, int], Ints]  # power_of_two of a table
 
 
 def attention(
     queries: tuple[Ints, Ints],
     cache: KVCache,
-    exp2: Ints,
+    power: Power,
     constants: AttentionConstants,
     scores: Scores = log2_scores,
 ) -> tuple[Ints, Ints]:
-    """Causal attention of the last T of U positions; queries: q (T, H, hd) and their scales.
+    """Causal attention of the last T of U positions; queries: q (T, H, hd) and their scales;
+    power: 2^-d.
 
     Returns the weighted sums acc (T, H, hd) and per head (R, b, vm) as stats (T, H, 3).
     """
@@ -288,7 +290,7 @@ def attention(
     visible = np.arange(length)[None, :] <= (length - tokens) + np.arange(tokens)[:, None]
     visible = np.repeat(visible, heads // kv_heads, axis=0)[None]  # (1, rows, U)
     z = scores(by_kv_head(q), by_kv_head(q_scale), cache, constants)
-    e = _softmax_weights(z, visible, exp2, constants.exp_bits)
+    e = _softmax_weights(z, visible, power, constants.exp_bits)
     total = e.sum(-1, keepdims=True)
     va, vs = (s.T[:, None, :] for s in unpack_scale(cache.v_scale))
     vm = np.where(visible, vs, -(1 << 20)).max(-1, keepdims=True)
@@ -307,13 +309,17 @@ def attention(
     return by_token(acc).reshape(tokens, heads, head_dim), by_token(stats)
 
 
-def _softmax_weights(z: Ints, visible: npt.NDArray[np.bool_], exp2: Ints, exp_bits: int) -> Ints:
+def _softmax_weights(z: Ints, visible: npt.NDArray[np.bool_], power: Power, exp_bits: int) -> Ints:
     """2^(z - max) with `exp_bits` fraction bits, 0 where hidden."""
     top = np.where(visible, z, -(1 << 40)).max(-1, keepdims=True)
-    d = np.clip(top - z, 0, 1 << 20)
+    return np.where(visible, power(np.clip(top - z, 0, 1 << 20), exp_bits), 0)
+
+
+def power_of_two(table: Ints, d: Ints, exp_bits: int) -> Ints:
+    """2^-d of Q8 values with `exp_bits` fraction bits."""
     whole = d >> 8
-    e = np.where(whole > 16, 0, round_shift(exp2[d & 255], np.minimum(whole, 16)))
-    return np.where(visible, round_shift(e, 15 - exp_bits), 0)
+    e = np.where(whole > 16, 0, round_shift(table[d & 255], np.minimum(whole, 16)))
+    return round_shift(e, 15 - exp_bits)
 
 
 def attention_merge(acc: Ints, stats: Ints, mode: ActMode) -> tuple[Ints, Ints]:

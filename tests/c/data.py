@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sim.interpreter import steps_of
 from tests.c.runtime import Guarded, Runtime
-from toolchain.model.lower import sigmoid_table, silu_table
+from toolchain.model.lower import exp2_table, fast_exp2_table, sigmoid_table, silu_table
 from toolchain.model.program import ActMode, Arithmetic
 
 INT32_MAX = 2**31 - 1
@@ -22,6 +22,7 @@ FAST = "EDGEC_TEST_FAST"  # test the fast arithmetic
 IS_FAST = bool(os.environ.get(FAST))
 STEPS = steps_of(Arithmetic.FAST if IS_FAST else Arithmetic.PRECISE)
 GATE_TABLE = silu_table() if IS_FAST else sigmoid_table()
+POWERS = fast_exp2_table if IS_FAST else lambda _: exp2_table()  # by exp_bits
 GATE_STEP = 11 if IS_FAST else 12  # bits of a gate between two entries
 CORES = (3,) if os.environ.get(SANITIZED) or os.environ.get(ON_CORE) else (1, 3, 8)
 

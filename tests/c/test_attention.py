@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from sim import ops
-from tests.c.data import CORES, KINDS, STEPS, quantized, vector
+from tests.c.data import CORES, KINDS, POWERS, STEPS, quantized, vector
 from tests.c.runtime import MAX_CORES, AttentionParams, Guarded, KVCacheView, Runtime
-from toolchain.model.lower import exp2_table
 from toolchain.model.outline import attention_constants
 from toolchain.model.program import ActMode
 
@@ -176,7 +176,8 @@ def run_attention(
     acc = guarded.array((shape.heads, shape.head_dim), np.int32)
     stats = guarded.array((shape.heads, 3), np.int32)
     runtime.run(
-        *(cores, "edgec_attention", params, length, *query, cache.view, exp2_table()),
+        *(cores, "edgec_attention", params, length, *query, cache.view),
+        POWERS(constants["exp_bits"]),
         *(scratch, tiles, acc, stats),
     )
     guarded.check()
@@ -194,7 +195,7 @@ def expected_attention(
     acc, stats = ops.attention(
         (q, q_scale),
         rows,
-        exp2_table().astype(np.int64),
+        partial(STEPS.power_of_two, POWERS(constants["exp_bits"]).astype(np.int64)),
         ops.AttentionConstants(**constants),
         STEPS.scores,
     )
@@ -303,7 +304,11 @@ def run_fused(
     amplitudes = guarded.array(MAX_CORES, np.uint32)
     runtime.run(
         *(cores, "fused_attention", params_of(shape, constants), length, *query, cache.view),
-        *(exp2_table(), guarded.array((shape.heads, shape.context), np.int32), merged),
+        *(
+            POWERS(constants["exp_bits"]),
+            guarded.array((shape.heads, shape.context), np.int32),
+            merged,
+        ),
         *(guarded.array((shape.heads, 3), np.int32), top, amplitudes),
     )
     guarded.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from math import floor, isqrt
 
 import numpy as np
@@ -17,6 +18,7 @@ from toolchain.model.lower import exp2_table, sigmoid_table
 from toolchain.model.outline import attention_constants
 from toolchain.model.program import ActMode
 
+POWER = partial(ops.power_of_two, exp2_table().astype(np.int64))
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1)
 MODES = pytest.mark.parametrize("mode", list(ActMode))
 
@@ -135,7 +137,7 @@ def make_attention(
 def test_attention_approximates_softmax() -> None:
     q, q_scale, cache = make_attention(1, 20, 6, 2)
     constants = ops.AttentionConstants(**attention_constants(6, 64))
-    acc, stats = ops.attention((q, q_scale), cache, exp2_table().astype(np.int64), constants)
+    acc, stats = ops.attention((q, q_scale), cache, POWER, constants)
     ka, ks = ops.unpack_scale(cache.k_scale)
     va, vs = ops.unpack_scale(cache.v_scale)
     k = cache.k * (ka * 2.0**ks)[..., None] / 127 / 65536
@@ -155,12 +157,11 @@ def test_prefill_equals_token_by_token() -> None:
     """Attention of many queries at once gives each query the bits it gets alone."""
     q, q_scale, cache = make_attention(7, 11, 6, 2)
     constants = ops.AttentionConstants(**attention_constants(6, 1000))
-    table = exp2_table().astype(np.int64)
-    acc, stats = ops.attention((q, q_scale), cache, table, constants)
+    acc, stats = ops.attention((q, q_scale), cache, POWER, constants)
     for t in range(7):
         end = 11 - 7 + t + 1
         prefix = ops.KVCache(cache.k[:end], cache.k_scale[:end], cache.v[:end], cache.v_scale[:end])
-        one = ops.attention((q[t : t + 1], q_scale[t : t + 1]), prefix, table, constants)
+        one = ops.attention((q[t : t + 1], q_scale[t : t + 1]), prefix, POWER, constants)
         assert (one[0][0] == acc[t]).all()
         assert (one[1][0] == stats[t]).all()
 

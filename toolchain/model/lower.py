@@ -24,6 +24,7 @@ from toolchain.model.outline import (
     LowerConfig,
     WeightFacts,
     assemble_program,
+    attention_constants,
     check_lower_config,
     with_facts,
 )
@@ -188,6 +189,13 @@ def exp2_table() -> npt.NDArray[np.uint16]:
     return np.rint(2.0**15 * 2.0 ** (-np.arange(256) / 256)).astype(np.uint16)
 
 
+def fast_exp2_table(exp_bits: int) -> npt.NDArray[np.uint16]:
+    """round(2^(exp_bits - d/256)), d = 2i + 1/2, i = 0..2048, and d = 0 for i = 0."""
+    d = 2 * np.arange(2049) + 0.5
+    d[0] = 0.0
+    return np.rint(2.0 ** (exp_bits - d / 256)).astype(np.uint16)
+
+
 def sigmoid_table() -> npt.NDArray[np.uint16]:
     """round(2^15 / (1 + exp(-i/16))), i = 0..256."""
     return np.rint(32768.0 / (1.0 + np.exp(-np.arange(257) / 16))).astype(np.uint16)
@@ -289,10 +297,13 @@ def _constants(
         "embed.weight": linears["lm_head"].weights if tied else plain,
         "embed.requant": words,
         "rope.table": rope_table(model.config, config.context),
-        "lut.exp2": exp2_table(),
     }
     gate_table = GATE_TABLES[config.arithmetic][0]
-    constants[gate_table] = silu_table() if gate_table == "lut.silu" else sigmoid_table()
+    if config.arithmetic is Arithmetic.FAST:
+        exp_bits = attention_constants(model.config.head_dim, config.context)["exp_bits"]
+        constants |= {"lut.exp2": fast_exp2_table(exp_bits), gate_table: silu_table()}
+    else:
+        constants |= {"lut.exp2": exp2_table(), gate_table: sigmoid_table()}
     constants.update({f"{name}.gamma": gamma for name, (gamma, _) in norms.items()})
     for name, linear in linears.items():
         if not (tied and name == "lm_head"):

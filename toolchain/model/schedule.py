@@ -30,11 +30,12 @@ Mode = ActMode | None
 Layouts = Mapping[str, WeightLayout] | Mapping[str, MatrixLayout]
 
 
-# The table of SwiGLU and its entries.
+# The table of SwiGLU and its entries, and those of lut.exp2.
 GATE_TABLES = {
     Arithmetic.PRECISE: ("lut.sigmoid", 257),
     Arithmetic.FAST: ("lut.silu", 513),
 }
+POWERS = {Arithmetic.PRECISE: 256, Arithmetic.FAST: 2049}
 
 
 class Modes(Protocol):
@@ -150,7 +151,7 @@ def _constant_specs(shape: ProgramShape, arithmetic: Arithmetic) -> list[TensorS
         TensorSpec("embed.requant", Kind.CONST, DType.U32, (shape.vocab,)),
         TensorSpec("linear.shift", Kind.CONST, DType.U32, (linears,)),
         TensorSpec("rope.table", Kind.CONST, DType.I16, (shape.context, shape.head_dim)),
-        TensorSpec("lut.exp2", Kind.CONST, DType.U16, (256,)),
+        TensorSpec("lut.exp2", Kind.CONST, DType.U16, (POWERS[arithmetic],)),
         TensorSpec(gate_table, Kind.CONST, DType.U16, (entries,)),
         *(
             TensorSpec(f"{name}.gamma", Kind.CONST, DType.I16, (shape.hidden,))

@@ -124,9 +124,10 @@ void edgec_kv_append(const edgec_worker *worker, const edgec_attention_params *p
                      int32_t *scratch, const edgec_kv_cache *cache);
 
 /* Softmax attention over cache rows 0 .. length-1.
- * exp2: 256 entries of round(2^15 * 2^(-i/256)). scratch: int32 [heads][context].
- * tiles: two slots, each k or v rows, then, at the next multiple of 4, their scales.
- * acc: [heads][head_dim]. stats: (reciprocal, exponent of the sum, v exponent) per head. */
+ * exp2: 256 entries of round(2^15 * 2^(-i/256)); with fast arithmetic 2049, see edgec_softmax_e.
+ * scratch: int32 [heads][context]. tiles: two slots, each k or v rows, then, at the next multiple
+ * of 4, their scales. acc: [heads][head_dim]. stats: (reciprocal, exponent of the sum, v exponent)
+ * per head. */
 void edgec_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
                      const edgec_kv_cache *cache, const uint16_t *exp2, int32_t *scratch,

@@ -9,7 +9,7 @@
 
 /* How logits of one head become weights of v. */
 typedef struct edgec_softmax {
-    const uint16_t *exp2; /* 256 entries of round(2^15 * 2^(-i/256)) */
+    const uint16_t *exp2; /* 256 entries of round(2^15 * 2^(-i/256)), or see edgec_softmax_e */
     int32_t top;          /* largest logit */
     int32_t v_exponent;   /* vm */
     uint32_t drop;        /* 15 - EB */
@@ -17,11 +17,15 @@ typedef struct edgec_softmax {
 
 #define EDGEC_REACH (1U << 12) /* logits that are further below the largest one have e = 0 */
 
-/* e of a logit, d below the largest one. */
+/* e of a logit, d below the largest one, at most EDGEC_REACH. */
 static inline uint32_t edgec_softmax_e(const edgec_softmax *softmax, uint32_t d) {
+#if EDGEC_ARITHMETIC_FAST
+    return softmax->exp2[d >> 1]; /* one entry for two values, with EB fraction bits */
+#else
     /* twice the table value, so that a shift by 0 is no special case */
     const uint32_t e = ((((uint32_t)softmax->exp2[d & 255U] << 1) >> (d >> 8)) + 1U) >> 1;
     return softmax->drop == 0U ? e : (((e << 1) >> softmax->drop) + 1U) >> 1;
+#endif
 }
 
 /* e * va at the exponent vm; near: vm is not EDGEC_KV_SPREAD above the exponent of v. */
