@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memory_planner.engine_chains import CHANNEL_STEP
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_time import job_cycles
 from memory_planner.target import TargetSpec
@@ -24,33 +25,42 @@ class EngineCost:
     cycles: float  # of the op
 
 
-def engine_cost(layout: EngineLayout, windows: int, target: TargetSpec) -> EngineCost:
-    """The linear as one job per group, nothing of which overlaps."""
+def engine_cost(
+    layout: EngineLayout, windows: int, target: TargetSpec, *, parts: int = 1
+) -> EngineCost:
+    """The linear by itself, in the best number of equal parts up to `parts`.
+
+    While the engine computes a part, the cores finish the one before.
+    """
     engine = target.engine
     assert engine is not None
     job = LinearJob(layout, layout.channels, windows)
     jobs = layout.groups * job_cycles(linear_shape(job), engine.cycles) + engine.cycles.wake
     stage = stage_cycles(layout.engine_columns, target)
     finish = finish_cycles(layout, layout.rows, windows, target)
-    barriers = 3 * target.costs.barrier
-    return EngineCost(stage, jobs, finish, stage + engine.issue_cycles + jobs + finish + barriers)
+    each = target.costs.barrier + engine.piece_cycles
+    most = min(parts, -(-layout.channels // CHANNEL_STEP))
+    both = min(
+        max(jobs + finish / n, jobs / n + finish) + (n - 1) * each for n in range(1, most + 1)
+    )
+    rest = stage + engine.issue_cycles + 3 * target.costs.barrier
+    return EngineCost(stage, jobs, finish, rest + both)
 
 
 def shared_cost(layouts: Sequence[EngineLayout], windows: int, target: TargetSpec) -> float:
-    """Cycles of linears that read one staged vector; those of equal bits share a job."""
+    """Cycles of linears that read one staged vector, a job each.
+
+    While the engine computes one, the cores finish the one before.
+    """
     engine = target.engine
     assert engine is not None
-    channels: dict[int, int] = {}
+    done = now = stage_cycles(layouts[0].engine_columns, target) + engine.issue_cycles
     for layout in layouts:
-        channels[layout.bits] = channels.get(layout.bits, 0) + layout.channels
-    jobs = 0.0
-    for layout in {layout.bits: layout for layout in layouts}.values():
-        job = LinearJob(layout, channels[layout.bits], windows)
-        jobs += layout.groups * job_cycles(linear_shape(job), engine.cycles)
-    stage = stage_cycles(layouts[0].engine_columns, target)
-    finish = sum(finish_cycles(layout, layout.rows, windows, target) for layout in layouts)
-    barriers = (1 + 2 * len(layouts)) * target.costs.barrier
-    return stage + engine.issue_cycles + engine.cycles.wake + jobs + finish + barriers
+        shape = linear_shape(LinearJob(layout, layout.channels, windows))
+        done += layout.groups * job_cycles(shape, engine.cycles)
+        finish = finish_cycles(layout, layout.rows, windows, target)
+        now = max(now, done + engine.cycles.wake) + finish + 2 * target.costs.barrier
+    return now + target.costs.barrier
 
 
 def stage_cycles(columns: int, target: TargetSpec) -> float:

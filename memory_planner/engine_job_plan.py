@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise, product
 
 from memory_planner.engine_chains import CHANNEL_STEP, Chain, chains_of, sums_size
 from memory_planner.engine_jobs import LinearJob, acc_geometry, linear_job, linear_shape
@@ -12,13 +14,13 @@ from memory_planner.engine_registers import job_registers
 from memory_planner.engine_schedule import chain_times
 from memory_planner.engine_time import job_cycles
 from memory_planner.footprint import ENGINE_INPUT, ENGINE_SUMS
-from memory_planner.fused_ops import fits_function
+from memory_planner.fused_ops import MOST_JOBS, fits_function
 from memory_planner.plan import Plan
 from memory_planner.target import EngineSpec, TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program
 
-MOST_TILES = 8  # jobs into which a run of linears is divided, per group of columns
+Cuts = tuple[tuple[int, ...], ...]  # per run of a chain, the channels where its jobs end
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,58 +50,99 @@ class Tile:
 def plan_engine(program: Program, target: TargetSpec, plan: Plan) -> EnginePlan | None:
     """All chains with their jobs; `plan` says where weights and buffers are, and how tables move.
 
-    The channels of a run are divided among as many jobs, up to `MOST_TILES`, as give the shortest
-    chain by the cost model: the cores finish the rows of one while the engine computes the next.
+    Of the ways to divide chains among jobs the one with the shortest chain by the cost model is
+    taken: the cores finish rows of one job while the engine computes the next.
     """
     chains = chains_of(program, target)
     if target.engine is None or not chains:
         return None
     engine = target.engine
     names = dict.fromkeys((*engine.weights, engine.activations))
-    best: dict[tuple[object, ...], int] = {}
+    best: dict[tuple[object, ...], Cuts] = {}
+    vectors = Counter(_vector(chain) for chain in chains)
     planned = []
     for chain in chains:
         runs = runs_of(program, target, plan, chain)
         tables = tuple(plan.placements[plan.linears[op.id].weight].region for op in chain.ops)
         key = chain.layouts, chain.windows, tuple(len(run.ops) for run in runs), tables
         if key not in best:
-            best[key] = _best_count(program, target, plan, (chain, runs))
+            whole = vectors[_vector(chain)] == 1
+            best[key] = _best_cuts(program, target, plan, (chain, runs), whole)
         planned.append(chain_plan(program, target, plan, (chain, runs, best[key])))
     addresses = {name: target.region(name).base for name in names}
     return EnginePlan(engine.name, engine.weight_base, addresses, tuple(planned))
 
 
-def _best_count(
-    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run]]
-) -> int:
-    """The number of tiles per run with the shortest chain, the fewest of equal ones.
+def _vector(chain: Chain) -> tuple[object, ...]:
+    """What the linears of a chain read."""
+    return chain.ops[0].layer, *chain.ops[0].inputs[:2]
 
-    Linears of a block can only run with their neighbours as one function in few tiles, which saves
-    more than many tiles do.
+
+def _most_tiles(chain: Chain, runs: list[Run]) -> int:
+    steps = max(-(-run.channels // CHANNEL_STEP) for run in runs)
+    return 1 if chain.tile_channels else min(MOST_JOBS, steps)
+
+
+def even_cuts(chain: Chain, runs: list[Run], count: int) -> Cuts:
+    """Whole steps of channels in `count` tiles per run, or those that take turns in two slots."""
+    found = []
+    for run in runs:
+        steps = -(-run.channels // CHANNEL_STEP)
+        size = chain.tile_channels or -(-steps // count) * CHANNEL_STEP
+        found.append((*range(size, run.channels, size), run.channels))
+    return tuple(found)
+
+
+def _cuts_between_linears(runs: list[Run]) -> list[Cuts]:
+    """Every way to divide the linears of each run among jobs.
+
+    A linear that runs in one function with its neighbours finishes its rows when all are there.
+    """
+    choices = []
+    for run in runs:
+        ends = tuple(accumulate(layout.channels for layout in run.layouts))
+        kept = product((False, True), repeat=len(ends) - 1)
+        choices.append([tuple(e for e, k in zip(ends, (*k, True), strict=True) if k) for k in kept])
+    return list(product(*choices))
+
+
+def _best_cuts(
+    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run]], whole: bool
+) -> Cuts:
+    """The way with the shortest chain, the first one of equal ones.
+
+    A chain of a block that is all that reads its vector (`whole`) runs with its neighbours as one
+    function if it fits; then the rows of a linear are finished when all are there.
     """
     chain, runs = parts
-    steps = max(-(-run.channels // CHANNEL_STEP) for run in runs)
-    most = 1 if chain.tile_channels else min(MOST_TILES, steps)
 
-    def cycles(count: int) -> tuple[bool, float]:
-        candidate = chain_plan(program, target, plan, (chain, runs, count))
-        pairs = zip(candidate.linears, chain.layouts, strict=True)
-        jobs = len(candidate.jobs)
-        alone = any(not fits_function(linear, layout, jobs) for linear, layout in pairs)
-        end = chain_times(program, target, plan, candidate).linears[-1].span.end
-        return alone and chain.ops[0].layer >= 0, end
+    def plan_of(cuts: Cuts) -> ChainPlan:
+        return chain_plan(program, target, plan, (chain, runs, cuts))
 
-    return min(range(1, most + 1), key=cycles)
+    def is_function(cuts: Cuts) -> bool:
+        found = plan_of(cuts)
+        pairs = zip(found.linears, chain.layouts, strict=True)
+        return all(fits_function(each, layout, len(found.jobs)) for each, layout in pairs)
+
+    ways = []
+    if whole and chain.ops[0].layer >= 0 and not chain.tile_channels:
+        ways = [cuts for cuts in _cuts_between_linears(runs) if is_function(cuts)]
+    ways = ways or [even_cuts(chain, runs, n) for n in range(1, _most_tiles(chain, runs) + 1)]
+
+    def end(cuts: Cuts) -> float:
+        return chain_times(program, target, plan, plan_of(cuts)).linears[-1].span.end
+
+    return min(ways, key=end)
 
 
 def chain_plan(
-    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run], int]
+    program: Program, target: TargetSpec, plan: Plan, parts: tuple[Chain, list[Run], Cuts]
 ) -> ChainPlan:
-    """A chain whose runs have so many tiles, unless sums take turns in two slots."""
+    """A chain whose runs are divided so."""
     engine = target.engine
     assert engine is not None
-    chain, runs, count = parts
-    tiles = list(_tiles(chain, runs, count, target))
+    chain, runs, cuts = parts
+    tiles = list(_tiles(chain, runs, cuts, target))
     base = target.region(engine.activations).base
     input_at = base + plan.placements[chain.buffer(ENGINE_INPUT)].offset
     sums_at = base + plan.placements[chain.buffer(ENGINE_SUMS)].offset
@@ -138,26 +181,18 @@ def runs_of(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> l
     return runs
 
 
-def _tiles(chain: Chain, runs: list[Run], count: int, target: TargetSpec) -> Iterator[Tile]:
+def _tiles(chain: Chain, runs: list[Run], cuts: Cuts, target: TargetSpec) -> Iterator[Tile]:
     engine = target.engine
     assert engine is not None
     align = target.region(engine.activations).align
     cursor = index = 0
-    for run in runs:
+    for run, ends in zip(runs, cuts, strict=True):
         layout = run.layouts[0]
-        if chain.tile_channels:
-            slot = align_up(sums_size(layout, chain.windows, chain.tile_channels), align)
-            for first in range(0, run.channels, chain.tile_channels):
-                last = min(first + chain.tile_channels, run.channels)
-                yield Tile(run, first, last, index % 2 * slot)
-                index += 1
-            continue
-        steps = -(-run.channels // CHANNEL_STEP)
-        size = -(-steps // count) * CHANNEL_STEP
-        for first in range(0, run.channels, size):
-            last = min(first + size, run.channels)
-            yield Tile(run, first, last, cursor)
+        slot = align_up(sums_size(layout, chain.windows, chain.tile_channels), align)
+        for first, last in pairwise((0, *ends)):
+            yield Tile(run, first, last, index % 2 * slot if chain.tile_channels else cursor)
             cursor += sums_size(layout, chain.windows, last - first)
+            index += 1
 
 
 def _jobs(

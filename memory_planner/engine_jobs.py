@@ -72,7 +72,6 @@ class LinearJob:
     layout: EngineLayout
     channels: int  # of all tensors in the job
     windows: int = 1
-    prefetch: bool = False
 
 
 def stage_geometry(layout: EngineLayout, windows: int = 1) -> StageGeometry:
@@ -110,7 +109,10 @@ def acc_geometry(layout: EngineLayout, channels: int, windows: int = 1) -> AccGe
 
 
 def linear_shape(job: LinearJob) -> JobShape:
-    """What decides the cycles of `job`; int32 output."""
+    """What decides the cycles of `job`; int32 output.
+
+    Where there is a next tile of input channels, the engine loads it ahead.
+    """
     height, width = _output_pixels(job.layout, job.windows)
     return JobShape(
         mode=Mode.POINTWISE if job.layout.packing is Packing.NEUREKA_1X1 else Mode.DENSE,
@@ -119,7 +121,7 @@ def linear_shape(job: LinearJob) -> JobShape:
         channels=job.channels,
         height=height,
         width=width,
-        prefetch=job.prefetch,
+        prefetch=job.layout.tiles > 1,
     )
 
 

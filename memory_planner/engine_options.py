@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import can_run
 from memory_planner.engine_cost import EngineCost, engine_cost, shared_cost
+from memory_planner.fused_ops import MOST_JOBS
 from memory_planner.target import TargetSpec
 from toolchain.model.adapters import is_adapter_op
 from toolchain.model.engine_packing import EngineLayout
@@ -40,14 +41,20 @@ def linears_by_vector(program: Program) -> list[list[Op]]:
 
 
 def best_options(
-    linears: Sequence[tuple[WeightLayout, int]], windows: int, target: TargetSpec
+    linears: Sequence[tuple[WeightLayout, int]],
+    windows: int,
+    target: TargetSpec,
+    *,
+    in_block: bool = True,
 ) -> list[Option | str]:
     """The arrangement of each of some linears that read one vector, or why there is none.
 
-    `linears` are layouts for the cores and bits. One arrangement for all shares the staged vector
+    `linears` are layouts for the cores and bits. In a block the rows of a linear are finished when
+    all are there, behind the blocks part by part. One arrangement for all shares the staged vector
     and jobs; it is taken when that is faster than the best one for each.
     """
-    options = [_options(layout, bits, windows, target) for layout, bits in linears]
+    parts = 1 if in_block else MOST_JOBS
+    options = [_options(layout, bits, windows, target, parts) for layout, bits in linears]
     single: list[Option | str] = [
         each if isinstance(each, str) else min(each.values(), key=lambda option: option.cost.cycles)
         for each in options
@@ -67,7 +74,7 @@ def best_options(
 
 
 def _options(
-    layout: WeightLayout, bits: int, windows: int, target: TargetSpec
+    layout: WeightLayout, bits: int, windows: int, target: TargetSpec, parts: int
 ) -> dict[tuple[int, ...], Option] | str:
     """Arrangements with room, by what staging depends on, the simplest first; or why none has.
 
@@ -81,7 +88,7 @@ def _options(
             reason = problem
         else:
             key = option.taps, option.tail, option.group_size
-            found[key] = Option(option, engine_cost(option, windows, target))
+            found[key] = Option(option, engine_cost(option, windows, target, parts=parts))
     return found or reason
 
 

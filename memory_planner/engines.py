@@ -161,10 +161,12 @@ def _candidates(
     known: dict[tuple[object, ...], list[Option | str]] = {}
     for ops in linears_by_vector(program):
         windows = windows_of(ops[0])
-        key = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
-        if (*key, windows) not in known:
-            known[*key, windows] = best_options(key, windows, target)
-        for op, best in zip(ops, known[*key, windows], strict=True):
+        linears = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
+        in_block = ops[0].layer >= 0
+        key = linears, windows, in_block
+        if key not in known:
+            known[key] = best_options(linears, windows, target, in_block=in_block)
+        for op, best in zip(ops, known[key], strict=True):
             if isinstance(best, str):
                 refused[op.id] = best
                 continue

@@ -18,7 +18,7 @@ from memory_planner.engine_chains import (
     sums_size,
     windows_of,
 )
-from memory_planner.engine_job_plan import Run, chain_plan, runs_of
+from memory_planner.engine_job_plan import Run, chain_plan, even_cuts, runs_of
 from memory_planner.engine_jobs import stage_geometry
 from memory_planner.engine_plan import ChainPlan
 from memory_planner.engine_registers import shape_of
@@ -134,7 +134,8 @@ def _unplaced_cycles(
     image = chain.buffer(ENGINE_INPUT)
     region = plan.placements[chain.buffer(ENGINE_SUMS)].region
     places = {**plan.placements, image: Placement(image, region, 0, 0, 0, 0)}
-    planned = chain_plan(program, target, replace(plan, placements=places), (chain, runs, 1))
+    parts = chain, runs, even_cuts(chain, runs, 1)
+    planned = chain_plan(program, target, replace(plan, placements=places), parts)
     return chain_cycles(program, target, plan, planned, chain.tokens)
 
 
@@ -195,7 +196,9 @@ def planned_chains(
     program: Program, target: TargetSpec, plan: Plan, batch: BatchChains
 ) -> tuple[ChainPlan, ...]:
     """The registers of all jobs, once their buffers have addresses in `plan`."""
-    return tuple(
-        chain_plan(program, target, plan, (chain, runs_of(program, target, plan, chain), 1))
-        for chain in batch.chains
-    )
+    found = []
+    for chain in batch.chains:
+        runs = runs_of(program, target, plan, chain)
+        parts = chain, runs, even_cuts(chain, runs, 1)
+        found.append(chain_plan(program, target, plan, parts))
+    return tuple(found)

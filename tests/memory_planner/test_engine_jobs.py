@@ -44,8 +44,8 @@ def test_dense_registers_by_hand() -> None:
         *(4 << 16 | 28, 1 << 16 | 1, 3 << 16 | 3),  # last subtiles: channels, output, input
         *(4 << 16 | 2, 1 << 16 | 1),  # subtiles
         *(0, 0xFFFFFFFC, 0),  # no padding, Wmin = -4, no mask
-        # bits - 1, weight memory, job-wise Wmin, int32 output, signed input
-        2 | 1 << 9 | 1 << 15 | 2 << 21 | 1 << 26,
+        # bits - 1, weight memory, prefetch, job-wise Wmin, int32 output, signed input
+        2 | 1 << 9 | 1 << 10 | 1 << 15 | 2 << 21 | 1 << 26,
     ]
 
 
@@ -89,7 +89,7 @@ def test_pixel_and_pointwise_registers_by_hand() -> None:
         *(32, 64, 0, 8 << 16 | 32),
         *(2 << 16 | 6, 2 << 16 | 6, 2 << 16 | 2, 1 << 16 | 1),
     ]
-    assert point[23] == 3 | 2 << 5 | 1 << 9 | 1 << 15 | 2 << 21 | 1 << 26
+    assert point[23] == 3 | 2 << 5 | 1 << 9 | 1 << 10 | 1 << 15 | 2 << 21 | 1 << 26
 
 
 def test_fused_tensors_widen_the_output_alone() -> None:

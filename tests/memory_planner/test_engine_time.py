@@ -25,12 +25,8 @@ def pointwise(columns: int, rows: int, windows: int = 1) -> JobShape:
 
 
 def requantized(shape: JobShape) -> JobShape:
-    """With 8-bit scales, biases and 8-bit output, prefetching."""
-    return replace(shape, output_bits=8, scale_bits=8, bias=True, prefetch=True)
-
-
-def ahead(shape: JobShape) -> JobShape:
-    return replace(shape, prefetch=True)
+    """With 8-bit scales, biases and 8-bit output."""
+    return replace(shape, output_bits=8, scale_bits=8, bias=True)
 
 
 def wake_cycles(shape: JobShape, cycles: EngineCycles = SIMULATOR) -> int:
@@ -44,13 +40,13 @@ def wake_cycles(shape: JobShape, cycles: EngineCycles = SIMULATOR) -> int:
         (linear(252, 256, bits=8), 2326),
         (linear(252, 256, bits=3), 1046),
         (linear(252, 256, bits=2), 790),
-        (ahead(linear(504, 512)), 5006),
-        (ahead(linear(1008, 512)), 9838),
+        (linear(504, 512), 5006),
+        (linear(1008, 512), 9838),
         (linear(64, 256), 1302),
         (linear(172, 256), 1302),
-        (ahead(linear(256, 256)), 2510),
-        (ahead(linear(504, 512, windows=2)), 5342),
-        (ahead(linear(504, 512, windows=4)), 6782),
+        (linear(256, 256), 2510),
+        (linear(504, 512, windows=2), 5342),
+        (linear(504, 512, windows=4), 6782),
         (requantized(pointwise(252, 256)), 4054),
         (requantized(pointwise(504, 512)), 15134),
         (requantized(pointwise(1008, 512)), 29214),

@@ -176,6 +176,32 @@ def test_adjacent_words_are_one_job(model: Lowered) -> None:
     assert len(chain.jobs) < 3
 
 
+def test_jobs_of_blocks_end_where_tensors_end(model: Lowered) -> None:
+    """Rows of fused ops are finished tensor by tensor: more jobs would only cost."""
+    assigned, plan = planned(model)
+    assert plan.engine is not None
+    for chain in plan.engine.chains[:-1]:
+        assert all(len(linear.pieces) == 1 for linear in chain.linears)
+        assert all(
+            linear.pieces[0].channels == assigned.layouts[linear.op].channels
+            for linear in chain.linears
+        )
+
+
+def test_parts_overlap_by_hand() -> None:
+    """A head of 3 steps of channels: its jobs, then what is left of its rows, or the reverse."""
+    layout = arrangements(WeightLayout(Packing.NIBBLE, 96, 252, 252), 4)[0]
+    whole, parts = (engine_cost(layout, 2, SIRACUSA, parts=n) for n in (1, 8))
+    assert SIRACUSA.engine is not None
+    each = SIRACUSA.costs.barrier + SIRACUSA.engine.piece_cycles
+    apart = whole.engine + whole.finish
+    better = [
+        max(whole.engine + whole.finish / n, whole.engine / n + whole.finish) + (n - 1) * each
+        for n in (1, 2, 3)
+    ]
+    assert whole.cycles - parts.cycles == pytest.approx(apart - min(better))
+
+
 def test_the_schedule_overlaps_jobs_and_cores(model: Lowered) -> None:
     assigned, plan = planned(model)
     assert plan.engine is not None

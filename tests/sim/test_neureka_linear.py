@@ -39,9 +39,7 @@ def stage(x: Ints, layout: EngineLayout, windows: int) -> npt.NDArray[np.uint8]:
     return image
 
 
-def run_linear(
-    tensors: list[Ints], x: Ints, layout: EngineLayout, prefetch: bool = False
-) -> list[Ints]:
+def run_linear(tensors: list[Ints], x: Ints, layout: EngineLayout) -> list[Ints]:
     """Accumulators (windows, groups, rows) of each tensor; x is (windows, columns)."""
     layouts = [
         EngineLayout(
@@ -55,7 +53,7 @@ def run_linear(
     data = b"".join(packed(t, one) for t, one in zip(tensors, layouts, strict=True))
     memory.write(NMS + WEIGHTS, data)
     job, acc = (
-        LinearJob(layout, channels, windows, prefetch),
+        LinearJob(layout, channels, windows),
         acc_geometry(layout, channels, windows),
     )
     results: list[Ints] = [np.zeros((windows, layout.groups, len(t)), np.int64) for t in tensors]
@@ -105,7 +103,7 @@ def test_random_linears(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
     values = rng.integers(layout.least, -layout.least, (rows, columns))
     x = rng.integers(-128, 128, (windows, columns))
-    (result,) = run_linear([values], x, layout, prefetch=data.draw(st.booleans()))
+    (result,) = run_linear([values], x, layout)
     assert (result == products(values, x, layout)).all()
 
 
