@@ -1,24 +1,23 @@
-"""What the engine is worth: three models on Siracusa, by the cycle model (an estimate).
+"""What the engine is worth: four models on Siracusa, by the cycle model (an estimate).
 
     python -m benchmarks.engine
 
 Per model and activation width: bytes and bits per weight as stored, busy cycles of each lane, the
 share of the engine's busy cycles in which it reads weights (1 is its bandwidth bound), the token,
-and the share of the token in the bound of all memories. No weights are needed. The large shape is
-one that `edgec fit --suggest --group-size -1` proposes for a chip of 4 MiB of weights.
+and the share of the token in the bound of all memories. No weights are needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from memory_planner.engines import EngineChoice
 from memory_planner.target import Reading
 from memory_planner.target_file import load_target
 from sim.profile import profile
 from toolchain.fit.design import Design
+from toolchain.fit.large_shapes import shapes
 from toolchain.fit.planning import plan_design
-from toolchain.fit.shapes import load_shape
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.outline import SITES
@@ -76,22 +75,9 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, the small models first."""
-    small = [load_shape(name) for name in ("stories260k", "bundled")]
-    large = replace(
-        small[1].config,
-        hidden_size=224,
-        intermediate_size=736,
-        num_layers=7,
-        num_heads=7,
-        num_kv_heads=1,
-        head_dim=32,
-        vocab_size=4096,
-        max_position_embeddings=256,
-    )
-    configs = {**{shape.name: shape.config for shape in small}, "4 MiB shape": large}
     return [
         Case(name, config, mode, engine)
-        for name, config in configs.items()
+        for name, config in shapes().items()
         for mode in (ActMode.A16, ActMode.A8)
         for engine in (EngineChoice.CORES, EngineChoice.AUTO)
     ]

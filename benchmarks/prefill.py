@@ -9,7 +9,7 @@ two of 16-bit ones), or a pixel of a 1 x 1 job per vector, which needs a second 
 at 8 bits and is not generated. The difference is the most that such jobs could save: the cores
 stage vectors and finish rows for every token all the same, partly while the engine works.
 
-No weights are needed. The streamed model is the large one with 1 MiB in each weight memory.
+No weights are needed. The streamed model is the 4 MiB shape with 1 MiB in each weight memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from memory_planner.target_file import load_target
 from sim.prefill_cycles import prefill_cycles
 from sim.step import Step, decode_step
 from toolchain.fit.design import Design
+from toolchain.fit.large_shapes import FOUR_MIB, shapes
 from toolchain.fit.planning import plan_design
-from toolchain.fit.shapes import load_shape
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.outline import SITES
@@ -128,18 +128,7 @@ def pointwise(layout: EngineLayout, vectors: int) -> JobShape:
 def all_cases() -> list[Case]:
     """The models of benchmarks/engine.py, and one that streams."""
     target = load_target("siracusa")
-    configs = {name: load_shape(name).config for name in ("stories260k", "bundled")}
-    configs["4 MiB shape"] = replace(
-        configs["bundled"],
-        hidden_size=224,
-        intermediate_size=736,
-        num_layers=7,
-        num_heads=7,
-        num_kv_heads=1,
-        head_dim=32,
-        vocab_size=4096,
-        max_position_embeddings=256,
-    )
+    configs = shapes()
     found = [
         Case(name, config, mode, engine, target)
         for name, config in configs.items()
@@ -147,7 +136,8 @@ def all_cases() -> list[Case]:
         for engine in (EngineChoice.CORES, EngineChoice.AUTO)
     ]
     little = limited_target(target, LITTLE)
-    streamed = replace(found[-1], name="4 MiB shape, streamed", target=little, mode=ActMode.A16)
+    large = next(each for each in reversed(found) if each.name == FOUR_MIB)
+    streamed = replace(large, name=f"{FOUR_MIB}, streamed", target=little, mode=ActMode.A16)
     return [*found, streamed]
 
 

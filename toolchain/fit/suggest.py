@@ -1,9 +1,10 @@
 """Shapes that fill a target well, for a model that is yet to be trained.
 
-Dimensions follow the grain of Siracusa's engine: it takes inputs 252 at a time (28 channels of a
-3x3 window) and outputs 32 at a time, so every width is the largest multiple of 32 at or below a
-multiple of 252; narrower models are multiples of 32. Per width and FFN width one candidate is made,
-with as many blocks as fit; every candidate is planned, so what is suggested does fit.
+Dimensions follow the grain of Siracusa's engine, which takes 252 inputs at a time (28 channels of a
+3x3 window): every width is a multiple of 252; narrower models have multiples of 32 or 28. Heads are
+a multiple of the cores, so that none waits for another one; what they are wide together stays at or
+below the width of the model. Per width and FFN width one candidate is made, with as many blocks as
+fit; every candidate is planned, so what is suggested does fit.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from toolchain.model.config import ModelConfig, RopeConfig
 from toolchain.model.program import MatrixLayout, Program
 
 ENGINE_INPUTS, ENGINE_OUTPUTS = 252, 32
-NARROW = (64, 96, 128, 160, 192)
+NARROW = (64, 96, 128, 160, 196, 224)
 LARGEST_MULTIPLE = 8  # of 252
 FFN_RATIO = (1.5, 4.5)  # FFN width over width
-ASPECT = (12, 128)  # width over blocks, from SmolLM2-135M (19) and Llama-3.2-1B (128) and beyond
-HEAD_DIMS = (64, 32)
+ASPECT = (12, 252)  # width over blocks, around SmolLM2-135M (19) and Llama-3.2-1B (128)
+HEAD_DIM = 64  # at most
+HEAD_STEP = 4  # elements that a core takes at once
 QUERIES_PER_KV_HEAD = 4
 LEAST_FILL = 0.75  # of the largest candidate
 SHOWN = 10
@@ -58,9 +60,7 @@ class Suggestion:
 
 def grain_widths() -> tuple[int, ...]:
     """Widths that waste least of the engine, narrow ones first."""
-    steps = range(1, LARGEST_MULTIPLE + 1)
-    wide = (ENGINE_INPUTS * n // ENGINE_OUTPUTS * ENGINE_OUTPUTS for n in steps)
-    return (*NARROW, *wide)
+    return (*NARROW, *(ENGINE_INPUTS * n for n in range(1, LARGEST_MULTIPLE + 1)))
 
 
 def suggest_shapes(
@@ -72,7 +72,7 @@ def suggest_shapes(
     have; without it the memories are the only limit.
     """
     found = []
-    for config in _candidates(base.shape):
+    for config in _candidates(base.shape, target.cores):
         blocks = _most_blocks(base, config, target, parameters)
         if blocks is not None:
             found.append(_suggestion(_with(base, config, blocks), target))
@@ -139,12 +139,12 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _candidates(base: ModelConfig) -> Iterator[ModelConfig]:
+def _candidates(base: ModelConfig, cores: int) -> Iterator[ModelConfig]:
     """Every width with every FFN width, one block each."""
     widths = grain_widths()
     for hidden in widths:
-        head_dim = next(n for n in HEAD_DIMS if hidden % n == 0 and (hidden >= 8 * n or n == 32))
-        heads = hidden // head_dim
+        heads = -(-hidden // (cores * HEAD_DIM)) * cores
+        head_dim = hidden // heads // HEAD_STEP * HEAD_STEP
         divisors = [n for n in range(1, heads + 1) if heads % n == 0]
         kv_heads = min(divisors, key=lambda n: (abs(n - heads / QUERIES_PER_KV_HEAD), n))
         for ffn in widths:
