@@ -44,11 +44,12 @@ class Case:
         outcome = plan_design(design, target)
         assert outcome.fits, self.name
         program, plan = outcome.program, outcome.plan
-        reports = {
-            reading: profile(program, plan, target, context // 2, reading).latency
-            for reading in Reading
+        profiles = {
+            reading: profile(program, plan, target, context // 2, reading) for reading in Reading
         }
-        usual, careful = reports[Reading.SIMULATOR], reports[Reading.CONSERVATIVE]
+        usual, careful = (profiles[r].latency for r in (Reading.SIMULATOR, Reading.CONSERVATIVE))
+        energy = profiles[Reading.SIMULATOR].energy
+        assert energy is not None, "the target has [energy]"
         weights = [s for s in program.tensors.values() if s.kind is Kind.WEIGHT and s.layout]
         stored = sum(spec.size for spec in weights)
         words = [spec for spec in weights if isinstance(spec.layout, EngineLayout)]
@@ -68,6 +69,8 @@ class Case:
             f"{lanes['dma']:,}",
             port,
             f"{usual.cycles_per_token:,} / {careful.cycles_per_token:,}",
+            f"{usual.tokens_per_second:,.0f}",
+            f"{energy.total.nominal:.0f}",
             f"{100 * usual.bound_share:.1f} %",
         )
         return "| " + " | ".join(cells) + " |"
@@ -89,9 +92,10 @@ def main() -> None:
     print()
     print(
         "| model | activations | engine | weight bytes | bits per engine weight | engine cycles "
-        "| core cycles | DMA cycles | engine's share of its bound | cycles per token | bound |"
+        "| core cycles | DMA cycles | engine's share of its bound | cycles per token | tokens/s | uJ "
+        "| bound |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for case in cases():
         print(case.row())
 
