@@ -130,7 +130,7 @@ def test_a_context_that_ends_early_is_found(deep_copy: Path) -> None:
 
 def test_the_untraced_program_must_propose_the_same_tokens(deep_copy: Path) -> None:
     """A fault that a trace hides and that comes behind the self-test."""
-    old = "        out->next = *s->next;\n"
+    old = "        out->next = next;\n"
     new = "#ifndef TINY_TRACE\n        out->next ^= s->position == 40U;\n#endif\n"
     tamper(deep_copy, "src/tiny_model.c", old, old + new)
     with pytest.raises(MismatchError, match="differs from the simulator\n  - step 40"):
@@ -159,8 +159,8 @@ def test_fewer_steps_than_golden_ones(tiny_bundle: LoadedBundle) -> None:
 
 @pytest.mark.parametrize("wrong_core", [0, 1])
 def test_cores_of_the_selftest_leave_together(copy: Path, wrong_core: int) -> None:
-    old = "out->next = *s->next;"
-    new = f"out->next = *s->next + (s->worker.id == {wrong_core}U ? 1 : 0);"
+    old = "out->next = next;"
+    new = f"out->next = next + (s->worker.id == {wrong_core}U ? 1 : 0);"
     tamper(copy, "src/tiny_model.c", old, new)
     with pytest.raises(MismatchError, match="the self-test on host with 3 cores failed: exit code"):
         verify_bundle(copy, options=VerifyOptions((3,)))
