@@ -92,8 +92,8 @@ def main() -> None:
     print()
     print(
         "| model | activations | engine | weight bytes | bits per engine weight | engine cycles "
-        "| core cycles | DMA cycles | engine's share of its bound | cycles per token | tokens/s | uJ "
-        "| bound |"
+        "| core cycles | DMA cycles | engine's share of its bound | cycles per token "
+        "| tokens/s | uJ | bound |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for case in cases():
