@@ -56,17 +56,21 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     assert [run.cores for run in report.runs] == [1, 3, 8]
 
 
+@pytest.mark.parametrize("arithmetic", list(Arithmetic))
 @pytest.mark.parametrize(("mode", "group_size"), [(ActMode.A16, -1), (ActMode.A8, 32)])
 def test_jobs_of_several_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: ActMode, group_size: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: ActMode,
+    group_size: int,
+    arithmetic: Arithmetic,
 ) -> None:
     """Prompts in C by jobs of four windows, in a model so small that they would not pay."""
     monkeypatch.setattr(prefill, "saved_by_jobs", lambda *a: 1e6 * a[-1] ** 2)
     shape: dict[str, Any] = {"hidden_size": 72, "intermediate_size": 100, "context": 7}
     quant = QuantConfig(4, group_size, overrides=(Override("*.k_proj", 3),))
-    bundle = compile_tiny(
-        tmp_path, **{"mode": mode, "quant": quant, "engine": EngineChoice.NEUREKA, **shape}
-    )
+    shape |= {"engine": EngineChoice.NEUREKA, "arithmetic": arithmetic}
+    bundle = compile_tiny(tmp_path, **{"mode": mode, "quant": quant, **shape})
     assert bundle.plan.prefill is not None
     assert bundle.plan.prefill.chains
     assert bundle.plan.prefill.batch == (2 if mode is ActMode.A16 else 4)
