@@ -16,7 +16,7 @@ from codegen.views import (
     OpView,
     WeightView,
 )
-from memory_planner.fused_ops import FusedOp, FusedPart
+from memory_planner.fused_ops import FusedKind, FusedOp, FusedPart
 
 
 def fuse(
@@ -31,7 +31,11 @@ def fuse(
     for item in fused:
         assert engine is not None
         items += ops[place : item.first]
-        linears = (_linear(part, ops[part.place], blocks, engine) for part in item.linears)
+        uses = _USES.get(item.kind, (_STAY,) * len(item.linears))
+        linears = (
+            _linear(part, ops[part.place], blocks, engine, use)
+            for part, use in zip(item.linears, uses, strict=True)
+        )
         items.append(_view(item, ops[item.first : item.last], tuple(linears)))
         place = item.last
     return (*items, *ops[place:])
@@ -94,19 +98,37 @@ def head_jobs(head: FusedView | None, engine: EngineView | None) -> tuple[FusedJ
 
 
 def _linear(
-    part: FusedPart, op: OpView, blocks: Sequence[BlockView], engine: EngineView
+    part: FusedPart,
+    op: OpView,
+    blocks: Sequence[BlockView],
+    engine: EngineView,
+    uses: tuple[str, str],
 ) -> FusedLinear:
     """A linear that is the same entry of ENGINE_LINEARS in all blocks."""
     weights = (weight for block in blocks for weight in block.linears)
     entries = {weight.engine for weight in weights if weight.field == op.function}
     (entry,) = entries
-    return _entry(part, op, entry, engine)
+    return _entry(part, op, entry, engine, uses)
 
 
-def _entry(part: FusedPart, op: OpView, entry: int, engine: EngineView) -> FusedLinear:
+# What becomes of the rows of each linear, and where their amplitude is left. That of a vector is
+# free then, and stands for none.
+_STAY, _ADD = ("STAY", "VECTOR"), ("ADD", "RESIDUAL")
+_USES = {
+    FusedKind.MLP: (("GATE", "GATE"), ("STAY", "UP"), _ADD),
+    FusedKind.ATTENTION: (_STAY, _STAY, _STAY, _ADD),
+    FusedKind.ROWS_RESIDUAL: (_ADD,),
+}
+
+
+def _entry(
+    part: FusedPart, op: OpView, entry: int, engine: EngineView, uses: tuple[str, str] = _STAY
+) -> FusedLinear:
     """A linear that is this entry of ENGINE_LINEARS."""
+    use, amplitude = uses
     linear = engine.linears[entry]
     matrix = engine.matrices[linear.matrix]
+    apart = amplitude in ("GATE", "UP") and linear.piece_count > 1
     return FusedLinear(
         field=op.function,
         entry=entry,
@@ -114,8 +136,11 @@ def _entry(part: FusedPart, op: OpView, entry: int, engine: EngineView) -> Fused
         plain=int(matrix.groups == 1 and not matrix.tail),
         rows=matrix.rows,
         columns=matrix.columns,
-        runs=matrix.slots * linear.piece_count,
+        runs=matrix.slots * linear.piece_count + (linear.piece_count if apart else 0),
+        apart=int(apart),
         first=part.first,
-        waited=part.waited,
+        waited=0 if apart else part.waited,
+        use=use,
+        amplitude=amplitude,
         op=op,
     )

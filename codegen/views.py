@@ -158,9 +158,12 @@ class FusedLinear:
     plain: int  # 1: one group of columns, and no tail
     rows: int
     columns: int
-    runs: int  # pieces of rows, at most
+    runs: int  # of rows and between them waits for jobs, at most
+    apart: int  # 1: the cores finish piece by piece together, not each the next rows of all
     first: bool  # of its chain
-    waited: int  # jobs to wait for first, beyond those that the linear before it has waited for
+    waited: int  # jobs to wait for first, beyond those of the linear before it; 0: piece by piece
+    use: str  # of the rows: STAY, GATE of SwiGLU, or ADD to the residual stream
+    amplitude: str  # where that of the rows is left: part of the name
     op: OpView
 
 

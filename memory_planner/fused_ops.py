@@ -24,7 +24,7 @@ from toolchain.model.program import Op, OpKind, Program
 from toolchain.model.silent_parts import silent_in, whole_block
 
 MOST_JOBS = 8  # of a chain and group: with more, tables that travel beside the engine pay
-MOST_ROWS = (1 << 16) - 1  # of edgec_row_run
+MOST_ROWS = (1 << 16) - 1  # of edgec_row_run, and words up to its last sums
 MOST_RUNS = 9  # runs of rows of one linear: every core has a table of its own on the stack
 RESIDUAL = "resid"
 ATTENTION_KINDS = (
@@ -261,7 +261,11 @@ def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool
     pieces = linear.pieces
     small = layout.shared * len(pieces) <= MOST_RUNS and layout.rows <= MOST_ROWS
     few = jobs <= MOST_JOBS * layout.groups
-    return small and few and all(piece.before == jobs for piece in pieces)
+    pixels = 20 if layout.shared > 1 else 4  # up to the last one with sums of the linear
+    near = all(
+        (piece.accumulators + pixels * piece.pixel_stride) // 4 <= MOST_ROWS for piece in pieces
+    )
+    return small and few and near and all(piece.before == jobs for piece in pieces)
 
 
 def _signature(

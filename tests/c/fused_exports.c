@@ -1,6 +1,6 @@
 /* Inline kernels of fused ops as symbols, for tests. */
 #include "edgec_fused_argmax.h"
-#include "edgec_fused_engine.h"
+#include "edgec_fused_finish.h"
 #include "edgec_fused_heads.h"
 #include "edgec_fused_mlp.h"
 
@@ -50,12 +50,12 @@ void group_sums(const edgec_worker *worker, const uint8_t *sums, uint32_t below,
 }
 
 void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
-               uint32_t piece_count, const int32_t *y, uint32_t *places, int32_t *next);
+               uint32_t piece_count, int32_t *y, uint32_t *places, int32_t *next);
 
 /* shape: rows, slots, channels, words per row of pixels; pieces: first channel, channels, offset,
  * bytes per pixel. places: where the sums of each row lie, 0 at first. */
 void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
-               uint32_t piece_count, const int32_t *y, uint32_t *places, int32_t *next) {
+               uint32_t piece_count, int32_t *y, uint32_t *places, int32_t *next) {
     const edgec_engine_matrix matrix = {
         .rows = shape[0], .slots = shape[1], .channels = shape[2], .pixel_row = shape[3]};
     edgec_best best = {INT32_MIN, EDGEC_NO_ROW};
@@ -67,14 +67,14 @@ void head_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t
                                           .pixel_stride = at[3]};
         const edgec_engine_linear linear = {.matrix = &matrix, .pieces = &piece};
         edgec_row_run runs[9];
-        edgec_own_rows own = {.runs = runs};
-        own.count = edgec_piece_runs(worker, &linear, runs);
-        for (uint32_t k = 0U; k < own.count; k++) {
-            for (uint32_t row = 0U; row < runs[k].count; row++) {
-                places[runs[k].first + row] += (runs[k].place >> 4) + 4U * row;
+        edgec_own_rows own = {.runs = runs, .y = y};
+        own.end = runs + edgec_piece_runs(worker, &linear, 0U, runs);
+        for (const edgec_row_run *run = runs; run != own.end; run++) {
+            for (uint32_t row = 0U; row < run->count; row++) {
+                places[run->first + row] += 4U * (run->sums + row);
             }
         }
-        best = edgec_best_of(&own, y, best);
+        best = edgec_best_of(&own, best);
     }
     next[worker->id] = (int32_t)edgec_argmax_of(worker, best, y);
 }
@@ -93,8 +93,8 @@ void plain_rows(const edgec_worker *worker, const int32_t *scale, uint32_t scali
         most[0] = UINT32_MAX;
         return;
     }
-    most[0] = halves == 2U ? edgec_plain_rows(&rule, 2U, sums, below, words, count, y)
-                           : edgec_plain_rows(&rule, 1U, sums, below, words, count, y);
+    most[0] = halves == 2U ? edgec_plain_rows(&rule, 2U, sums, sums + below, words, count, y)
+                           : edgec_plain_rows(&rule, 1U, sums, sums + below, words, count, y);
 }
 
 void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t amplitude,
@@ -104,4 +104,47 @@ void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t 
                 const uint16_t *table, uint32_t *found) {
     (void)worker;
     found[0] = edgec_fused_silu(gate, n, amplitude, table);
+}
+
+void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *sums,
+                const uint32_t *words, const int32_t *scale, const uint16_t *sigmoid, int32_t *y,
+                int32_t *r, uint32_t *amplitudes);
+
+/* shape: rows, halves, use, linear.shift, amplitude of r. sums: upper halves, then lower ones. */
+void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *sums,
+                const uint32_t *words, const int32_t *scale, const uint16_t *sigmoid, int32_t *y,
+                int32_t *r, uint32_t *amplitudes) {
+    const void *const first_sum = sums;
+    const void *const table = words;
+    const edgec_engine_matrix matrix = {shape[0], 1U, 1U, 0U, 1U, shape[0], 16U, 1U};
+    /* three pixels from the upper to the lower sums */
+    const edgec_engine_piece piece = {.channels = shape[0], .pixel_stride = 4U * shape[0]};
+    const edgec_engine_linear linear = {
+        .matrix = &matrix,
+        .pieces = &piece,
+        .piece_count = 1U,
+        .row = shape[1] == 2U ? edgec_engine_row_s16 : edgec_engine_row_s8,
+    };
+    edgec_row_run runs[1];
+    const edgec_slice share = edgec_slice_of(worker, shape[0]);
+    edgec_own_rows own = {
+        .runs = runs,
+        .sums = first_sum,
+        .y = y,
+        .plan = {.use = (uint8_t)shape[2], .amplitude = EDGEC_AMPLITUDE_RESIDUAL},
+        .first = (uint16_t)share.first,
+        .last = (uint16_t)share.last,
+        .linear = &linear,
+    };
+    own.end = runs + edgec_row_runs(&linear, share, runs);
+    const edgec_fused_rows rows = {table, {scale[0], scale[1]}, shape[3]};
+    const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
+    const edgec_row_aim aim = {sigmoid, r};
+    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, shape[4]);
+    if (!edgec_rows_simple(worker, &own, 1U, &rule) ||
+        !edgec_fused_finish(worker, NULL, &own, shape[1], 1U, rows.table, &rule, aim)) {
+        edgec_finish_generally(worker, NULL, &own, rows, aim, 0);
+    }
+    amplitudes[worker->id] =
+        edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
 }

@@ -45,6 +45,7 @@ POINTERS = {
     "edgec_linear_batch": ("edgec_linear_s*",),
     "*/edgec_engine_linear_run.c:*": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
     "edgec_engine_linear_run": ("edgec_engine_stage_*", "edgec_engine_rows_*"),
+    "*edgec_finish_generally*": ("edgec_engine_row_*",),
     "*edgec_general_rows*": ("edgec_engine_row_*",),
     "edgec_cluster_core": ("run",),
 }

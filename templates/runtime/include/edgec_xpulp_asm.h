@@ -36,6 +36,7 @@
 #define EDGEC_X_LHUX(d, i, p) EDGEC_X_R(0x03, 7, 0x28, d, p, i)
 
 #define EDGEC_X_MIN(d, a, b) EDGEC_X_R(0x33, 4, 0x02, d, a, b)
+#define EDGEC_X_MIN0(d, a) EDGEC_X_R0(0x33, 4, 0x02, d, a, x0)
 #define EDGEC_X_MINU(d, a, b) EDGEC_X_R(0x33, 5, 0x02, d, a, b)
 #define EDGEC_X_MAX(d, a, b) EDGEC_X_R(0x33, 6, 0x02, d, a, b)
 #define EDGEC_X_MAXU(d, a, b) EDGEC_X_R(0x33, 7, 0x02, d, a, b)
@@ -50,6 +51,9 @@
 #define EDGEC_X_MULU(d, a, b) EDGEC_X_R(0x5b, 0, 0x00, d, a, b)
 #define EDGEC_X_MULHHU(d, a, b) EDGEC_X_R(0x5b, 0, 0x20, d, a, b)
 #define EDGEC_X_MULU_RS15(d, a, b) EDGEC_X_R(0x5b, 4, 0x0f, d, a, b)
+#define EDGEC_X_MULU_RS16(d, a, b) EDGEC_X_R(0x5b, 4, 0x10, d, a, b)
+#define EDGEC_X_MACU(d, a, b) EDGEC_X_R(0x5b, 1, 0x00, d, a, b) /* d += a * b of the lower halves  \
+                                                                 */
 #define EDGEC_X_MULU_16(d, a, b) EDGEC_X_R(0x5b, 0, 0x10, d, a, b)
 #define EDGEC_X_MACHHU_1(d, a, b) EDGEC_X_R(0x5b, 1, 0x21, d, a, b)
 #define EDGEC_X_MULU_RS16(d, a, b) EDGEC_X_R(0x5b, 4, 0x10, d, a, b)

@@ -51,7 +51,8 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
                 operands->sums + piece->accumulators + slot.pixel * piece->pixel_stride + 4U * from;
 #if EDGEC_XPULP
             if (simple && plain) {
-                edgec_plain_rows(&rule, EDGEC_HALVES, sums, EDGEC_SLOT_PIXELS * piece->pixel_stride,
+                edgec_plain_rows(&rule, EDGEC_HALVES, sums,
+                                 sums + EDGEC_SLOT_PIXELS * piece->pixel_stride,
                                  operands->table + 4U * (first - operands->first_row), last - first,
                                  operands->y + first);
             } else if (simple) {

@@ -4,34 +4,6 @@
 
 #include "edgec_fused_engine.h"
 
-/* The worker's rows of a linear's only piece; returns the number of runs, at most one per slot. All
- * workers have as many: they finish a piece together while the engine computes the next one. */
-EDGEC_SETUP uint32_t edgec_piece_runs(const edgec_worker *worker, const edgec_engine_linear *linear,
-                                      edgec_row_run *runs) {
-    const edgec_engine_matrix *const matrix = linear->matrix;
-    const edgec_engine_piece *const piece = linear->pieces;
-    const uint32_t channels = piece->channels;
-    const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
-    uint32_t count = 0U;
-    uint32_t pixel = 0U;
-    uint32_t begin = 0U; /* of the slot, in the share's order */
-    for (uint32_t slot = 0U; slot < matrix->slots && begin < share.last; slot++) {
-        const uint32_t from = share.first > begin ? share.first - begin : 0U;
-        const uint32_t to = share.last - begin < channels ? share.last - begin : channels;
-        const uint32_t row = slot * matrix->channels + piece->first_channel;
-        const uint32_t end = row + to < matrix->rows ? row + to : matrix->rows;
-        if (row + from < end) {
-            const uint32_t place = piece->accumulators + pixel * piece->pixel_stride + 4U * from;
-            const edgec_row_run run = {place << 4, (uint16_t)(row + from),
-                                       (uint16_t)(end - row - from)};
-            runs[count++] = run;
-        }
-        begin += channels;
-        pixel += slot % 3U == 2U ? matrix->pixel_row - 2U : 1U;
-    }
-    return count;
-}
-
 /* The largest row so far, and the run that has it; of equal ones the lowest. */
 typedef struct edgec_best {
     int32_t value;
@@ -60,12 +32,11 @@ static inline int32_t edgec_largest(const int32_t *y, uint32_t count) {
     return most;
 }
 
-/* With the worker's runs of rows y. */
-static inline edgec_best edgec_best_of(const edgec_own_rows *own, const int32_t *y,
-                                       edgec_best best) {
-    for (uint32_t i = 0U; i < own->count; i++) {
-        const uint32_t first = own->runs[i].first;
-        const int32_t value = edgec_largest(y + first, own->runs[i].count);
+/* With the worker's rows. */
+static inline edgec_best edgec_best_of(const edgec_own_rows *own, edgec_best best) {
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        const uint32_t first = run->first;
+        const int32_t value = edgec_largest(own->y + first, run->count);
         if (edgec_better(value, first, best)) {
             best.value = value;
             best.first = first;

@@ -10,18 +10,25 @@
 
 /* Rows one behind the other, like their sums. Small: every core has some for each linear. */
 typedef struct edgec_row_run {
-    uint32_t place; /* bytes from the chain's sums to theirs << 4 | piece */
+    uint16_t sums;  /* words from the chain's sums to theirs */
+    uint16_t lower; /* words from these to those of lower halves */
     uint16_t first;
-    uint16_t count;
+    uint16_t count; /* 0: `first` jobs are to be waited for */
 } edgec_row_run;
 
-/* The same, unfolded. */
-typedef struct edgec_rows_at {
-    const uint8_t *sums;
-    const edgec_engine_piece *piece;
-    uint32_t first;
-    uint32_t count;
-} edgec_rows_at;
+static inline edgec_row_run edgec_run_of_jobs(uint32_t jobs) {
+    const edgec_row_run run = {0U, 0U, (uint16_t)jobs, 0U};
+    return run;
+}
+
+/* Rows of a piece from `first` on, which has this channel of the piece and this output pixel. */
+static inline edgec_row_run edgec_run_of(const edgec_engine_piece *piece, uint32_t pixel,
+                                         uint32_t channel, uint32_t first, uint32_t count) {
+    const uint32_t sums = (piece->accumulators + pixel * piece->pixel_stride) / 4U + channel;
+    const edgec_row_run run = {(uint16_t)sums, (uint16_t)(3U * piece->pixel_stride / 4U),
+                               (uint16_t)first, (uint16_t)count};
+    return run;
+}
 
 /* Once per step: the runs of rows first .. last - 1; returns their number. There are at most so
  * many as a channel has slots, times the pieces. */
@@ -42,11 +49,8 @@ EDGEC_SETUP uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_sli
             const uint32_t first = begin > share.first ? begin : share.first;
             const uint32_t last = end < share.last ? end : share.last;
             if (first < last) {
-                const uint32_t place =
-                    piece->accumulators + pixel * piece->pixel_stride + 4U * (first - begin);
-                const edgec_row_run run = {place << 4 | i, (uint16_t)first,
-                                           (uint16_t)(last - first)};
-                runs[count++] = run;
+                runs[count] = edgec_run_of(piece, pixel, first - begin, first, last - first);
+                count++;
             }
         }
         in_line++;
@@ -59,25 +63,92 @@ EDGEC_SETUP uint32_t edgec_row_runs(const edgec_engine_linear *linear, edgec_sli
     return count;
 }
 
-/* The worker's rows of a linear. */
+/* The worker's rows of a linear's piece; returns the number of runs, at most one per slot. All
+ * workers have as many: they finish a piece together while the engine computes the next one. */
+EDGEC_SETUP uint32_t edgec_piece_runs(const edgec_worker *worker, const edgec_engine_linear *linear,
+                                      uint32_t number, edgec_row_run *runs) {
+    const edgec_engine_matrix *const matrix = linear->matrix;
+    const edgec_engine_piece *const piece = &linear->pieces[number];
+    const uint32_t channels = piece->channels;
+    const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);
+    uint32_t count = 0U;
+    uint32_t pixel = 0U;
+    uint32_t begin = 0U; /* of the slot, in the share's order */
+    for (uint32_t slot = 0U; slot < matrix->slots && begin < share.last; slot++) {
+        const uint32_t from = share.first > begin ? share.first - begin : 0U;
+        const uint32_t to = share.last - begin < channels ? share.last - begin : channels;
+        const uint32_t row = slot * matrix->channels + piece->first_channel;
+        const uint32_t end = row + to < matrix->rows ? row + to : matrix->rows;
+        if (row + from < end) {
+            runs[count] = edgec_run_of(piece, pixel, from, row + from, end - row - from);
+            count++;
+        }
+        begin += channels;
+        pixel += slot % 3U == 2U ? matrix->pixel_row - 2U : 1U;
+    }
+    return count;
+}
+
+/* What becomes of rows: they stay, are gates of SwiGLU and become l, or join the residual stream.
+ */
+enum { EDGEC_ROWS_STAY, EDGEC_ROWS_GATE, EDGEC_ROWS_ADD };
+
+/* A linear of fused ops. */
+typedef struct edgec_row_plan {
+    uint32_t weights;  /* bytes from the block's weights to those of the linear */
+    uint16_t entry;    /* of the table of linears */
+    uint16_t jobs;     /* to be waited for first */
+    uint8_t use;       /* of the rows */
+    uint8_t amplitude; /* where theirs is left, or that of what they become */
+    uint8_t halves;
+    uint8_t plain; /* one group and no tail */
+    uint8_t apart; /* the rows of each piece are divided, and finished when it is there */
+} edgec_row_plan;
+
+/* The worker's rows of a linear, the same in all blocks. */
 typedef struct edgec_own_rows {
-    const edgec_engine_linear *linear;
-    const uint8_t *sums; /* of its chain */
-    edgec_slice share;
     const edgec_row_run *runs;
-    uint32_t count;
+    const edgec_row_run *end;
+    const uint8_t *sums; /* of the chain */
+    int32_t *y;          /* of the linear */
+    const void *x;       /* the vector that it reads, for those with a tail */
+    edgec_row_plan plan;
+    uint16_t first; /* row */
+    uint16_t last;
+    const edgec_engine_linear *linear;
 } edgec_own_rows;
+
+static inline edgec_slice edgec_share_of(const edgec_own_rows *own) {
+    const edgec_slice share = {own->first, own->last};
+    return share;
+}
+
+/* Once per step: the runs of a linear of which the jobs before it have waited for `met`. */
+EDGEC_SETUP uint32_t edgec_planned_runs(const edgec_worker *worker, const edgec_own_rows *own,
+                                        uint32_t met, edgec_row_run *runs) {
+    edgec_row_run *next = runs;
+    if (own->plan.apart == 0U) {
+        return edgec_row_runs(own->linear, edgec_share_of(own), runs);
+    }
+    for (uint32_t i = 0U; i < own->linear->piece_count; i++) {
+        const uint32_t needed = own->linear->pieces[i].needed;
+        if (needed > met) {
+            *next++ = edgec_run_of_jobs(needed - met);
+            met = needed;
+        }
+        next += edgec_piece_runs(worker, own->linear, i, next);
+    }
+    return (uint32_t)(next - runs);
+}
 
 /* A linear that is to be finished. */
 typedef struct edgec_fused_rows {
     const uint8_t *table;
     edgec_scale scale;
     uint32_t shift; /* the element of linear.shift */
-    const void *x;  /* of which the tail is read */
 } edgec_fused_rows;
 
-/* One row: from the sums v, of the lower halves z, and the row's word p to the output v and the
- * largest magnitude. */
+/* v = a row: 7 instructions and those of the halves, 7 with one half; `between` may use z. */
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 #define EDGEC_X_HALVES_SIZE 2
@@ -86,39 +157,39 @@ typedef struct edgec_fused_rows {
 #define EDGEC_X_SCALED EDGEC_X_MULHHU_RS19(z, p, a) EDGEC_X_OP("mul", v, v, z)
 #else
 #define EDGEC_X_HALVES_SIZE 3
-#define EDGEC_X_HALVES                                                                               \
+#define EDGEC_X_HALVES                                                                             \
     EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("add", v, v, z) EDGEC_X_OP("sll", v, v, room)
 #define EDGEC_X_SINGLE EDGEC_X_OP("sll", v, v, room)
 #define EDGEC_X_SCALED EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
 #endif
-#define EDGEC_X_ROW                                                                                \
-    EDGEC_X_SCALED EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p) EDGEC_X_SWP(v, y, 4)         \
-    EDGEC_X_ABS(v, v) EDGEC_X_MAXU(most, most, v)
+#define EDGEC_X_ROW_16(between)                                                                    \
+    EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)                      \
+    EDGEC_X_HALVES EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
+#define EDGEC_X_ROW_8(between)                                                                     \
+    EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(p, words, 4)                                               \
+    EDGEC_X_SINGLE EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
+#define EDGEC_X_STORE EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v) EDGEC_X_MAXU(most, most, v)
 /* clang-format on */
 
 /* Rows with one group and no tail. */
 static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t halves,
-                                        const uint8_t *sums, uint32_t below, const uint8_t *words,
-                                        uint32_t count, int32_t *y) {
+                                        const uint8_t *sums, const uint8_t *lower,
+                                        const uint8_t *words, uint32_t count, int32_t *y) {
     uint32_t most = 0U;
 #if EDGEC_XPULP
     uint32_t v;
     uint32_t z;
     uint32_t p;
     if (halves == 2U) {
-        const uint8_t *lower = sums + below;
         __asm__ volatile(
-            EDGEC_X_LOOP((10 + EDGEC_X_HALVES_SIZE),
-                         EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)
-                             EDGEC_X_HALVES EDGEC_X_ROW)
+            EDGEC_X_LOOP((10 + EDGEC_X_HALVES_SIZE), EDGEC_X_ROW_16("") EDGEC_X_STORE)
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
               [room] "r"(rule->room)
             : "memory");
     } else {
-        __asm__ volatile(EDGEC_X_LOOP(10, EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(p, words, 4)
-                                              EDGEC_X_SINGLE EDGEC_X_ROW)
+        __asm__ volatile(EDGEC_X_LOOP(10, EDGEC_X_ROW_8("") EDGEC_X_STORE)
                          : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums),
                            [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
                          : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
@@ -133,8 +204,8 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
         const uint32_t word = *(const edgec_word *)word_at;
         uint32_t sum = *(const edgec_word *)at;
         if (halves == 2U) {
-            const void *const lower = sums + below + 4U * i;
-            sum = (sum << 8) + *(const edgec_word *)lower;
+            const void *const below = lower + 4U * i;
+            sum = (sum << 8) + *(const edgec_word *)below;
         }
         y[i] = edgec_ruled_row(rule, sum, word);
         most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[i]));
@@ -176,6 +247,28 @@ static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t
                : (sum.upper << (8U - shift)) + (uint32_t)edgec_rs32(edgec_signed(sum.lower), shift);
 }
 
+/* The piece of a linear that has a row. */
+static inline const edgec_engine_piece *edgec_piece_of(const edgec_engine_linear *linear,
+                                                       uint32_t row) {
+    const edgec_engine_piece *piece = linear->pieces;
+    const uint32_t channels = linear->matrix->channels;
+    while (row >= channels) {
+        row -= channels;
+    }
+    while (row - piece->first_channel >= piece->channels) {
+        piece++;
+    }
+    return piece;
+}
+
+/* A run of rows as a kernel wants it. */
+typedef struct edgec_rows_at {
+    const uint8_t *sums;
+    const edgec_engine_piece *piece;
+    uint32_t first;
+    uint32_t count;
+} edgec_rows_at;
+
 /* Rows with groups or a tail. */
 static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t halves,
                                          const edgec_engine_matrix *matrix,
@@ -203,59 +296,6 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
         }
     }
     return most;
-}
-
-/* A run of rows, unfolded. */
-static inline edgec_rows_at edgec_run_of(const edgec_own_rows *own, const edgec_row_run *run) {
-    const edgec_rows_at unfolded = {own->sums + (run->place >> 4),
-                                    &own->linear->pieces[run->place & 15U], run->first, run->count};
-    return unfolded;
-}
-
-/* All rows of a linear that breaks the rule. */
-EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_fused_rows rows,
-                                              int32_t *y) {
-    const int32_t scale[2] = {rows.scale.a, rows.scale.e};
-    const edgec_engine_operands operands = {rows.table,       0U,  NULL, rows.x, scale,
-                                            rows.shift & 15U, NULL};
-    uint32_t most = 0U;
-    for (uint32_t i = 0U; i < own->count; i++) {
-        const edgec_rows_at run = edgec_run_of(own, &own->runs[i]);
-        for (uint32_t row = run.first; row < run.first + run.count; row++) {
-            y[row] = own->linear->row(own->linear->matrix, run.piece, &operands, row,
-                                      run.sums + 4U * (row - run.first));
-            most = edgec_maxu32(most, (uint32_t)edgec_abs32(y[row]));
-        }
-    }
-    return most << 1;
-}
-
-/* The worker's rows of a linear, y[row]; returns their amplitude. `plain`: the linear has one
- * group and no tail. */
-EDGEC_FOLDED uint32_t edgec_fused_finish(const edgec_own_rows *own, uint32_t halves, int plain,
-                                         edgec_fused_rows rows, int32_t *y) {
-    const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
-    if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain ? 0U : 7U))) {
-        return edgec_general_rows(own, rows, y);
-    }
-    const edgec_row_run *stored = own->runs;
-    uint32_t most = 0U;
-    for (const edgec_row_run *const end = stored + own->count; stored != end; stored++) {
-        const edgec_rows_at run = edgec_run_of(own, stored);
-        int32_t *const out = y + run.first;
-        uint32_t found;
-        if (plain) {
-            found = edgec_plain_rows(&rule, halves, run.sums, 3U * run.piece->pixel_stride,
-                                     rows.table + 4U * run.first, run.count, out);
-        } else {
-            const edgec_engine_matrix *const matrix = own->linear->matrix;
-            const uint8_t *const x = (const uint8_t *)rows.x;
-            found = edgec_summed_rows(&rule, halves, matrix, &run, rows.table,
-                                      x + halves * (matrix->columns - matrix->tail), out);
-        }
-        most = edgec_maxu32(most, found);
-    }
-    return most << 1;
 }
 
 #endif

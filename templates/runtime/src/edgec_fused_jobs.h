@@ -8,15 +8,33 @@
 
 /* Of each worker; core 0 uses the jobs. */
 typedef struct edgec_engine_queue {
+    const edgec_engine_note *chain; /* not NULL: chains are planned one by one, and this is next */
+#if !EDGEC_FEEDER
     const edgec_engine_note *next; /* to be prepared */
     const edgec_engine_note *end;
-    const edgec_engine_note *chain; /* not NULL: chains are planned one by one, and this is next */
     uint32_t prepared;
     uint32_t started;
     uint32_t waited;
     uint32_t held; /* of the chain, to be started */
     edgec_engine_job jobs[EDGEC_ENGINE_QUEUE];
+#endif
 } edgec_engine_queue;
+
+/* Once per step; job: what all have in common. */
+static inline void edgec_begin_queue(edgec_engine_queue *queue, edgec_engine_job job) {
+    queue->chain = NULL;
+#if EDGEC_FEEDER
+    (void)job;
+#else
+    queue->prepared = 0U;
+    queue->started = 0U;
+    queue->waited = 0U;
+    queue->held = 0U;
+    for (uint32_t i = 0U; i < EDGEC_ENGINE_QUEUE; i++) {
+        queue->jobs[i] = job;
+    }
+#endif
+}
 
 /* By every worker, when it waits for none. */
 static inline void edgec_plan_jobs(const edgec_worker *worker, edgec_engine_queue *queue,
@@ -78,8 +96,12 @@ static inline void edgec_begin_chain(const edgec_worker *worker, edgec_engine_qu
 }
 
 /* Returns when the next `count` jobs of a chain are done. */
-static inline void edgec_meet_jobs(const edgec_worker *worker, edgec_engine_queue *queue,
-                                   uint32_t count) {
+#if EDGEC_FEEDER
+static inline void
+#else
+EDGEC_SHARED void
+#endif
+edgec_meet_jobs(const edgec_worker *worker, edgec_engine_queue *queue, uint32_t count) {
 #if EDGEC_FEEDER
     (void)queue;
     edgec_engine_meet(worker, count);

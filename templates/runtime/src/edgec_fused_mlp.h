@@ -4,6 +4,7 @@
 
 #include "edgec_fused_stage.h"
 #include "edgec_silu.h"
+#include "edgec_xpulp_asm.h"
 
 /* As edgec_fused_silu, without its hardware loop. */
 EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint16_t *table) {
@@ -16,63 +17,65 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
     return most << 1;
 }
 
+#if EDGEC_XPULP
+#if EDGEC_ARITHMETIC_FAST
+/* v = silu(v) with m = |v|. */
+#define EDGEC_X_SILU_SIZE 11
+#define EDGEC_X_SILU_LIMIT UINT32_MAX
+#define EDGEC_X_SILU                                                                               \
+    EDGEC_X_MIN(m, m, limit)                                                                       \
+    EDGEC_X_OPI("srli", p, m, 11)                                                                  \
+    EDGEC_X_OPI("slli", p, p, 1) EDGEC_X_LHUX(b, p, table) EDGEC_X_LHUX(z, p, behind)              \
+        EDGEC_X_OPI("andi", m, m, 2047) EDGEC_X_MAX0(v, v) EDGEC_X_OP("sub", z, z, b)              \
+            EDGEC_X_MULS_RS11(z, z, m) EDGEC_X_OP("sub", v, v, b) EDGEC_X_OP("sub", v, v, z)
+#else
+/* v = silu(v) with m = |v| < 2^28, in 15 instructions: edgec_silu with its products by halves.
+ * rs(m * factor, 15) is the rounded product of m's lower half, and twice that of its upper one. */
+#define EDGEC_X_SILU_SIZE 15
+#define EDGEC_X_SILU_LIMIT (1U << 28)
+#define EDGEC_X_SILU                                                                               \
+    EDGEC_X_MIN(z, m, limit)                                                                       \
+    EDGEC_X_OPI("srli", p, z, 12)                                                                  \
+    EDGEC_X_OPI("slli", p, p, 1)                                                                   \
+    EDGEC_X_LHUX(b, p, table)                                                                      \
+    EDGEC_X_LHUX(p, p, behind)                                                                     \
+    EDGEC_X_OPI("slli", z, z, 4)                                                                   \
+    EDGEC_X_OPI("srli", h, m, 16)                                                                  \
+    EDGEC_X_OP("sub", p, p, b) EDGEC_X_MULU_RS16(p, p, z) EDGEC_X_OPI("slli", h, h, 1)             \
+        EDGEC_X_OP("add", b, b, p) EDGEC_X_MULU_RS15(p, m, b) EDGEC_X_MIN0(v, v)                   \
+            EDGEC_X_OP("add", v, v, p) EDGEC_X_MACU(v, h, b)
+#endif
+#define EDGEC_X_SILU_VARIABLES                                                                     \
+    uint32_t v;                                                                                    \
+    uint32_t z;                                                                                    \
+    uint32_t p;                                                                                    \
+    uint32_t m;                                                                                    \
+    uint32_t b;                                                                                    \
+    uint32_t h
+#define EDGEC_X_SILU_OUT                                                                           \
+    [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [m] "=&r"(m), [b] "=&r"(b), [h] "=&r"(h)
+#define EDGEC_X_SILU_IN [limit] "r"((16 << 16) - 1), [table] "r"(table), [behind] "r"(table + 1)
+#endif
+
 /* l = silu(gate) of n > 0 rows, in place; returns their amplitude, as `amplitude` is the gates'. */
 EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t amplitude,
                                        const uint16_t *table) {
-#if EDGEC_XPULP && EDGEC_ARITHMETIC_FAST
-    uint32_t most = 0U;
-    const uint16_t *const behind = table + 1;
-    int32_t g, m, i, base, next;
-    (void)amplitude;
-    __asm__ volatile(
-        EDGEC_X_LOOP(17, EDGEC_X_LW(g, gate, 0) "nop\n" EDGEC_X_ABS(m, g) EDGEC_X_MIN(m, m, limit)
-                             EDGEC_X_OPI("srli", i, m, 11) EDGEC_X_OPI("slli", i, i, 1)
-                                 EDGEC_X_LHUX(base, i, table) EDGEC_X_LHUX(next, i, behind)
-                                     EDGEC_X_OP("and", m, m, fraction) EDGEC_X_MAX(g, g, zero)
-                                         EDGEC_X_OP("sub", next, next, base) EDGEC_X_MULS_RS11(
-                                             next, next, m) EDGEC_X_OP("sub", g, g, base)
-                                             EDGEC_X_OP("sub", g, g, next) EDGEC_X_SWP(g, gate, 4)
-                                                 EDGEC_X_ABS(g, g) EDGEC_X_MAXU(most, most, g))
-        : [g] "=&r"(g), [m] "=&r"(m), [i] "=&r"(i), [base] "=&r"(base), [next] "=&r"(next),
-          [gate] "+&r"(gate), [most] "+&r"(most)
-        : [n] "r"(n), [limit] "r"((16 << 16) - 1), [fraction] "r"(2047), [zero] "r"(0),
-          [table] "r"(table), [behind] "r"(behind)
-        : "memory");
-    return most << 1;
-#else
 #if EDGEC_XPULP
-    if (amplitude < 1U << 29) { /* the upper word of 8 |gate| * 2^15 factor has all bits */
+    if (amplitude >> 1 < EDGEC_X_SILU_LIMIT) {
         uint32_t most = 0U;
-        const uint16_t *const behind = table + 1;
-        int32_t g;
-        int32_t m;
-        int32_t i;
-        int32_t base;
-        int32_t next;
-        __asm__ volatile(
-            EDGEC_X_LOOP(
-                22, EDGEC_X_LW(g, gate, 0) "nop\n" EDGEC_X_ABS(m, g) EDGEC_X_MIN(next, m, limit)
-                        EDGEC_X_OPI("srli", i, next, 12) EDGEC_X_OPI("slli", i, i, 1)
-                            EDGEC_X_LHUX(base, i, table) EDGEC_X_LHUX(i, i, behind) EDGEC_X_OP(
-                                "and", next, next, fraction) EDGEC_X_OP("sub", i, i, base)
-                                EDGEC_X_OP("mul", i, i, next) EDGEC_X_OPI("slli", m, m, 3)
-                                    EDGEC_X_RS(i, twelve) EDGEC_X_OP("add", base, base, i)
-                                        EDGEC_X_OPI("slli", base, base, 15)
-                                            EDGEC_X_OP("mulh", m, m, base) EDGEC_X_MIN(g, g, zero)
-                                                EDGEC_X_RS(m, one) EDGEC_X_OP("add", g, g, m)
-                                                    EDGEC_X_SWP(g, gate, 4) EDGEC_X_ABS(g, g)
-                                                        EDGEC_X_MAXU(most, most, g))
-            : [g] "=&r"(g), [m] "=&r"(m), [i] "=&r"(i), [base] "=&r"(base), [next] "=&r"(next),
-              [gate] "+&r"(gate), [most] "+&r"(most)
-            : [n] "r"(n), [limit] "r"((16 << 16) - 1), [fraction] "r"(4095), [twelve] "r"(12),
-              [one] "r"(1), [zero] "r"(0), [table] "r"(table), [behind] "r"(behind)
-            : "memory");
+        EDGEC_X_SILU_VARIABLES;
+        __asm__ volatile(EDGEC_X_LOOP((6 + EDGEC_X_SILU_SIZE),
+                                      EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v)
+                                          EDGEC_X_SILU EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
+                                              EDGEC_X_MAXU(most, most, v))
+                         : EDGEC_X_SILU_OUT, [gate] "+&r"(gate), [most] "+&r"(most)
+                         : EDGEC_X_SILU_IN, [n] "r"(n)
+                         : "memory");
         return most << 1;
     }
 #endif
     (void)amplitude;
     return edgec_silu_rows(gate, n, table);
-#endif
 }
 
 /* As edgec_fused_multiply, without its hardware loop. */

@@ -11,6 +11,7 @@ typedef struct edgec_row_rule {
     int32_t exponent; /* that of a word - the right shift */
     uint32_t shift;   /* by which lower sums are rounded */
     uint32_t room;    /* by which an accumulator is shifted up; with fast arithmetic rounded down */
+    int32_t least;    /* of the right shifts: no row exceeds 2^(31 - least) */
     int holds;
 } edgec_row_rule;
 
@@ -24,9 +25,9 @@ static inline edgec_row_rule edgec_row_rule_of(edgec_scale scale, uint32_t scali
     rule.exponent = by.exponent;
     rule.shift = edgec_scaling_shift(scaling);
     rule.room = by.drop;
-    const int32_t least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
+    rule.least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
     const int32_t most = (int32_t)(scaling >> 16 & 255U) - rule.exponent;
-    rule.holds = least >= 0 && most <= 30;
+    rule.holds = rule.least >= 0 && most <= 30;
     return rule;
 }
 
@@ -47,10 +48,10 @@ static inline edgec_row_rule edgec_row_rule_of(edgec_scale scale, uint32_t scali
     rule.room = edgec_scaling_headroom(scaling);
     rule.a_high = (uint32_t)scale.a << 16;
     rule.exponent = 32 + scale.e - (int32_t)rule.room;
-    const int32_t least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
+    rule.least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
     const int32_t most = (int32_t)(scaling >> 16 & 255U) - rule.exponent;
     rule.shift = edgec_scaling_shift(scaling);
-    rule.holds = least >= 1 && most <= 31;
+    rule.holds = rule.least >= 1 && most <= 31;
     return rule;
 }
 

@@ -193,8 +193,9 @@ static bool normalizing(core *c, const fields *f) {
         c->x[f->rd] = f->f3 == 0U ? product >> n : rounded(product, n, false);
         return true;
     }
-    if (f->f3 == 1U && kind == 1U) { /* p.machhuN */
-        c->x[f->rd] = (c->x[f->rd] + (a >> 16) * (b >> 16)) >> n;
+    if (f->f3 == 1U && kind < 2U) { /* p.macuN, p.machhuN */
+        const uint32_t product = kind == 0U ? (a & 0xFFFFU) * (b & 0xFFFFU) : (a >> 16) * (b >> 16);
+        c->x[f->rd] = (c->x[f->rd] + product) >> n;
         return true;
     }
     if (f->f3 == 0U || f->f3 == 4U) { /* p.muls[N], p.mulhhs[N], likewise */

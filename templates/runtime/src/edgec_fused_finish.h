@@ -1,0 +1,262 @@
+/* Rows of a linear inside fused ops, and what becomes of them in the same pass. */
+#ifndef EDGEC_FUSED_FINISH_H
+#define EDGEC_FUSED_FINISH_H
+
+#include "edgec_fused_engine.h"
+#include "edgec_fused_jobs.h"
+#include "edgec_fused_mlp.h"
+#include "edgec_fused_residual.h"
+
+/* What rows meet on their way. */
+typedef struct edgec_row_aim {
+    const uint16_t *gates; /* the table of their activation */
+    int32_t *r;            /* the residual stream */
+} edgec_row_aim;
+
+/* All of a worker's rows in the general way, and then what becomes of them. met: their jobs have
+ * been waited for. */
+EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_engine_queue *queue,
+                                              const edgec_own_rows *own, edgec_fused_rows rows,
+                                              edgec_row_aim aim, int met) {
+    const int32_t scale[2] = {rows.scale.a, rows.scale.e};
+    const edgec_engine_operands operands = {rows.table,       0U,  NULL, own->x, scale,
+                                            rows.shift & 15U, NULL};
+    int32_t *const y = own->y;
+    uint32_t amplitude = 0U;
+    if (own->plan.jobs != 0U && !met) {
+        edgec_meet_jobs(worker, queue, own->plan.jobs);
+    }
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        if (run->count == 0U && !met) {
+            edgec_meet_jobs(worker, queue, run->first);
+        }
+        for (uint32_t i = 0U; i < run->count; i++) {
+            const uint32_t row = run->first + i;
+            y[row] = own->linear->row(own->linear->matrix, edgec_piece_of(own->linear, row),
+                                      &operands, row, own->sums + 4U * (run->sums + i));
+            y[row] = own->plan.use == EDGEC_ROWS_GATE ? edgec_silu(y[row], aim.gates) : y[row];
+            amplitude = edgec_amplitude_add(amplitude, y[row]);
+        }
+    }
+    if (own->plan.use == EDGEC_ROWS_ADD) {
+        amplitude = edgec_add_rows(y, edgec_share_of(own), 0, aim.r) << 1;
+    }
+    edgec_put_amplitude(worker, own->plan.amplitude, amplitude);
+}
+
+#if EDGEC_XPULP
+/* Gates: l = silu(row); `gates` grows to the largest magnitude of rows, that of l is returned. */
+static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t halves,
+                                         const uint8_t *sums, const uint8_t *lower,
+                                         const uint8_t *words, uint32_t count, int32_t *y,
+                                         const uint16_t *table, uint32_t *gates) {
+    uint32_t most = 0U;
+    uint32_t top = *gates;
+    EDGEC_X_SILU_VARIABLES;
+    if (halves == 2U) {
+        __asm__ volatile(
+            EDGEC_X_LOOP((12 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
+                         EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v) EDGEC_X_MAXU(top, top, m)
+                             EDGEC_X_SILU EDGEC_X_STORE)
+            : EDGEC_X_SILU_OUT, [top] "+&r"(top), [sums] "+&r"(sums), [lower] "+&r"(lower),
+              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
+              [a] "r"(rule->a_high), [room] "r"(rule->room)
+            : "memory");
+    } else {
+        __asm__ volatile(EDGEC_X_LOOP((12 + EDGEC_X_SILU_SIZE),
+                                      EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v) EDGEC_X_MAXU(top, top, m)
+                                          EDGEC_X_SILU EDGEC_X_STORE)
+                         : EDGEC_X_SILU_OUT, [top] "+&r"(top), [sums] "+&r"(sums),
+                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+                         : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
+                           [a] "r"(rule->a_high), [room] "r"(rule->room)
+                         : "memory");
+    }
+    *gates = top;
+    return most;
+}
+
+/* y += row, where no sum exceeds 2^31 - 1; returns the largest magnitude. */
+static inline uint32_t edgec_x_add_rows(const edgec_row_rule *rule, uint32_t halves,
+                                        const uint8_t *sums, const uint8_t *lower,
+                                        const uint8_t *words, uint32_t count, int32_t *y) {
+    uint32_t most = 0U;
+    uint32_t v;
+    uint32_t z;
+    uint32_t p;
+    if (halves == 2U) {
+        __asm__ volatile(
+            EDGEC_X_LOOP((12 + EDGEC_X_HALVES_SIZE), EDGEC_X_ROW_16(EDGEC_X_LW(z, y, 0))
+                                                         EDGEC_X_OP("add", v, v, z) EDGEC_X_STORE)
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
+              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
+              [room] "r"(rule->room)
+            : "memory");
+    } else {
+        __asm__ volatile(EDGEC_X_LOOP(12, EDGEC_X_ROW_8(EDGEC_X_LW(z, y, 0))
+                                              EDGEC_X_OP("add", v, v, z) EDGEC_X_STORE)
+                         : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums),
+                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+                         : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
+                           [room] "r"(rule->room)
+                         : "memory");
+    }
+    return most;
+}
+#endif
+
+/* Behind rows that stand in y. */
+EDGEC_FOLDED void edgec_rows_done(const edgec_worker *worker, const edgec_own_rows *own,
+                                  uint32_t amplitude, edgec_row_aim aim) {
+    if (own->plan.use == EDGEC_ROWS_ADD) {
+        edgec_fused_residual(worker, own->y, amplitude, edgec_share_of(own), aim.r);
+        return;
+    }
+    uint32_t most = own->plan.use == EDGEC_ROWS_GATE ? 0U : amplitude;
+    for (const edgec_row_run *run = own->runs; own->plan.use == EDGEC_ROWS_GATE && run != own->end;
+         run++) {
+        if (run->count != 0U) {
+            most = edgec_maxu32(
+                most, edgec_fused_silu(own->y + run->first, run->count, amplitude, aim.gates));
+        }
+    }
+    edgec_put_amplitude(worker, own->plan.amplitude, most);
+}
+
+/* A run's rows in y; returns the largest magnitude. x: the vector that a tail reads. */
+EDGEC_FOLDED uint32_t edgec_run_rows(const edgec_own_rows *own, uint32_t halves, uint32_t plain,
+                                     const uint8_t *table, const edgec_row_rule *rule,
+                                     const void *x, const edgec_row_run *run, int32_t *y) {
+    const uint8_t *const sums = own->sums + 4U * run->sums;
+    int32_t *const to = y + run->first;
+    if (plain != 0U) {
+        return edgec_plain_rows(rule, halves, sums, sums + 4U * run->lower, table + 4U * run->first,
+                                run->count, to);
+    }
+    const edgec_engine_matrix *const matrix = own->linear->matrix;
+    const edgec_rows_at at = {sums, edgec_piece_of(own->linear, run->first), run->first,
+                              run->count};
+    const uint8_t *const bytes = (const uint8_t *)x;
+    return edgec_summed_rows(rule, halves, matrix, &at, table,
+                             bytes + halves * (matrix->columns - matrix->tail), to);
+}
+
+/* Whether no row needs the general way, as far as one can say before they are there. */
+EDGEC_FOLDED int edgec_rows_simple(const edgec_worker *worker, const edgec_own_rows *own,
+                                   uint32_t plain, const edgec_row_rule *rule) {
+    int simple = rule->holds && rule->shift <= (plain != 0U ? 0U : 7U);
+#if EDGEC_XPULP
+    if (plain != 0U && own->plan.use == EDGEC_ROWS_ADD) { /* no row exceeds 2^(31 - least) */
+        const uint32_t before =
+            edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
+        simple = simple && (before >> 1) + (1U << (31 - rule->least)) < 1U << 31;
+    }
+#endif
+    (void)worker;
+    (void)own;
+    return simple;
+}
+
+#if EDGEC_XPULP
+/* As edgec_fused_finish, for one group and no tail. */
+EDGEC_FOLDED int edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *queue,
+                                const edgec_own_rows *own, uint32_t halves, const uint8_t *table,
+                                const edgec_row_rule *rule, edgec_row_aim aim) {
+    const uint32_t use = own->plan.use;
+    int32_t *const y = use == EDGEC_ROWS_ADD ? aim.r : own->y;
+    uint32_t most = 0U;
+    uint32_t gates = 0U;
+    if (own->plan.jobs != 0U) {
+        edgec_meet_jobs(worker, queue, own->plan.jobs);
+    }
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        const uint32_t count = run->count;
+        if (count == 0U) {
+            edgec_meet_jobs(worker, queue, run->first);
+            continue;
+        }
+        const uint8_t *const words = table + 4U * run->first;
+        const uint8_t *const sums = own->sums + 4U * run->sums;
+        const uint8_t *const lower = sums + 4U * run->lower;
+        int32_t *const to = y + run->first;
+        uint32_t found;
+        if (use == EDGEC_ROWS_GATE) {
+            found =
+                edgec_x_gate_rows(rule, halves, sums, lower, words, count, to, aim.gates, &gates);
+        } else if (use == EDGEC_ROWS_ADD) {
+            found = edgec_x_add_rows(rule, halves, sums, lower, words, count, to);
+        } else {
+            found = edgec_plain_rows(rule, halves, sums, lower, words, count, to);
+        }
+        most = edgec_maxu32(most, found);
+    }
+    edgec_put_amplitude(worker, own->plan.amplitude, most << 1);
+    return gates < EDGEC_X_SILU_LIMIT;
+}
+#endif
+
+/* The worker's rows of a linear, each when its jobs are done, and all simple; leaves an amplitude
+ * where `own` says. Returns 0 when the general way has to be gone all the same. */
+EDGEC_FOLDED int edgec_fused_finish(const edgec_worker *worker, edgec_engine_queue *queue,
+                                    const edgec_own_rows *own, uint32_t halves, uint32_t plain,
+                                    const uint8_t *table, const edgec_row_rule *rule,
+                                    edgec_row_aim aim) {
+#if EDGEC_XPULP
+    if (plain != 0U) {
+        return edgec_x_finish(worker, queue, own, halves, table, rule, aim);
+    }
+#endif
+    uint32_t most = 0U;
+    if (own->plan.jobs != 0U) {
+        edgec_meet_jobs(worker, queue, own->plan.jobs);
+    }
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        if (run->count == 0U) {
+            edgec_meet_jobs(worker, queue, run->first);
+            continue;
+        }
+        most = edgec_maxu32(most,
+                            edgec_run_rows(own, halves, plain, table, rule, own->x, run, own->y));
+    }
+    edgec_rows_done(worker, own, most << 1, aim);
+    return 1;
+}
+
+/* All rows of a linear that breaks the rule, in y; their amplitude. */
+EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_fused_rows rows,
+                                              const void *x, int32_t *y) {
+    const int32_t scale[2] = {rows.scale.a, rows.scale.e};
+    const edgec_engine_operands operands = {rows.table, 0U, NULL, x, scale, rows.shift & 15U, NULL};
+    uint32_t amplitude = 0U;
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        for (uint32_t i = 0U; i < run->count; i++) {
+            const uint32_t row = run->first + i;
+            y[row] = own->linear->row(own->linear->matrix, edgec_piece_of(own->linear, row),
+                                      &operands, row, own->sums + 4U * (run->sums + i));
+            amplitude = edgec_amplitude_add(amplitude, y[row]);
+        }
+    }
+    return amplitude;
+}
+
+/* The worker's rows of a linear, in y; their amplitude. Nothing is waited for, and nothing becomes
+ * of them. x: the vector that a tail reads. */
+EDGEC_FOLDED uint32_t edgec_stored_rows(const edgec_own_rows *own, uint32_t halves, uint32_t plain,
+                                        edgec_fused_rows rows, const void *x, int32_t *y) {
+    const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
+    if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain != 0U ? 0U : 7U))) {
+        return edgec_general_rows(own, rows, x, y);
+    }
+    uint32_t most = 0U;
+    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
+        if (run->count != 0U) {
+            most = edgec_maxu32(most,
+                                edgec_run_rows(own, halves, plain, rows.table, &rule, x, run, y));
+        }
+    }
+    return most << 1;
+}
+
+#endif
