@@ -17,8 +17,7 @@ typedef struct edgec_row_run {
 } edgec_row_run;
 
 static inline edgec_row_run edgec_run_of_jobs(uint32_t jobs) {
-    const edgec_row_run run = {0U, 0U, (uint16_t)jobs, 0U};
-    return run;
+    return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U};
 }
 
 /* Rows of a piece from `first` on, which has this channel of the piece and this output pixel. */
