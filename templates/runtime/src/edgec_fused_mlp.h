@@ -18,6 +18,7 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
 }
 
 #if EDGEC_XPULP
+/* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 /* v = silu(v) with m = |v|. */
 #define EDGEC_X_SILU_SIZE 11
@@ -25,9 +26,15 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
 #define EDGEC_X_SILU                                                                               \
     EDGEC_X_MIN(m, m, limit)                                                                       \
     EDGEC_X_OPI("srli", p, m, 11)                                                                  \
-    EDGEC_X_OPI("slli", p, p, 1) EDGEC_X_LHUX(b, p, table) EDGEC_X_LHUX(z, p, behind)              \
-        EDGEC_X_OPI("andi", m, m, 2047) EDGEC_X_MAX0(v, v) EDGEC_X_OP("sub", z, z, b)              \
-            EDGEC_X_MULS_RS11(z, z, m) EDGEC_X_OP("sub", v, v, b) EDGEC_X_OP("sub", v, v, z)
+    EDGEC_X_OPI("slli", p, p, 1)                                                                   \
+    EDGEC_X_LHUX(b, p, table)                                                                      \
+    EDGEC_X_LHUX(z, p, behind)                                                                     \
+    EDGEC_X_OPI("andi", m, m, 2047)                                                                \
+    EDGEC_X_MAX0(v, v)                                                                             \
+    EDGEC_X_OP("sub", z, z, b)                                                                     \
+    EDGEC_X_MULS_RS11(z, z, m)                                                                     \
+    EDGEC_X_OP("sub", v, v, b)                                                                     \
+    EDGEC_X_OP("sub", v, v, z)
 #else
 /* v = silu(v) with m = |v| < 2^28, in 15 instructions: edgec_silu with its products by halves.
  * rs(m * factor, 15) is the rounded product of m's lower half, and twice that of its upper one. */
@@ -41,10 +48,16 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
     EDGEC_X_LHUX(p, p, behind)                                                                     \
     EDGEC_X_OPI("slli", z, z, 4)                                                                   \
     EDGEC_X_OPI("srli", h, m, 16)                                                                  \
-    EDGEC_X_OP("sub", p, p, b) EDGEC_X_MULU_RS16(p, p, z) EDGEC_X_OPI("slli", h, h, 1)             \
-        EDGEC_X_OP("add", b, b, p) EDGEC_X_MULU_RS15(p, m, b) EDGEC_X_MIN0(v, v)                   \
-            EDGEC_X_OP("add", v, v, p) EDGEC_X_MACU(v, h, b)
+    EDGEC_X_OP("sub", p, p, b)                                                                     \
+    EDGEC_X_MULU_RS16(p, p, z)                                                                     \
+    EDGEC_X_OPI("slli", h, h, 1)                                                                   \
+    EDGEC_X_OP("add", b, b, p)                                                                     \
+    EDGEC_X_MULU_RS15(p, m, b)                                                                     \
+    EDGEC_X_MIN0(v, v)                                                                             \
+    EDGEC_X_OP("add", v, v, p)                                                                     \
+    EDGEC_X_MACU(v, h, b)
 #endif
+/* clang-format on */
 #define EDGEC_X_SILU_VARIABLES                                                                     \
     uint32_t v;                                                                                    \
     uint32_t z;                                                                                    \
