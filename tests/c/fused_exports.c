@@ -97,13 +97,13 @@ void plain_rows(const edgec_worker *worker, const int32_t *scale, uint32_t scali
                            : edgec_plain_rows(&rule, 1U, sums, sums + below, words, count, y);
 }
 
-void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t amplitude,
-                const uint16_t *table, uint32_t *found);
+void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, const uint16_t *table,
+                uint32_t *found);
 
-void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, uint32_t amplitude,
-                const uint16_t *table, uint32_t *found) {
+void fused_silu(const edgec_worker *worker, int32_t *gate, uint32_t n, const uint16_t *table,
+                uint32_t *found) {
     (void)worker;
-    found[0] = edgec_fused_silu(gate, n, amplitude, table);
+    found[0] = edgec_fused_silu(gate, n, table);
 }
 
 void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *sums,
@@ -131,7 +131,8 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
         .runs = runs,
         .sums = first_sum,
         .y = y,
-        .plan = {.use = (uint8_t)shape[2], .amplitude = EDGEC_AMPLITUDE_RESIDUAL},
+        .amplitude = edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL),
+        .plan = {.use = (uint8_t)shape[2]},
         .first = (uint16_t)share.first,
         .last = (uint16_t)share.last,
         .linear = &linear,
@@ -141,10 +142,10 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
     const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
     const edgec_row_aim aim = {sigmoid, r};
     edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, shape[4]);
-    if (!edgec_rows_simple(worker, &own, 1U, &rule) ||
-        !edgec_fused_finish(worker, NULL, &own, shape[1], 1U, rows.table, &rule, aim)) {
-        edgec_finish_generally(worker, NULL, &own, rows, aim, 0);
+    if (edgec_rows_simple(&own, 1U, &rule)) {
+        edgec_fused_finish(worker, NULL, &own, shape[1], 1U, rows.table, &rule, aim);
+    } else {
+        edgec_finish_generally(worker, NULL, &own, rows, aim);
     }
-    amplitudes[worker->id] =
-        edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
+    amplitudes[worker->id] = *own.amplitude;
 }

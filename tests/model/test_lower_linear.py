@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolchain.model.lower import MAX_HEADROOM, lower_linear
+from toolchain.model.linear_scaling import MAX_HEADROOM
+from toolchain.model.lower import lower_linear
 from toolchain.model.program import ActMode
 from toolchain.model.quantize import QuantTensor
 

@@ -17,6 +17,12 @@ import numpy.typing as npt
 from toolchain.model.config import ModelConfig
 from toolchain.model.errors import Problem, QuantizationError
 from toolchain.model.input_order import gathers_of, order_tables
+from toolchain.model.linear_scaling import (
+    MAX_HEADROOM,
+    linear_scaling,
+    narrowing,
+    shared_scalings,
+)
 from toolchain.model.matrix_storage import sparse_layout
 from toolchain.model.names import HEAD
 from toolchain.model.outline import (
@@ -29,16 +35,7 @@ from toolchain.model.outline import (
     with_facts,
 )
 from toolchain.model.packing import WeightInts, WeightLayout, packing_for_bits
-from toolchain.model.program import (
-    FAST_FACTOR_BITS,
-    HEADROOM_AT,
-    NARROW_AT,
-    NARROW_BITS,
-    ActMode,
-    Arithmetic,
-    Program,
-    fast_drop,
-)
+from toolchain.model.program import NARROW_AT, ActMode, Arithmetic, Program
 from toolchain.model.quantize import QuantModel, QuantTensor
 from toolchain.model.rope import rope_angles
 from toolchain.model.schedule import GATE_TABLES
@@ -57,8 +54,6 @@ SITE_OF = {
 INT32_MAX = (1 << 31) - 1
 FAST_HALF = 1 << 12  # fast arithmetic adds half of what it drops
 CREST = 16.0  # largest element of a quantized vector to its root mean square, a guess
-MAX_HEADROOM = 15  # four bits of linear.shift
-MAX_EXPONENT = 255  # eight bits of it
 
 
 def reals_to_multipliers(
@@ -86,36 +81,6 @@ def requant_words(real: npt.NDArray[np.float64], where: str) -> npt.NDArray[np.u
 def high_bits(l1: int) -> int:
     """b of numerics 2: the largest b <= 8 with (64.5 * l1 + 1) * 2^b <= 2^31 - 1, or -1."""
     return next((b for b in range(8, -1, -1) if (129 * l1 + 2) << b <= 2 * INT32_MAX), -1)
-
-
-def linear_scaling(
-    shift: int, headroom: int, requant: npt.NDArray[np.uint32], narrow: int = 0
-) -> int:
-    """An element of linear.shift.
-
-    Bits 0..3: the shift of numerics 2; 4..7: bits by which every accumulator may be shifted up
-    within 32 bits; 8..15 and 16..23: least and largest exponent of the requantization words, or
-    0 and 255 when they exceed these; 24..25: by how many bits fast arithmetic narrows the scale.
-    """
-    exponents = requant.astype(np.uint32).astype(np.uint16).view(np.int16)
-    least, most = int(exponents.min()), int(exponents.max())
-    if least < 0 or most > MAX_EXPONENT:
-        least, most = 0, MAX_EXPONENT
-    return shift | headroom << HEADROOM_AT | least << 8 | most << 16 | narrow << NARROW_AT
-
-
-def narrowing(norm: float, scaling: int) -> int:
-    """Bits by which fast arithmetic narrows the scale, so that accumulators keep as many more.
-
-    norm: root mean square of the accumulators, in their unit. Of both roundings together the least
-    relative error counts; a factor uses half of its range.
-    """
-
-    def error(narrow: int) -> float:
-        drop = fast_drop(scaling | narrow << NARROW_AT)
-        return (2.0**drop / norm if drop else 0.0) ** 2 + 4.0 ** (narrow + 1 - FAST_FACTOR_BITS)
-
-    return min(range(NARROW_BITS + 1), key=error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,7 +220,10 @@ def lower_model(model: QuantModel, config: LowerConfig) -> Program:
         layouts["embed"] = WeightLayout(packing, rows, columns, columns, requant=False)
     adapters = _adapters(model, config, c_in)
     constants = _constants(model, config, norms, linears, tied)
-    scalings = [linear.scaling for linear in [*linears.values(), *adapters.values()]]
+    scalings = shared_scalings(
+        {name: linear.scaling for name, linear in linears.items()}, SITE_OF, config.arithmetic
+    )
+    scalings += [linear.scaling for linear in adapters.values()]
     constants["linear.shift"] = np.array(scalings, np.uint32)
     constants |= {f"{name}.weight": linear.weights for name, linear in adapters.items()}
     gathers = gathers_of(orders, model.config.num_layers)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MatrixLayout = WeightLayout | EngineLayout
 Layout = MatrixLayout | RequantLayout
 
-# The shift is the lower part of an element of `linear.shift`, see lower.linear_bounds.
+# The shift is the lower part of an element of `linear.shift`, see linear_scaling.py.
 SHIFT_WIDTH = 4
 SHIFT_BITS = (1 << SHIFT_WIDTH) - 1
 HEADROOM_AT, HEADROOM_BITS = SHIFT_WIDTH, 15

@@ -55,9 +55,14 @@ static inline uint32_t edgec_amplitude_add(uint32_t amplitude, int32_t value) {
     return edgec_maxu32(amplitude, (uint32_t)edgec_abs32(value) << 1);
 }
 
+/* The worker's own one. */
+static inline uint32_t *edgec_amplitude_at(const edgec_worker *worker, uint32_t which) {
+    return &edgec_exchange_of(worker)->amplitude[which][worker->id];
+}
+
 static inline void edgec_put_amplitude(const edgec_worker *worker, uint32_t which,
                                        uint32_t amplitude) {
-    edgec_exchange_of(worker)->amplitude[which][worker->id] = amplitude;
+    *edgec_amplitude_at(worker, which) = amplitude;
 }
 
 /* The team's, after a barrier. */

@@ -98,7 +98,7 @@ typedef struct edgec_row_plan {
     uint16_t entry;    /* of the table of linears */
     uint16_t jobs;     /* to be waited for first */
     uint8_t use;       /* of the rows */
-    uint8_t amplitude; /* where theirs is left, or that of what they become */
+    uint8_t amplitude; /* number of the one that own->amplitude points to */
     uint8_t halves;
     uint8_t plain; /* one group and no tail */
     uint8_t apart; /* the rows of each piece are divided, and finished when it is there */
@@ -111,6 +111,7 @@ typedef struct edgec_own_rows {
     const uint8_t *sums; /* of the chain */
     int32_t *y;          /* of the linear */
     const void *x;       /* the vector that it reads, for those with a tail */
+    uint32_t *amplitude; /* where that of the rows is left, or of what they become */
     edgec_row_plan plan;
     uint16_t first; /* row */
     uint16_t last;

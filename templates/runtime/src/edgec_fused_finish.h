@@ -13,21 +13,20 @@ typedef struct edgec_row_aim {
     int32_t *r;            /* the residual stream */
 } edgec_row_aim;
 
-/* All of a worker's rows in the general way, and then what becomes of them. met: their jobs have
- * been waited for. */
+/* All of a worker's rows in the general way, and then what becomes of them. */
 EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_engine_queue *queue,
                                               const edgec_own_rows *own, edgec_fused_rows rows,
-                                              edgec_row_aim aim, int met) {
+                                              edgec_row_aim aim) {
     const int32_t scale[2] = {rows.scale.a, rows.scale.e};
     const edgec_engine_operands operands = {rows.table,       0U,  NULL, own->x, scale,
                                             rows.shift & 15U, NULL};
     int32_t *const y = own->y;
     uint32_t amplitude = 0U;
-    if (own->plan.jobs != 0U && !met) {
+    if (own->plan.jobs != 0U) {
         edgec_meet_jobs(worker, queue, own->plan.jobs);
     }
     for (const edgec_row_run *run = own->runs; run != own->end; run++) {
-        if (run->count == 0U && !met) {
+        if (run->count == 0U) {
             edgec_meet_jobs(worker, queue, run->first);
         }
         for (uint32_t i = 0U; i < run->count; i++) {
@@ -41,39 +40,35 @@ EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_
     if (own->plan.use == EDGEC_ROWS_ADD) {
         amplitude = edgec_add_rows(y, edgec_share_of(own), 0, aim.r) << 1;
     }
-    edgec_put_amplitude(worker, own->plan.amplitude, amplitude);
+    *own->amplitude = amplitude;
 }
 
 #if EDGEC_XPULP
-/* Gates: l = silu(row); `gates` grows to the largest magnitude of rows, that of l is returned. */
+/* Gates: l = silu(row); returns the largest magnitude of l. */
 static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t halves,
                                          const uint8_t *sums, const uint8_t *lower,
                                          const uint8_t *words, uint32_t count, int32_t *y,
-                                         const uint16_t *table, uint32_t *gates) {
+                                         const uint16_t *table) {
     uint32_t most = 0U;
-    uint32_t top = *gates;
     EDGEC_X_SILU_VARIABLES;
     if (halves == 2U) {
         __asm__ volatile(
-            EDGEC_X_LOOP((12 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
-                         EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v) EDGEC_X_MAXU(top, top, m)
-                             EDGEC_X_SILU EDGEC_X_STORE)
-            : EDGEC_X_SILU_OUT, [top] "+&r"(top), [sums] "+&r"(sums), [lower] "+&r"(lower),
-              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            EDGEC_X_LOOP((11 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
+                         EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v) EDGEC_X_SILU EDGEC_X_STORE)
+            : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [lower] "+&r"(lower), [words] "+&r"(words),
+              [y] "+&r"(y), [most] "+&r"(most)
             : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
               [a] "r"(rule->a_high), [room] "r"(rule->room)
             : "memory");
     } else {
-        __asm__ volatile(EDGEC_X_LOOP((12 + EDGEC_X_SILU_SIZE),
-                                      EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v) EDGEC_X_MAXU(top, top, m)
-                                          EDGEC_X_SILU EDGEC_X_STORE)
-                         : EDGEC_X_SILU_OUT, [top] "+&r"(top), [sums] "+&r"(sums),
-                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+        __asm__ volatile(EDGEC_X_LOOP((11 + EDGEC_X_SILU_SIZE), EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v)
+                                                                    EDGEC_X_SILU EDGEC_X_STORE)
+                         : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [words] "+&r"(words),
+                           [y] "+&r"(y), [most] "+&r"(most)
                          : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
                            [a] "r"(rule->a_high), [room] "r"(rule->room)
                          : "memory");
     }
-    *gates = top;
     return most;
 }
 
@@ -119,10 +114,10 @@ EDGEC_FOLDED void edgec_rows_done(const edgec_worker *worker, const edgec_own_ro
          run++) {
         if (run->count != 0U) {
             most = edgec_maxu32(
-                most, edgec_fused_silu(own->y + run->first, run->count, amplitude, aim.gates));
+                most, edgec_fused_silu(own->y + run->first, run->count, aim.gates));
         }
     }
-    edgec_put_amplitude(worker, own->plan.amplitude, most);
+    *own->amplitude = most;
 }
 
 /* A run's rows in y; returns the largest magnitude. x: the vector that a tail reads. */
@@ -144,30 +139,26 @@ EDGEC_FOLDED uint32_t edgec_run_rows(const edgec_own_rows *own, uint32_t halves,
 }
 
 /* Whether no row needs the general way, as far as one can say before they are there. */
-EDGEC_FOLDED int edgec_rows_simple(const edgec_worker *worker, const edgec_own_rows *own,
-                                   uint32_t plain, const edgec_row_rule *rule) {
+EDGEC_FOLDED int edgec_rows_simple(const edgec_own_rows *own, uint32_t plain,
+                                   const edgec_row_rule *rule) {
     int simple = rule->holds && rule->shift <= (plain != 0U ? 0U : 7U);
 #if EDGEC_XPULP
     if (plain != 0U && own->plan.use == EDGEC_ROWS_ADD) { /* no row exceeds 2^(31 - least) */
-        const uint32_t before =
-            edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
-        simple = simple && (before >> 1) + (1U << (31 - rule->least)) < 1U << 31;
+        simple = simple && (*own->amplitude >> 1) + (1U << (31 - rule->least)) < 1U << 31;
     }
 #endif
-    (void)worker;
     (void)own;
     return simple;
 }
 
 #if EDGEC_XPULP
 /* As edgec_fused_finish, for one group and no tail. */
-EDGEC_FOLDED int edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *queue,
-                                const edgec_own_rows *own, uint32_t halves, const uint8_t *table,
-                                const edgec_row_rule *rule, edgec_row_aim aim) {
+EDGEC_FOLDED void edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *queue,
+                                 const edgec_own_rows *own, uint32_t halves, const uint8_t *table,
+                                 const edgec_row_rule *rule, edgec_row_aim aim) {
     const uint32_t use = own->plan.use;
     int32_t *const y = use == EDGEC_ROWS_ADD ? aim.r : own->y;
     uint32_t most = 0U;
-    uint32_t gates = 0U;
     if (own->plan.jobs != 0U) {
         edgec_meet_jobs(worker, queue, own->plan.jobs);
     }
@@ -183,8 +174,7 @@ EDGEC_FOLDED int edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *
         int32_t *const to = y + run->first;
         uint32_t found;
         if (use == EDGEC_ROWS_GATE) {
-            found =
-                edgec_x_gate_rows(rule, halves, sums, lower, words, count, to, aim.gates, &gates);
+            found = edgec_x_gate_rows(rule, halves, sums, lower, words, count, to, aim.gates);
         } else if (use == EDGEC_ROWS_ADD) {
             found = edgec_x_add_rows(rule, halves, sums, lower, words, count, to);
         } else {
@@ -192,20 +182,20 @@ EDGEC_FOLDED int edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *
         }
         most = edgec_maxu32(most, found);
     }
-    edgec_put_amplitude(worker, own->plan.amplitude, most << 1);
-    return gates < EDGEC_X_SILU_LIMIT;
+    *own->amplitude = most << 1;
 }
 #endif
 
 /* The worker's rows of a linear, each when its jobs are done, and all simple; leaves an amplitude
- * where `own` says. Returns 0 when the general way has to be gone all the same. */
-EDGEC_FOLDED int edgec_fused_finish(const edgec_worker *worker, edgec_engine_queue *queue,
-                                    const edgec_own_rows *own, uint32_t halves, uint32_t plain,
-                                    const uint8_t *table, const edgec_row_rule *rule,
-                                    edgec_row_aim aim) {
+ * where `own` says. */
+EDGEC_FOLDED void edgec_fused_finish(const edgec_worker *worker, edgec_engine_queue *queue,
+                                     const edgec_own_rows *own, uint32_t halves, uint32_t plain,
+                                     const uint8_t *table, const edgec_row_rule *rule,
+                                     edgec_row_aim aim) {
 #if EDGEC_XPULP
     if (plain != 0U) {
-        return edgec_x_finish(worker, queue, own, halves, table, rule, aim);
+        edgec_x_finish(worker, queue, own, halves, table, rule, aim);
+        return;
     }
 #endif
     uint32_t most = 0U;
@@ -221,7 +211,6 @@ EDGEC_FOLDED int edgec_fused_finish(const edgec_worker *worker, edgec_engine_que
                             edgec_run_rows(own, halves, plain, table, rule, own->x, run, own->y));
     }
     edgec_rows_done(worker, own, most << 1, aim);
-    return 1;
 }
 
 /* All rows of a linear that breaks the rule, in y; their amplitude. */

@@ -6,23 +6,11 @@
 #include "edgec_silu.h"
 #include "edgec_xpulp_asm.h"
 
-/* As edgec_fused_silu, without its hardware loop. */
-EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint16_t *table) {
-    uint32_t most = 0U;
-    for (const int32_t *const end = gate + n; gate != end; gate++) {
-        const int32_t l = edgec_silu(*gate, table);
-        *gate = l;
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
-    }
-    return most << 1;
-}
-
 #if EDGEC_XPULP
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 /* v = silu(v) with m = |v|. */
 #define EDGEC_X_SILU_SIZE 11
-#define EDGEC_X_SILU_LIMIT UINT32_MAX
 #define EDGEC_X_SILU                                                                               \
     EDGEC_X_MIN(m, m, limit)                                                                       \
     EDGEC_X_OPI("srli", p, m, 11)                                                                  \
@@ -36,10 +24,9 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
     EDGEC_X_OP("sub", v, v, b)                                                                     \
     EDGEC_X_OP("sub", v, v, z)
 #else
-/* v = silu(v) with m = |v| < 2^28, in 15 instructions: edgec_silu with its products by halves.
+/* v = silu(v) with m = |v| < 2^31, in 15 instructions: edgec_silu with its products by halves.
  * rs(m * factor, 15) is the rounded product of m's lower half, and twice that of its upper one. */
 #define EDGEC_X_SILU_SIZE 15
-#define EDGEC_X_SILU_LIMIT (1U << 28)
 #define EDGEC_X_SILU                                                                               \
     EDGEC_X_MIN(z, m, limit)                                                                       \
     EDGEC_X_OPI("srli", p, z, 12)                                                                  \
@@ -70,25 +57,26 @@ EDGEC_RARE static uint32_t edgec_silu_rows(int32_t *gate, uint32_t n, const uint
 #define EDGEC_X_SILU_IN [limit] "r"((16 << 16) - 1), [table] "r"(table), [behind] "r"(table + 1)
 #endif
 
-/* l = silu(gate) of n > 0 rows, in place; returns their amplitude, as `amplitude` is the gates'. */
-EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, uint32_t amplitude,
-                                       const uint16_t *table) {
+/* l = silu(gate) of n > 0 rows, in place; returns their amplitude. */
+EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, const uint16_t *table) {
+    uint32_t most = 0U;
 #if EDGEC_XPULP
-    if (amplitude >> 1 < EDGEC_X_SILU_LIMIT) {
-        uint32_t most = 0U;
-        EDGEC_X_SILU_VARIABLES;
-        __asm__ volatile(EDGEC_X_LOOP((6 + EDGEC_X_SILU_SIZE),
-                                      EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v)
-                                          EDGEC_X_SILU EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
-                                              EDGEC_X_MAXU(most, most, v))
-                         : EDGEC_X_SILU_OUT, [gate] "+&r"(gate), [most] "+&r"(most)
-                         : EDGEC_X_SILU_IN, [n] "r"(n)
-                         : "memory");
-        return most << 1;
+    EDGEC_X_SILU_VARIABLES;
+    __asm__ volatile(EDGEC_X_LOOP((6 + EDGEC_X_SILU_SIZE),
+                                  EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v) EDGEC_X_SILU
+                                      EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
+                                          EDGEC_X_MAXU(most, most, v))
+                     : EDGEC_X_SILU_OUT, [gate] "+&r"(gate), [most] "+&r"(most)
+                     : EDGEC_X_SILU_IN, [n] "r"(n)
+                     : "memory");
+#else
+    for (const int32_t *const end = gate + n; gate != end; gate++) {
+        const int32_t l = edgec_silu(*gate, table);
+        *gate = l;
+        most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
     }
 #endif
-    (void)amplitude;
-    return edgec_silu_rows(gate, n, table);
+    return most << 1;
 }
 
 /* As edgec_fused_multiply, without its hardware loop. */

@@ -60,11 +60,11 @@ EDGEC_FOLDED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
         int32_t y;
         __asm__ volatile(
             EDGEC_X_LOOP(
-                13, EDGEC_X_LWP(x, from, 4) EDGEC_X_LHP(y, g, 2) EDGEC_X_OP("sll", x, x, left)
+                12, EDGEC_X_LWP(x, from, 4) EDGEC_X_LHP(y, g, 2) EDGEC_X_OP("sll", x, x, left)
                         EDGEC_X_RS(x, right) EDGEC_X_OP("mul", y, x, y) EDGEC_X_OP("mul", x, x, x)
                             EDGEC_X_SWP(y, to, 4) EDGEC_X_MAX(max, max, y) EDGEC_X_MIN(min, min, y)
                                 EDGEC_X_OP("add", low, low, x) EDGEC_X_OP("sltu", x, low, x)
-                                    EDGEC_X_OP("add", high, high, x) "nop\n")
+                                    EDGEC_X_OP("add", high, high, x))
             : [x] "=&r"(x), [y] "=&r"(y), [from] "+&r"(from), [g] "+&r"(g), [to] "+&r"(to),
               [low] "+&r"(sums.low), [high] "+&r"(sums.high), [max] "+&r"(range.max),
               [min] "+&r"(range.min)

@@ -26,8 +26,7 @@ EDGEC_RARE static uint32_t edgec_add_rows(const int32_t *y, edgec_slice share, i
 /* r += y for the worker's share; leaves its amplitude. */
 EDGEC_FOLDED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
                                        uint32_t amplitude, edgec_slice share, int32_t *r) {
-    const uint32_t before =
-        edgec_exchange_of(worker)->amplitude[EDGEC_AMPLITUDE_RESIDUAL][worker->id];
+    const uint32_t before = *edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL);
     const int fits = (amplitude >> 1) + (before >> 1) < 1U << 31;
     uint32_t most = 0U;
 #if EDGEC_XPULP

@@ -12,18 +12,15 @@ typedef struct edgec_rmsnorm_state {
     int32_t root_shift; /* its exponent: the root is root * 2^root_shift */
 } edgec_rmsnorm_state;
 
-/* floor(sqrt(v)), one result bit per step. */
+/* floor(sqrt(v)) of v from 2^30 on. The line is at most 5.6 % off; a step of Newton's leaves half of
+ * the square of a relative error, and never falls below the floor: after two it is that or one
+ * above. */
 static inline uint32_t edgec_isqrt32(uint32_t v) {
-    uint32_t root = 0U;
-    for (uint32_t bit = 1U << 30; bit != 0U; bit >>= 2) {
-        const uint32_t trial = root + bit;
-        root >>= 1;
-        if (v >= trial) {
-            v -= trial;
-            root += bit;
-        }
-    }
-    return root;
+    uint32_t root = (v >> 17) + (v >> 19) + 24379U;
+    root = (root + v / root) >> 1;
+    root = (root + v / root) >> 1;
+    root = root <= 65535U ? root : 65535U;
+    return root * root > v ? root - 1U : root;
 }
 
 /* eps at the fixed point of squares that were shifted right by 2 * shift; shift is -15 .. 17. */
