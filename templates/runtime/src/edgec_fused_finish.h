@@ -52,19 +52,19 @@ static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t ha
     uint32_t most = 0U;
     EDGEC_X_SILU_VARIABLES;
     if (halves == 2U) {
-        __asm__ volatile(
-            EDGEC_X_LOOP((11 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
-                         EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v) EDGEC_X_SILU EDGEC_X_STORE)
-            : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [lower] "+&r"(lower), [words] "+&r"(words),
-              [y] "+&r"(y), [most] "+&r"(most)
-            : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
-              [a] "r"(rule->a_high), [room] "r"(rule->room)
-            : "memory");
+        __asm__ volatile(EDGEC_X_LOOP((11 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
+                                      EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v)
+                                          EDGEC_X_SILU EDGEC_X_STORE)
+                         : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [lower] "+&r"(lower),
+                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+                         : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
+                           [a] "r"(rule->a_high), [room] "r"(rule->room)
+                         : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP((11 + EDGEC_X_SILU_SIZE), EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v)
                                                                     EDGEC_X_SILU EDGEC_X_STORE)
-                         : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [words] "+&r"(words),
-                           [y] "+&r"(y), [most] "+&r"(most)
+                         : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [words] "+&r"(words), [y] "+&r"(y),
+                           [most] "+&r"(most)
                          : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
                            [a] "r"(rule->a_high), [room] "r"(rule->room)
                          : "memory");
@@ -113,8 +113,7 @@ EDGEC_FOLDED void edgec_rows_done(const edgec_worker *worker, const edgec_own_ro
     for (const edgec_row_run *run = own->runs; own->plan.use == EDGEC_ROWS_GATE && run != own->end;
          run++) {
         if (run->count != 0U) {
-            most = edgec_maxu32(
-                most, edgec_fused_silu(own->y + run->first, run->count, aim.gates));
+            most = edgec_maxu32(most, edgec_fused_silu(own->y + run->first, run->count, aim.gates));
         }
     }
     *own->amplitude = most;

@@ -6,35 +6,84 @@
 #include "edgec_fused.h"
 #include "edgec_xpulp_asm.h"
 
-/* The worker's part of a staged vector: where its first element lies. */
+/* Elements that lie one behind the other in the engine's input. */
+typedef struct edgec_stage_run {
+    uint32_t at; /* bytes from the part's first element */
+    uint32_t count;
+} edgec_stage_run;
+
+/* Where elements of a chunk come next. */
+typedef struct edgec_stage_place {
+    uint32_t at;       /* of the chunk: bytes from the part's first element, modulo 2^32 */
+    uint32_t in_chunk; /* elements of the chunk in front of the next one */
+    uint32_t in_group;
+} edgec_stage_place;
+
+#define EDGEC_STAGE_RUNS 3U
+
+/* The worker's part of a staged vector. */
 typedef struct edgec_stage_part {
     const edgec_engine_stage *stage;
     edgec_slice share;
-    int8_t *chunk;     /* begin of the chunk, the upper or only half */
-    uint32_t in_chunk; /* elements of the chunk in front of the part */
-    uint32_t in_group;
-    void *tail; /* the vector as the cores read it: columns that the engine does not see */
+    uint32_t last;  /* of those that the engine sees */
+    int8_t *first;  /* the first element, its upper or only half */
+    uint32_t below; /* bytes from there to the lower half */
+    void *tail;     /* the vector as the cores read it: columns that the engine does not see */
+    edgec_stage_place place;
+    uint32_t run_count; /* 0: none, or too many to know */
+    edgec_stage_run runs[EDGEC_STAGE_RUNS];
 } edgec_stage_part;
 
-/* Once per step: divisions. */
-EDGEC_SETUP edgec_stage_part edgec_stage_part_of(edgec_slice share, const edgec_engine_stage *stage,
-                                                 uint8_t *input) {
-    edgec_stage_part part = {stage, share, NULL, 0U, 0U, NULL};
-    const uint32_t first = part.share.first;
-    const uint32_t group = stage->group_size < stage->columns ? first / stage->group_size : 0U;
-    part.in_group = first - group * stage->group_size;
-    const uint32_t chunk = part.in_group / stage->chunk;
-    part.in_chunk = part.in_group - chunk * stage->chunk;
-    part.chunk = (int8_t *)(input + group * stage->group_stride + chunk * stage->chunk_stride +
-                            stage->origins[0]);
-    return part;
+/* The next run, of at most `left` > 0 elements. */
+static inline edgec_stage_run edgec_stage_next(const edgec_engine_stage *stage,
+                                               edgec_stage_place *place, uint32_t left) {
+    const uint32_t of_chunk = stage->chunk - place->in_chunk;
+    const uint32_t of_group = stage->group_size - place->in_group;
+    uint32_t count = left < of_chunk ? left : of_chunk;
+    count = count < of_group ? count : of_group;
+    const edgec_stage_run run = {place->at + place->in_chunk, count};
+    place->in_group += count;
+    place->in_chunk = 0U;
+    place->at += stage->chunk_stride;
+    if (place->in_group == stage->group_size) {
+        const uint32_t chunks = (stage->group_size + stage->chunk - 1U) / stage->chunk;
+        place->at += stage->group_stride - chunks * stage->chunk_stride;
+        place->in_group = 0U;
+    }
+    return run;
 }
 
-/* Elements that lie one behind the other, count > 0. int16: the lower byte lies `below` bytes
- * behind the upper one. */
-static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer, uint32_t halves,
-                                        const int32_t *t, uint32_t count, int8_t *to,
-                                        uint32_t below) {
+/* Once per step: divisions. The tail is the caller's. */
+EDGEC_SETUP void edgec_place_stage(edgec_stage_part *part, edgec_slice share,
+                                   const edgec_engine_stage *stage, uint8_t *input) {
+    const uint32_t group =
+        stage->group_size < stage->columns ? share.first / stage->group_size : 0U;
+    const uint32_t in_group = share.first - group * stage->group_size;
+    const uint32_t chunk = in_group / stage->chunk;
+    const uint32_t in_chunk = in_group - chunk * stage->chunk;
+    const edgec_stage_place place = {0U - in_chunk, in_chunk, in_group};
+    part->stage = stage;
+    part->share = share;
+    part->last = share.last < stage->columns ? share.last : stage->columns;
+    part->first = (int8_t *)(input + group * stage->group_stride + chunk * stage->chunk_stride +
+                             in_chunk + stage->origins[0]);
+    part->below = stage->origins[1] - stage->origins[0];
+    part->place = place;
+    edgec_stage_place next = place;
+    uint32_t count = 0U;
+    uint32_t i = share.first;
+    for (; i < part->last && count < EDGEC_STAGE_RUNS; count++) {
+        part->runs[count] = edgec_stage_next(stage, &next, part->last - i);
+        i += part->runs[count].count;
+    }
+    part->run_count = i < part->last ? 0U : count;
+}
+
+/* Elements that lie one behind the other, count > 0; returns what is behind them. int16: the lower
+ * byte lies `below` bytes behind the upper one. */
+static inline const int32_t *edgec_stage_elements(const edgec_vector_quantizer *quantizer,
+                                                  uint32_t halves, const int32_t *t, uint32_t count,
+                                                  int8_t *to, uint32_t below) {
 #if EDGEC_XPULP
     if (halves == 2U) {
         int8_t *lower = to + below;
@@ -47,7 +96,7 @@ static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer,
                          : [n] "r"(count), [left] "r"(quantizer->by.left),
                            [right] "r"(quantizer->by.right), [eight] "r"(eight)
                          : "memory");
-        return;
+        return t;
     }
 #endif
     for (const int32_t *const end = t + count; t != end; t++) {
@@ -59,12 +108,13 @@ static inline void edgec_stage_elements(const edgec_vector_quantizer *quantizer,
             *to++ = (int8_t)edgec_round_shift(q * quantizer->reciprocal, 23U);
         }
     }
+    return t;
 }
 
 /* Behind the columns of the engine. */
 EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t halves,
-                                        edgec_vector_quantizer by, const int32_t *t,
-                                        uint32_t first) {
+                                        edgec_vector_quantizer by, const int32_t *t) {
+    const uint32_t first = part->last > part->share.first ? part->last : part->share.first;
     for (uint32_t i = first; i < part->share.last; i++) {
         const int32_t value = edgec_rounded(t[i], by.by);
         if (halves == 2U) {
@@ -75,34 +125,36 @@ EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t h
     }
 }
 
+/* As edgec_fused_stage, for a part of many runs. */
+EDGEC_SETUP void edgec_stage_runs(const edgec_stage_part *part, uint32_t halves,
+                                  const edgec_vector_quantizer *quantizer, const int32_t *t) {
+    edgec_stage_place place = part->place;
+    for (uint32_t i = part->share.first; i < part->last;) {
+        const edgec_stage_run run = edgec_stage_next(part->stage, &place, part->last - i);
+        (void)edgec_stage_elements(quantizer, halves, t + i, run.count, part->first + run.at,
+                                   part->below);
+        i += run.count;
+    }
+}
+
 /* Quantizes the worker's part of t and stages it. */
 EDGEC_FOLDED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halves,
                                     const edgec_vector_quantizer *quantizer, const int32_t *t) {
-    const edgec_engine_stage *const stage = part->stage;
-    const uint32_t below = stage->origins[1] - stage->origins[0];
-    const uint32_t last = part->share.last < stage->columns ? part->share.last : stage->columns;
-    int8_t *chunk = part->chunk;
-    uint32_t in_chunk = part->in_chunk;
-    uint32_t in_group = part->in_group;
-    uint32_t i = part->share.first;
-    while (i < last) {
-        const uint32_t left = stage->chunk - in_chunk;
-        uint32_t count = last - i < left ? last - i : left;
-        const uint32_t of_group = stage->group_size - in_group;
-        count = count < of_group ? count : of_group;
-        edgec_stage_elements(quantizer, halves, t + i, count, chunk + in_chunk, below);
-        i += count;
-        in_group += count;
-        in_chunk = 0U;
-        chunk += stage->chunk_stride;
-        if (in_group == stage->group_size) {
-            const uint32_t chunks = (stage->group_size + stage->chunk - 1U) / stage->chunk;
-            chunk += stage->group_stride - chunks * stage->chunk_stride;
-            in_group = 0U;
-        }
+    const int32_t *next = t + part->share.first;
+    const edgec_stage_run *run = part->runs;
+    for (uint32_t left = part->run_count; left != 0U; left--) {
+        next = edgec_stage_elements(quantizer, halves, next, run->count, part->first + run->at,
+                                    part->below);
+        run++;
     }
-    if (i < part->share.last) {
-        edgec_stage_tail(part, halves, *quantizer, t, i);
+    if (EDGEC_LIKELY(next == t + part->share.last)) {
+        return;
+    }
+    if (part->run_count == 0U) {
+        edgec_stage_runs(part, halves, quantizer, t);
+    }
+    if (part->last < part->share.last) {
+        edgec_stage_tail(part, halves, *quantizer, t);
     }
 }
 
