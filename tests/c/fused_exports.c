@@ -3,6 +3,7 @@
 #include "edgec_fused_finish.h"
 #include "edgec_fused_heads.h"
 #include "edgec_fused_mlp.h"
+#include "edgec_rmsnorm_body.h"
 
 void fused_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
@@ -148,4 +149,26 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
         edgec_finish_generally(worker, NULL, &own, rows, aim);
     }
     amplitudes[worker->id] = *own.amplitude;
+}
+
+void roots(const edgec_worker *worker, const uint32_t *squares, uint32_t n, uint32_t *found);
+
+void roots(const edgec_worker *worker, const uint32_t *squares, uint32_t n, uint32_t *found) {
+    (void)worker;
+    for (uint32_t i = 0U; i < n; i++) {
+        found[i] = edgec_isqrt32(squares[i]);
+    }
+}
+
+void staged(const edgec_worker *worker, const uint32_t *shape, const int32_t *t, uint32_t amplitude,
+            int8_t *input, int16_t *tail);
+
+/* shape: elements, halves, then edgec_engine_stage. input: where the worker's bytes go. */
+void staged(const edgec_worker *worker, const uint32_t *shape, const int32_t *t, uint32_t amplitude,
+            int8_t *input, int16_t *tail) {
+    const edgec_engine_stage stage = {shape[2], shape[3], shape[4],
+                                      shape[5], shape[6], {shape[7], shape[8]}};
+    edgec_stage_part part = {.tail = tail};
+    edgec_place_stage(&part, edgec_slice_of(worker, shape[0]), &stage, (uint8_t *)input);
+    (void)edgec_fused_put(worker, amplitude, &part, shape[1], t);
 }

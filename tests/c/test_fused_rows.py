@@ -1,12 +1,16 @@
-"""Rows and gates of fused ops: their hardware loops against sim, for both arithmetics."""
+"""Rows, gates and staging of fused ops: their loops against sim, for both arithmetics."""
 
 from __future__ import annotations
+
+from math import isqrt
 
 import numpy as np
 import pytest
 
+from sim.ops import quantize
 from tests.c.data import GATE_TABLE, IS_FAST, KINDS, SIZES, STEPS, vector
 from tests.c.runtime import Guarded, Runtime
+from toolchain.model.program import ActMode
 
 NO_RULE = 2**32 - 1
 
@@ -68,3 +72,55 @@ def test_gates(runtime: Runtime) -> None:
             guarded.check()
             assert y.tolist() == want.tolist(), kind
             assert int(found[0]) == 2 * int(np.abs(want).max())
+
+
+def test_roots(runtime: Runtime) -> None:
+    """Around squares, where a step too few would show, and at both ends."""
+    rng = np.random.default_rng(7)
+    whole = np.unique(np.concatenate([rng.integers(2**15, 2**16, 500), [2**15, 2**16 - 1]]))
+    squares = (whole[:, None] ** 2 + np.array([-1, 0, 1])).ravel()
+    squares = np.append(squares[squares >= 1 << 30], (1 << 32) - 1).astype(np.uint32)
+    guarded = Guarded()
+    found = guarded.array(len(squares), np.uint32)
+    runtime.run(1, "roots", squares, len(squares), found)
+    guarded.check()
+    assert found.tolist() == [isqrt(v) for v in squares.tolist()]
+
+
+STAGES = (  # elements, columns, group size, group stride, chunk, chunk stride
+    pytest.param((64, 64, 64, 0, 22, 40), id="chunks"),
+    pytest.param((100, 96, 96, 0, 96, 96), id="tail"),
+    pytest.param((96, 96, 12, 50, 5, 16), id="groups"),
+    pytest.param((5, 5, 5, 0, 5, 5), id="short"),
+)
+
+
+@pytest.mark.parametrize("cores", [1, 3, 8])
+@pytest.mark.parametrize("halves", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_staging(runtime: Runtime, cores: int, halves: int, stage: tuple[int, ...]) -> None:
+    """Every element lies where the description of the stage has it, and nothing else is written."""
+    n, columns, group, group_stride, chunk, chunk_stride = stage
+    t = np.random.default_rng([n, halves]).integers(-(2**20), 2**20, n).astype(np.int32)
+    amplitude = max(2 * int(t.max()) + 1, -2 * int(t.min()))
+    q = quantize(t[None].astype(np.int64), ActMode.A16 if halves == 2 else ActMode.A8)[0][0]
+    half = 400
+    want = np.zeros(2 * half, np.int8)
+    high = (q + 128) >> 8 if halves == 2 else q
+    for i in range(columns):
+        of_group, place = divmod(i, group)
+        at = 3 + of_group * group_stride + place // chunk * chunk_stride + place % chunk
+        want[at] = high[i]
+        if halves == 2:
+            want[at + half] = q[i] - 256 * high[i]
+    guarded = Guarded()
+    image, tail = guarded.array(2 * half, np.int8), guarded.array(n, np.int16)
+    image[:] = 0
+    tail[:] = 0
+    shape = np.array([n, halves, *stage[1:], 3, 3 + half], np.uint32)
+    runtime.run(cores, "staged", shape, t, amplitude, image, tail)
+    guarded.check()
+    assert image.tolist() == want.tolist()
+    seen = tail if halves == 2 else tail.view(np.int8)[:n]
+    assert seen[columns:].tolist() == q[columns:].tolist()
+    assert not seen[:columns].any()

@@ -35,7 +35,9 @@ def linear_scaling(
     least, most = int(exponents.min()), int(exponents.max())
     if least < 0 or most > MAX_EXPONENT:
         least, most = 0, MAX_EXPONENT
-    return shift | headroom << HEADROOM_AT | least << LEAST_AT | most << MOST_AT | narrow << NARROW_AT
+    return (
+        shift | headroom << HEADROOM_AT | least << LEAST_AT | most << MOST_AT | narrow << NARROW_AT
+    )
 
 
 def narrowing(norm: float, scaling: int) -> int:
