@@ -88,8 +88,7 @@ EDGEC_SETUP uint32_t edgec_piece_runs(const edgec_worker *worker, const edgec_en
     return count;
 }
 
-/* What becomes of rows: they stay, are gates of SwiGLU and become l, or join the residual stream.
- */
+/* What becomes of rows: they stay, become l as gates of SwiGLU, or join the residual stream. */
 enum { EDGEC_ROWS_STAY, EDGEC_ROWS_GATE, EDGEC_ROWS_ADD };
 
 /* A linear of fused ops. */
