@@ -63,8 +63,8 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, const uint16_t
 #if EDGEC_XPULP
     EDGEC_X_SILU_VARIABLES;
     __asm__ volatile(EDGEC_X_LOOP((6 + EDGEC_X_SILU_SIZE),
-                                  EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v) EDGEC_X_SILU
-                                      EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
+                                  EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v)
+                                      EDGEC_X_SILU EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
                                           EDGEC_X_MAXU(most, most, v))
                      : EDGEC_X_SILU_OUT, [gate] "+&r"(gate), [most] "+&r"(most)
                      : EDGEC_X_SILU_IN, [n] "r"(n)

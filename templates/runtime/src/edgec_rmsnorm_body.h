@@ -12,8 +12,8 @@ typedef struct edgec_rmsnorm_state {
     int32_t root_shift; /* its exponent: the root is root * 2^root_shift */
 } edgec_rmsnorm_state;
 
-/* floor(sqrt(v)) of v from 2^30 on. The line is at most 5.6 % off; a step of Newton's leaves half of
- * the square of a relative error, and never falls below the floor: after two it is that or one
+/* floor(sqrt(v)) of v from 2^30 on. The line is at most 5.6 % off; a step of Newton's leaves half
+ * of the square of a relative error, and never falls below the floor: after two it is that or one
  * above. */
 static inline uint32_t edgec_isqrt32(uint32_t v) {
     uint32_t root = (v >> 17) + (v >> 19) + 24379U;
