@@ -147,17 +147,14 @@ typedef struct edgec_fused_rows {
     uint32_t shift; /* the element of linear.shift */
 } edgec_fused_rows;
 
-/* v = a row: 7 instructions and those of the halves, 7 with one half; `between` may use z. */
+/* v = a row: 9 instructions, 7 with one half; `between` may use z. */
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
-#define EDGEC_X_HALVES_SIZE 2
 #define EDGEC_X_HALVES EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_ADD_RS(v, z, room)
 #define EDGEC_X_SINGLE EDGEC_X_RS(v, room)
 #define EDGEC_X_SCALED EDGEC_X_MULHHU_RS19(z, p, a) EDGEC_X_OP("mul", v, v, z)
 #else
-#define EDGEC_X_HALVES_SIZE 3
-#define EDGEC_X_HALVES                                                                             \
-    EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_OP("add", v, v, z) EDGEC_X_OP("sll", v, v, room)
+#define EDGEC_X_HALVES EDGEC_X_MAC(z, v, upper) EDGEC_X_OP("sll", v, z, room)
 #define EDGEC_X_SINGLE EDGEC_X_OP("sll", v, v, room)
 #define EDGEC_X_SCALED EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
 #endif
@@ -167,6 +164,9 @@ typedef struct edgec_fused_rows {
 #define EDGEC_X_ROW_8(between)                                                                     \
     EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(p, words, 4)                                               \
     EDGEC_X_SINGLE EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
+#define EDGEC_X_ROW_IN(rule)                                                                       \
+    [exponent] "r"((rule)->exponent), [a] "r"((rule)->a_high), [room] "r"((rule)->room),           \
+        [upper] "r"(256)
 #define EDGEC_X_STORE EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v) EDGEC_X_MAXU(most, most, v)
 /* clang-format on */
 
@@ -181,11 +181,10 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
     uint32_t p;
     if (halves == 2U) {
         __asm__ volatile(
-            EDGEC_X_LOOP((10 + EDGEC_X_HALVES_SIZE), EDGEC_X_ROW_16("") EDGEC_X_STORE)
+            EDGEC_X_LOOP(12, EDGEC_X_ROW_16("") EDGEC_X_STORE)
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
-            : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
-              [room] "r"(rule->room)
+            : [n] "r"(count), EDGEC_X_ROW_IN(rule)
             : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP(10, EDGEC_X_ROW_8("") EDGEC_X_STORE)

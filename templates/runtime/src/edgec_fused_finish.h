@@ -33,8 +33,12 @@ EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_
             const uint32_t row = run->first + i;
             y[row] = own->linear->row(own->linear->matrix, edgec_piece_of(own->linear, row),
                                       &operands, row, own->sums + 4U * (run->sums + i));
-            y[row] = own->plan.use == EDGEC_ROWS_GATE ? edgec_silu(y[row], aim.gates) : y[row];
-            amplitude = edgec_amplitude_add(amplitude, y[row]);
+            if (own->plan.use == EDGEC_ROWS_GATE) {
+                y[row] = edgec_silu(y[row], aim.gates);
+                amplitude = edgec_maxu32(amplitude, (uint32_t)edgec_max32(y[row], 0) << 1);
+            } else {
+                amplitude = edgec_amplitude_add(amplitude, y[row]);
+            }
         }
     }
     if (own->plan.use == EDGEC_ROWS_ADD) {
@@ -44,7 +48,9 @@ EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_
 }
 
 #if EDGEC_XPULP
-/* Gates: l = silu(row); returns the largest magnitude of l. */
+#define EDGEC_X_KEEP EDGEC_X_SWP(v, y, 4) EDGEC_X_MAX(most, most, v)
+
+/* Gates: l = silu(row); returns the largest l that is above 0. */
 static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t halves,
                                          const uint8_t *sums, const uint8_t *lower,
                                          const uint8_t *words, uint32_t count, int32_t *y,
@@ -52,21 +58,18 @@ static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t ha
     uint32_t most = 0U;
     EDGEC_X_SILU_VARIABLES;
     if (halves == 2U) {
-        __asm__ volatile(EDGEC_X_LOOP((11 + EDGEC_X_HALVES_SIZE + EDGEC_X_SILU_SIZE),
-                                      EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v)
-                                          EDGEC_X_SILU EDGEC_X_STORE)
+        __asm__ volatile(EDGEC_X_LOOP((12 + EDGEC_X_SILU_SIZE), EDGEC_X_ROW_16("") EDGEC_X_ABS(m, v)
+                                                                    EDGEC_X_SILU EDGEC_X_KEEP)
                          : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [lower] "+&r"(lower),
                            [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
-                         : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
-                           [a] "r"(rule->a_high), [room] "r"(rule->room)
+                         : EDGEC_X_SILU_IN, [n] "r"(count), EDGEC_X_ROW_IN(rule)
                          : "memory");
     } else {
-        __asm__ volatile(EDGEC_X_LOOP((11 + EDGEC_X_SILU_SIZE), EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v)
-                                                                    EDGEC_X_SILU EDGEC_X_STORE)
+        __asm__ volatile(EDGEC_X_LOOP((10 + EDGEC_X_SILU_SIZE),
+                                      EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v) EDGEC_X_SILU EDGEC_X_KEEP)
                          : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [words] "+&r"(words), [y] "+&r"(y),
                            [most] "+&r"(most)
-                         : EDGEC_X_SILU_IN, [n] "r"(count), [exponent] "r"(rule->exponent),
-                           [a] "r"(rule->a_high), [room] "r"(rule->room)
+                         : EDGEC_X_SILU_IN, [n] "r"(count), EDGEC_X_ROW_IN(rule)
                          : "memory");
     }
     return most;
@@ -82,12 +85,11 @@ static inline uint32_t edgec_x_add_rows(const edgec_row_rule *rule, uint32_t hal
     uint32_t p;
     if (halves == 2U) {
         __asm__ volatile(
-            EDGEC_X_LOOP((12 + EDGEC_X_HALVES_SIZE), EDGEC_X_ROW_16(EDGEC_X_LW(z, y, 0))
-                                                         EDGEC_X_OP("add", v, v, z) EDGEC_X_STORE)
+            EDGEC_X_LOOP(14, EDGEC_X_ROW_16(EDGEC_X_LW(z, y, 0)) EDGEC_X_OP("add", v, v, z)
+                                 EDGEC_X_STORE)
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
-            : [n] "r"(count), [exponent] "r"(rule->exponent), [a] "r"(rule->a_high),
-              [room] "r"(rule->room)
+            : [n] "r"(count), EDGEC_X_ROW_IN(rule)
             : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP(12, EDGEC_X_ROW_8(EDGEC_X_LW(z, y, 0))

@@ -57,15 +57,16 @@
 #define EDGEC_X_SILU_IN [limit] "r"((16 << 16) - 1), [table] "r"(table), [behind] "r"(table + 1)
 #endif
 
-/* l = silu(gate) of n > 0 rows, in place; returns their amplitude. */
+/* l = silu(gate) of n > 0 rows, in place; returns the amplitude of those above 0. Others are at
+ * most 2^15 away, and a factor of so few bits need not be shifted. */
 EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, const uint16_t *table) {
-    uint32_t most = 0U;
+    int32_t most = 0;
 #if EDGEC_XPULP
     EDGEC_X_SILU_VARIABLES;
-    __asm__ volatile(EDGEC_X_LOOP((6 + EDGEC_X_SILU_SIZE),
+    __asm__ volatile(EDGEC_X_LOOP((5 + EDGEC_X_SILU_SIZE),
                                   EDGEC_X_LW(v, gate, 0) "nop\n" EDGEC_X_ABS(m, v)
-                                      EDGEC_X_SILU EDGEC_X_SWP(v, gate, 4) EDGEC_X_ABS(v, v)
-                                          EDGEC_X_MAXU(most, most, v))
+                                      EDGEC_X_SILU EDGEC_X_SWP(v, gate, 4)
+                                          EDGEC_X_MAX(most, most, v))
                      : EDGEC_X_SILU_OUT, [gate] "+&r"(gate), [most] "+&r"(most)
                      : EDGEC_X_SILU_IN, [n] "r"(n)
                      : "memory");
@@ -73,17 +74,17 @@ EDGEC_FOLDED uint32_t edgec_fused_silu(int32_t *gate, uint32_t n, const uint16_t
     for (const int32_t *const end = gate + n; gate != end; gate++) {
         const int32_t l = edgec_silu(*gate, table);
         *gate = l;
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(l));
+        most = edgec_max32(most, l);
     }
 #endif
-    return most << 1;
+    return (uint32_t)most << 1;
 }
 
 /* As edgec_fused_multiply, without its hardware loop. */
 EDGEC_RARE static uint32_t edgec_multiply_rows(int32_t *l, const int32_t *u, uint32_t n,
-                                               int32_t l_shift, int32_t u_shift) {
-    const edgec_shifter l_by = edgec_shifter_of(l_shift);
-    const edgec_shifter u_by = edgec_shifter_of(u_shift);
+                                               int32_t l_right, int32_t u_right) {
+    const edgec_shifter l_by = edgec_shifter_of(l_right);
+    const edgec_shifter u_by = edgec_shifter_of(u_right);
     edgec_range range = {0, 0};
     for (uint32_t i = 0U; i < n; i++) {
         const int32_t h = edgec_shifted(l[i], l_by) * edgec_shifted(u[i], u_by);
@@ -93,52 +94,52 @@ EDGEC_RARE static uint32_t edgec_multiply_rows(int32_t *l, const int32_t *u, uin
     return edgec_amplitude_of(range);
 }
 
-/* l *= u, both rounded by shifts of either sign; returns the amplitude of the n > 0 products.
- * `fit`: no magnitude exceeds 2^30. */
+/* l *= u, both rounded by shifts to the right; returns the amplitude of the n > 0 products. `fit`:
+ * no magnitude exceeds 2^30. */
 EDGEC_FOLDED uint32_t edgec_fused_multiply(int32_t *l, const int32_t *u, uint32_t n,
-                                           int32_t l_shift, int32_t u_shift, int fit) {
+                                           int32_t l_right, int32_t u_right, int fit) {
 #if EDGEC_XPULP
     if (fit) {
         edgec_range range = {0, 0};
-        const int32_t l_right = edgec_max32(l_shift, 0);
-        const int32_t u_right = edgec_max32(u_shift, 0);
-        const int32_t left = l_right - l_shift + u_right - u_shift;
         int32_t x;
         int32_t y;
+        const int32_t less = -(1 << u_right);
+        /* x + x * (y - 1): p.mac takes one cycle, mul two */
         __asm__ volatile(
-            EDGEC_X_LOOP(9, EDGEC_X_LW(x, l, 0) EDGEC_X_LWP(y, u, 4) EDGEC_X_RS(x, l_right)
-                                EDGEC_X_RS(y, u_right) EDGEC_X_OP("mul", x, x, y)
-                                    EDGEC_X_OP("sll", x, x, left) EDGEC_X_SWP(x, l, 4)
-                                        EDGEC_X_MAX(max, max, x) EDGEC_X_MIN(min, min, x))
+            EDGEC_X_LOOP(8, EDGEC_X_LW(x, l, 0) EDGEC_X_LWP(y, u, 4) EDGEC_X_RS(x, l_right)
+                                EDGEC_X_ADD_RS(y, less, u_right) EDGEC_X_MAC(x, x, y) EDGEC_X_SWP(
+                                    x, l, 4) EDGEC_X_MAX(max, max, x) EDGEC_X_MIN(min, min, x))
             : [x] "=&r"(x), [y] "=&r"(y), [l] "+&r"(l), [u] "+&r"(u), [max] "+&r"(range.max),
               [min] "+&r"(range.min)
-            : [n] "r"(n), [l_right] "r"(l_right), [u_right] "r"(u_right), [left] "r"(left)
+            : [n] "r"(n), [l_right] "r"(l_right), [u_right] "r"(u_right), [less] "r"(less)
             : "memory");
         return edgec_amplitude_of(range);
     }
 #endif
     (void)fit;
-    return edgec_multiply_rows(l, u, n, l_shift, u_shift);
+    return edgec_multiply_rows(l, u, n, l_right, u_right);
 }
 
 /* l = silu(gate) and u of the worker's share are there, their amplitudes in the exchange and a
- * barrier has passed. Stages their product; the barrier in front of the job is the caller's. */
+ * barrier has passed. Stages their product; the barrier in front of the job is the caller's.
+ * A factor that has to be shifted to the left stays as it is, as the quantizer shifts the product
+ * by so much less to the right. */
 EDGEC_FOLDED edgec_scale edgec_fused_product(const edgec_worker *worker, int32_t *l,
                                              const int32_t *u, const edgec_stage_part *part,
                                              uint32_t halves) {
     const edgec_slice share = part->share;
     const uint32_t l_most = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_GATE);
     const uint32_t u_most = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_UP);
-    const int32_t l_shift = edgec_amplitude_shift(l_most, 15);
-    const int32_t u_shift = edgec_amplitude_shift(u_most, 15);
+    const int32_t l_right = edgec_max32(edgec_amplitude_shift(l_most, 15), 0);
+    const int32_t u_right = edgec_max32(edgec_amplitude_shift(u_most, 15), 0);
     uint32_t amplitude = 0U;
     if (share.first < share.last) {
         amplitude = edgec_fused_multiply(l + share.first, u + share.first, share.last - share.first,
-                                         l_shift, u_shift, (l_most | u_most) >> 31 == 0U);
+                                         l_right, u_right, (l_most | u_most) >> 31 == 0U);
     }
     const edgec_quantized found = edgec_fused_put(worker, amplitude, part, halves, l);
     const edgec_scale scale = {found.amax,
-                               found.shift - (halves == 2U ? 14 : 0) + l_shift + u_shift};
+                               found.shift - (halves == 2U ? 14 : 0) + l_right + u_right};
     return scale;
 }
 

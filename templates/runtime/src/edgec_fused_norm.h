@@ -88,6 +88,31 @@ EDGEC_RARE static uint64_t edgec_long_eps(uint64_t eps, int32_t shift) {
     return edgec_rmsnorm_eps(eps, shift);
 }
 
+/* Adds what the workers have left. */
+EDGEC_FOLDED void edgec_add_sums(const edgec_exchange *exchange, uint32_t workers, uint32_t *low,
+                                 uint32_t *high) {
+#if EDGEC_XPULP
+    const uint32_t *lower = exchange->sum_low;
+    const uint32_t *upper = exchange->sum_high;
+    uint32_t a;
+    uint32_t b;
+    __asm__ volatile(
+        EDGEC_X_LOOP(6, EDGEC_X_LWP(a, lower, 4) EDGEC_X_LWP(b, upper, 4)
+                            EDGEC_X_OP("add", low, low, a) EDGEC_X_OP("sltu", a, low, a)
+                                EDGEC_X_OP("add", high, high, b) EDGEC_X_OP("add", high, high, a))
+        : [a] "=&r"(a), [b] "=&r"(b), [lower] "+&r"(lower), [upper] "+&r"(upper), [low] "+&r"(*low),
+          [high] "+&r"(*high)
+        : [n] "r"(workers)
+        : "memory");
+#else
+    for (uint32_t core = 0U; core < workers; core++) {
+        const uint32_t part = exchange->sum_low[core];
+        *low += part;
+        *high += exchange->sum_high[core] + (*low < part ? 1U : 0U);
+    }
+#endif
+}
+
 /* A and E, by every core for itself. */
 EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edgec_norm_left left,
                                                 uint64_t eps, uint32_t halves) {
@@ -103,11 +128,7 @@ EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edge
         high = low;
         low = (uint32_t)eps << (32U - right);
     }
-    for (uint32_t core = 0U; core < worker->count; core++) {
-        const uint32_t part = exchange->sum_low[core];
-        low += part;
-        high += exchange->sum_high[core] + (low < part ? 1U : 0U);
-    }
+    edgec_add_sums(exchange, worker->count, &low, &high);
     low = (low | high) != 0U ? low : 1U;
     const int32_t bits = high != 0U ? 32 + edgec_bits32(high) : edgec_bits32(low);
     const int32_t root_shift = (bits - 31) >> 1;

@@ -79,23 +79,33 @@ EDGEC_SETUP void edgec_place_stage(edgec_stage_part *part, edgec_slice share,
     part->run_count = i < part->last ? 0U : count;
 }
 
+/* clang-format off */
+#define EDGEC_X_STAGE                                                                              \
+    EDGEC_X_RS(q, right)                                                                           \
+    EDGEC_X_SBP(q, lower, 1)                                                                       \
+    EDGEC_X_RS(q, eight)                                                                           \
+    EDGEC_X_SBP(q, to, 1)
+/* clang-format on */
+
 /* Elements that lie one behind the other, count > 0; returns what is behind them. int16: the lower
  * byte lies `below` bytes behind the upper one. */
 static inline const int32_t *edgec_stage_elements(const edgec_vector_quantizer *quantizer,
                                                   uint32_t halves, const int32_t *t, uint32_t count,
                                                   int8_t *to, uint32_t below) {
 #if EDGEC_XPULP
-    if (halves == 2U) {
+    if (halves == 2U) { /* the next element is loaded while one is on its way */
         int8_t *lower = to + below;
+        int32_t next;
         int32_t q;
         const uint32_t eight = 8U;
-        __asm__ volatile(EDGEC_X_LOOP(6, EDGEC_X_LWP(q, t, 4) EDGEC_X_OP("sll", q, q, left)
-                                             EDGEC_X_RS(q, right) EDGEC_X_SBP(q, lower, 1)
-                                                 EDGEC_X_RS(q, eight) EDGEC_X_SBP(q, to, 1))
-                         : [q] "=&r"(q), [t] "+&r"(t), [to] "+&r"(to), [lower] "+&r"(lower)
-                         : [n] "r"(count), [left] "r"(quantizer->by.left),
-                           [right] "r"(quantizer->by.right), [eight] "r"(eight)
-                         : "memory");
+        __asm__ volatile(
+            EDGEC_X_LWP(next, t, 4) "beq %[n], x0, 1f\n" EDGEC_X_LOOP(
+                6, EDGEC_X_OP("sll", q, next, left) EDGEC_X_LWP(next, t, 4)
+                       EDGEC_X_STAGE) "1:\n" EDGEC_X_OP("sll", q, next, left) EDGEC_X_STAGE
+            : [q] "=&r"(q), [next] "=&r"(next), [t] "+&r"(t), [to] "+&r"(to), [lower] "+&r"(lower)
+            : [n] "r"(count - 1U), [left] "r"(quantizer->by.left), [right] "r"(quantizer->by.right),
+              [eight] "r"(eight)
+            : "memory");
         return t;
     }
 #endif

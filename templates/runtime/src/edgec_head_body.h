@@ -89,7 +89,7 @@ EDGEC_INLINE edgec_scale edgec_quantize_four(const int32_t *x, const int16_t *ta
     scale.a = (int32_t)most;
     __asm__(EDGEC_X_FOUR(EDGEC_X_TIMES) EDGEC_X_FOUR(EDGEC_X_TO_BYTE)
             : EDGEC_X_ELEMENTS("+&r")
-            : [factor] "r"((127U << 23) / most));
+            : [less] "r"((127U << 23) / most - 1U));
     void *const word = q;
     *(edgec_word *)word = edgec_pack4(a, b, c, d);
     return scale;

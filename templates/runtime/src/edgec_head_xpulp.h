@@ -16,7 +16,7 @@
 #define EDGEC_X_FOUR(of) of(a) of(b) of(c) of(d)
 #define EDGEC_X_TO_LEFT(x) EDGEC_X_OP("sll", x, x, left)
 #define EDGEC_X_TO_RIGHT(x) EDGEC_X_RS(x, right)
-#define EDGEC_X_TIMES(x) EDGEC_X_OP("mul", x, x, factor)
+#define EDGEC_X_TIMES(x) EDGEC_X_MAC(x, x, less) /* times less + 1; mul takes two cycles */
 #define EDGEC_X_TO_BYTE(x) EDGEC_X_RS23(x, x)
 #define EDGEC_X_MOST                                                                               \
     EDGEC_X_ABS(most, a) EDGEC_X_ABS(u, b) EDGEC_X_MAXU(most, most, u)                             \
