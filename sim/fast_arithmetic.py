@@ -17,6 +17,7 @@ from sim.ops import (
 from toolchain.model.program import FAST_FACTOR_BITS, NARROW_AT, NARROW_BITS, fast_drop
 
 FACTOR_DROP = 31 - FAST_FACTOR_BITS  # lower bits of M * A
+FACTOR_LESS = 6  # of A: half of what is dropped, for an M in the middle of its range
 SCALE_DROP = 16  # lower bits of the products of two scales
 GATE_STEP = 11  # bits of a gate from one entry of the table to the next
 GATE_LIMIT = (16 << 16) - 1
@@ -26,7 +27,8 @@ POWER_REACH = 16 << 8
 def requantize_rows(acc: Ints, words: Ints, scale: Ints, scaling: int) -> Ints:
     """Outputs (T, n_out) of accumulators, by the words (n_out,) and the input's scale (T, 2)."""
     narrow, drop = scaling >> NARROW_AT & NARROW_BITS, fast_drop(scaling)
-    factor = round_shift((words >> 16) * round_shift(scale[:, :1], narrow), FACTOR_DROP)
+    a = np.maximum(round_shift(scale[:, :1], narrow) - FACTOR_LESS, 0)
+    factor = ((words >> 16) * a >> FACTOR_DROP) + 1
     product = round_shift(acc, drop) * factor
     assert np.abs(product).max(initial=0) <= 1 << 30, "accumulator bound of lowering violated"
     shift = signed16(words) - scale[:, 1:] - (FACTOR_DROP + narrow + drop)
@@ -36,9 +38,9 @@ def requantize_rows(acc: Ints, words: Ints, scale: Ints, scaling: int) -> Ints:
 def log2_scores(q: Ints, q_scale: Ints, cache: KVCache, constants: AttentionConstants) -> Ints:
     """Log2-domain logits in Q8: (KV, rows, U)."""
     ka, ks = k_scales(cache)
-    drop = (q.shape[-1] - 1).bit_length() - 1
+    drop = max((q.shape[-1] - 1).bit_length() - 2, 0)
     of_query = round_shift(q_scale[..., :1] * constants.score_multiplier, SCALE_DROP)
-    factor = round_shift(of_query * ka, SCALE_DROP)
+    factor = (of_query * ka >> SCALE_DROP) + 1
     shift = constants.score_exponent - 2 * SCALE_DROP - drop - (q_scale[..., 1:] + ks)
     product = round_shift(dot_products(q, cache), drop) * factor
     return round_shift(product, np.clip(shift, 0, 31))

@@ -30,7 +30,7 @@ def row(acc: int, word: int, a: int, e: int, scaling: int) -> int:
 @pytest.mark.parametrize(
     ("acc", "m", "e", "scale", "scaling", "expected"),
     [
-        (990, 42273, 13, (32000, -5), 15 << 4, 5108400),  # P = rs(1352736000, 19) = 2580
+        (990, 42273, 13, (32000, -5), 15 << 4, 5108400),  # P = (42273 * 31994 >> 19) + 1 = 2580
         (990, 42273, 13, (32000, -5), 0, 0),  # 13 bits dropped: rs(990, 13) = 0
         (1 << 20, 42273, 13, (32000, -20), 0, 165120),  # 128 * 2580 / 2^(33 - 32)
         (1 << 20, 42273, 13, (32000, -20), 1 << NARROW_AT, 165120),  # 256 * 1290 / 2
@@ -109,15 +109,15 @@ def test_sums_and_scales_share_the_bits_by_weight() -> None:
 
 
 def test_logits_by_hand() -> None:
-    """hd = 4: D = 1. C = rs(2^14 * Mc, 16), P = rs(C * 20000, 16); rs(dot, 1) * P >> n."""
+    """hd = 4: D = 0. C = rs(2^14 * Mc, 16), P = (C * 20000 >> 16) + 1; dot * P >> n."""
     constants = ops.AttentionConstants(**attention_constants(4, 64))
     assert (constants.score_multiplier, constants.score_exponent) == (48022, 54)
     cache = ops.KVCache(
         np.array([[[127, 127, 0, -1]]]), ops.pack_scale(np.array([[[20000, 2]]])), *np.zeros((2, 1))
     )
-    q = np.array([[[100, 27, 5, 6]]])  # dot 16123, half of it 8062
+    q = np.array([[[100, 27, 5, 6]]])  # dot 16123
     z = fast.log2_scores(q, np.array([[[1 << 14, 1]]]), cache, constants)
-    # C = 12006, P = 3664, n = 54 - 33 - 3 = 18: 29539168 / 262144
+    # C = 12006, P = 3664, n = 54 - 32 - 3 = 19: 59074672 / 524288
     assert z.tolist() == [[[113]]]
 
 

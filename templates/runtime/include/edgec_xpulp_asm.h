@@ -56,7 +56,7 @@
 #define EDGEC_X_MACU(d, a, b) EDGEC_X_R(0x5b, 1, 0x00, d, a, b)
 #define EDGEC_X_MULU_16(d, a, b) EDGEC_X_R(0x5b, 0, 0x10, d, a, b)
 #define EDGEC_X_MACHHU_1(d, a, b) EDGEC_X_R(0x5b, 1, 0x21, d, a, b)
-#define EDGEC_X_MULHHU_RS19(d, a, b) EDGEC_X_R(0x5b, 4, 0x33, d, a, b)
+#define EDGEC_X_MULHHU_19(d, a, b) EDGEC_X_R(0x5b, 0, 0x33, d, a, b)
 /* The same of signed lower halves. */
 #define EDGEC_X_MULS(d, a, b) EDGEC_X_R(0x5b, 0, 0x40, d, a, b)
 #define EDGEC_X_MULS_RS11(d, a, b) EDGEC_X_R(0x5b, 4, 0x4b, d, a, b)

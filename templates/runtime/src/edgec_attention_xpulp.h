@@ -61,14 +61,14 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 #define EDGEC_X_LOGIT_SIZE 6
-#define EDGEC_X_SCALES(p, w, q) EDGEC_X_MULU_RS16(p, w, q)
-#define EDGEC_X_LOGIT                                                                              \
-    EDGEC_X_RS(s, drop)                                                                            \
+#define EDGEC_X_SCALES(p, w, q) EDGEC_X_MULU_16(p, w, q)
+#define EDGEC_X_LOGIT_OF(s)                                                                        \
     EDGEC_X_SUB_SRA16(w, cq, w)                                                                    \
-    EDGEC_X_MULS(s, s, p)                                                                          \
+    EDGEC_X_MAC(s, s, p)                                                                           \
     EDGEC_X_RS(s, w)                                                                               \
     EDGEC_X_MAX(top, top, s)                                                                       \
     EDGEC_X_SWP(s, z, 4)
+#define EDGEC_X_LOGIT EDGEC_X_RS(s, drop) EDGEC_X_LOGIT_OF(s)
 #define EDGEC_X_LOGIT_OPERANDS(scale) [drop] "r"((scale)->drop)
 #else
 #define EDGEC_X_LOGIT_SIZE 7
@@ -87,10 +87,10 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
 
 /* `start`: what stands between a load and its use. */
 #define EDGEC_X_SCORE(size, start, dots)                                                           \
+    EDGEC_X_SCORE_BY((size + EDGEC_X_LOGIT_SIZE), start, dots EDGEC_X_LOGIT)
+#define EDGEC_X_SCORE_BY(size, start, dots)                                                        \
     __asm__ volatile(                                                                              \
-        EDGEC_X_LOOP((size + EDGEC_X_LOGIT_SIZE),                                                  \
-                     EDGEC_X_LWS(w, scales, step) start EDGEC_X_SCALES(p, w, qa)                   \
-                         dots EDGEC_X_LOGIT)                                                       \
+        EDGEC_X_LOOP(size, EDGEC_X_LWS(w, scales, step) start EDGEC_X_SCALES(p, w, qa) dots)       \
         : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),    \
           [k1] "=&r"(k1), [k2] "=&r"(k2), [k3] "=&r"(k3), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p) \
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),           \
@@ -187,7 +187,8 @@ EDGEC_INLINE int32_t edgec_x_scores(const edgec_rows *rows, const int8_t *query,
     int32_t s;
 #if EDGEC_ARITHMETIC_FAST
     if (words == 1U) {
-        EDGEC_X_SCORE(4, EDGEC_X_LWS(k0, k, stride), EDGEC_X_DOT4_SS(s, k0, q0));
+        EDGEC_X_SCORE_BY(9, EDGEC_X_LWS(k0, k, stride),
+                         EDGEC_X_DOT4_SS(s, k0, q0) EDGEC_X_LOGIT_OF(s));
         return top;
     }
 #endif

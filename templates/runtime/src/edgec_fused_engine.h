@@ -152,7 +152,7 @@ typedef struct edgec_fused_rows {
 #if EDGEC_ARITHMETIC_FAST
 #define EDGEC_X_HALVES EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_ADD_RS(v, z, room)
 #define EDGEC_X_SINGLE EDGEC_X_RS(v, room)
-#define EDGEC_X_SCALED EDGEC_X_MULHHU_RS19(z, p, a) EDGEC_X_OP("mul", v, v, z)
+#define EDGEC_X_SCALED EDGEC_X_MULHHU_19(z, p, a) EDGEC_X_MAC(v, v, z)
 #else
 #define EDGEC_X_HALVES EDGEC_X_MAC(z, v, upper) EDGEC_X_OP("sll", v, z, room)
 #define EDGEC_X_SINGLE EDGEC_X_OP("sll", v, v, room)

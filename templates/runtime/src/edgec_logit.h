@@ -5,7 +5,8 @@
 #include "edgec_kv_scale.h"
 #include "edgec_vector.h"
 
-/* How dot products of one head become logits. They are below 2^(15 + drop). */
+/* How dot products of one head become logits. They are below 2^(15 + drop), with fast arithmetic
+ * below 2^(16 + drop). */
 typedef struct edgec_logit_scale {
     int32_t factor;   /* of the query: amax, with fast arithmetic times Mc */
     int32_t exponent; /* right shift of the product, before the key's exponent is subtracted */
@@ -22,7 +23,7 @@ typedef struct edgec_logit_scale {
 
 EDGEC_INLINE edgec_logit_scale edgec_logit_scale_of(const edgec_attention_params *params,
                                                     const int32_t *q_scale) {
-    const uint32_t drop = (uint32_t)edgec_bits32(params->head_dim - 1U) - 1U;
+    const uint32_t drop = (uint32_t)edgec_max32(edgec_bits32(params->head_dim - 1U) - 2, 0);
     const uint32_t factor = (uint32_t)q_scale[0] * (uint32_t)params->score_multiplier;
     const edgec_logit_scale scale = {(int32_t)edgec_round_shift_u(factor, 16U),
                                      params->score_exponent - 32 - (int32_t)drop - q_scale[1],
@@ -35,10 +36,10 @@ EDGEC_INLINE uint32_t edgec_logit_lift(const edgec_logit_scale *scale) {
     return 0U;
 }
 
-/* Below 2^29. */
+/* Below 2^30. */
 static inline int32_t edgec_logit_product(int32_t dot, const edgec_logit_scale *scale,
                                           int32_t k_amax) {
-    const int32_t factor = (scale->factor * k_amax + (1 << 15)) >> 16;
+    const int32_t factor = (scale->factor * k_amax >> 16) + 1;
     return edgec_round_shift(dot, scale->drop) * factor;
 }
 

@@ -33,8 +33,7 @@ static inline edgec_row_rule edgec_row_rule_of(edgec_scale scale, uint32_t scali
 
 /* The output of an accumulator. */
 static inline int32_t edgec_ruled_row(const edgec_row_rule *rule, uint32_t sum, uint32_t word) {
-    const uint32_t factor =
-        edgec_round_shift_u(edgec_mul_high16(word, rule->a_high), EDGEC_FAST_FACTOR_DROP);
+    const uint32_t factor = (edgec_mul_high16(word, rule->a_high) >> EDGEC_FAST_FACTOR_DROP) + 1U;
     const int32_t product = edgec_round_shift(edgec_signed(sum), rule->room) * (int32_t)factor;
     return edgec_round_shift(product, (uint32_t)(edgec_word_exponent(word) - rule->exponent));
 }
