@@ -58,7 +58,6 @@
 #define EDGEC_X_MACHHU_1(d, a, b) EDGEC_X_R(0x5b, 1, 0x21, d, a, b)
 #define EDGEC_X_MULHHU_19(d, a, b) EDGEC_X_R(0x5b, 0, 0x33, d, a, b)
 /* The same of signed lower halves. */
-#define EDGEC_X_MULS(d, a, b) EDGEC_X_R(0x5b, 0, 0x40, d, a, b)
 #define EDGEC_X_MULS_RS11(d, a, b) EDGEC_X_R(0x5b, 4, 0x4b, d, a, b)
 #define EDGEC_X_SUB_SRA16(d, a, b) EDGEC_X_R(0x5b, 3, 0x10, d, a, b) /* (a - b) >> 16 */
 #define EDGEC_X_RS14(d, a) EDGEC_X_R0(0x5b, 6, 14, d, a, x0)

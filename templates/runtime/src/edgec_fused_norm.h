@@ -58,16 +58,17 @@ EDGEC_FOLDED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
         edgec_range range = {0, 0};
         int32_t x;
         int32_t y;
+        uint32_t before;
         __asm__ volatile(
-            EDGEC_X_LOOP(
-                12, EDGEC_X_LWP(x, from, 4) EDGEC_X_LHP(y, g, 2) EDGEC_X_OP("sll", x, x, left)
-                        EDGEC_X_RS(x, right) EDGEC_X_OP("mul", y, x, y) EDGEC_X_OP("mul", x, x, x)
-                            EDGEC_X_SWP(y, to, 4) EDGEC_X_MAX(max, max, y) EDGEC_X_MIN(min, min, y)
-                                EDGEC_X_OP("add", low, low, x) EDGEC_X_OP("sltu", x, low, x)
-                                    EDGEC_X_OP("add", high, high, x))
-            : [x] "=&r"(x), [y] "=&r"(y), [from] "+&r"(from), [g] "+&r"(g), [to] "+&r"(to),
-              [low] "+&r"(sums.low), [high] "+&r"(sums.high), [max] "+&r"(range.max),
-              [min] "+&r"(range.min)
+            EDGEC_X_LOOP(12, EDGEC_X_LWP(x, from, 4) EDGEC_X_LHP(y, g, 2) EDGEC_X_OP(
+                                 "sll", x, x, left) EDGEC_X_RS(x, right) EDGEC_X_OP("mul", y, x, y)
+                                 EDGEC_X_OPI("addi", before, low, 0) EDGEC_X_MAC(low, x, x)
+                                     EDGEC_X_SWP(y, to, 4) EDGEC_X_MAX(max, max, y)
+                                         EDGEC_X_MIN(min, min, y) EDGEC_X_OP("sltu", x, low, before)
+                                             EDGEC_X_OP("add", high, high, x))
+            : [x] "=&r"(x), [y] "=&r"(y), [before] "=&r"(before), [from] "+&r"(from), [g] "+&r"(g),
+              [to] "+&r"(to), [low] "+&r"(sums.low), [high] "+&r"(sums.high),
+              [max] "+&r"(range.max), [min] "+&r"(range.min)
             : [n] "r"(share.last - share.first), [left] "r"(round.left), [right] "r"(round.right)
             : "memory");
         sums.amplitude = edgec_amplitude_of(range);
