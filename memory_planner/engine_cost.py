@@ -75,7 +75,9 @@ def finish_cycles(layout: EngineLayout, rows: int, windows: int, target: TargetS
     engine = target.engine
     assert engine is not None
     sums = layout.groups * windows * engine.sum_cycles
-    tail = windows * layout.tail * target.costs.mac["byte"]
+    fused = target.costs.fused
+    product = fused.work["tail"] if fused else target.costs.mac["byte"]
+    tail = windows * layout.tail * product
     return engine.piece_cycles + -(-rows // target.cores) * (engine.row_cycles + sums + tail)
 
 

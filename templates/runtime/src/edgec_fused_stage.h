@@ -85,6 +85,11 @@ EDGEC_SETUP void edgec_place_stage(edgec_stage_part *part, edgec_slice share,
     EDGEC_X_SBP(q, lower, 1)                                                                       \
     EDGEC_X_RS(q, eight)                                                                           \
     EDGEC_X_SBP(q, to, 1)
+#define EDGEC_X_STAGE_8                                                                            \
+    EDGEC_X_RS(q, right)                                                                           \
+    EDGEC_X_MAC(q, q, less)                                                                        \
+    EDGEC_X_RS23(q, q)                                                                             \
+    EDGEC_X_SBP(q, to, 1)
 /* clang-format on */
 
 /* Elements that lie one behind the other, count > 0; returns what is behind them. int16: the lower
@@ -93,22 +98,32 @@ static inline const int32_t *edgec_stage_elements(const edgec_vector_quantizer *
                                                   uint32_t halves, const int32_t *t, uint32_t count,
                                                   int8_t *to, uint32_t below) {
 #if EDGEC_XPULP
-    if (halves == 2U) { /* the next element is loaded while one is on its way */
+    /* the next element is loaded while one is on its way */
+    const uint32_t before_last = count - 1U;
+    int32_t next;
+    int32_t q;
+    if (halves == 2U) {
         int8_t *lower = to + below;
-        int32_t next;
-        int32_t q;
         const uint32_t eight = 8U;
         __asm__ volatile(
             EDGEC_X_LWP(next, t, 4) "beq %[n], x0, 1f\n" EDGEC_X_LOOP(
                 6, EDGEC_X_OP("sll", q, next, left) EDGEC_X_LWP(next, t, 4)
                        EDGEC_X_STAGE) "1:\n" EDGEC_X_OP("sll", q, next, left) EDGEC_X_STAGE
             : [q] "=&r"(q), [next] "=&r"(next), [t] "+&r"(t), [to] "+&r"(to), [lower] "+&r"(lower)
-            : [n] "r"(count - 1U), [left] "r"(quantizer->by.left), [right] "r"(quantizer->by.right),
-              [eight] "r"(eight)
+            : [n] "r"(before_last), [left] "r"(quantizer->by.left),
+              [right] "r"(quantizer->by.right), [eight] "r"(eight)
             : "memory");
-        return t;
+    } else {
+        __asm__ volatile(EDGEC_X_LWP(next, t, 4) "beq %[n], x0, 1f\n" EDGEC_X_LOOP(
+                             6, EDGEC_X_OP("sll", q, next, left) EDGEC_X_LWP(next, t, 4)
+                                    EDGEC_X_STAGE_8) "1:\n" EDGEC_X_OP("sll", q, next, left)
+                             EDGEC_X_STAGE_8
+                         : [q] "=&r"(q), [next] "=&r"(next), [t] "+&r"(t), [to] "+&r"(to)
+                         : [n] "r"(before_last), [left] "r"(quantizer->by.left),
+                           [right] "r"(quantizer->by.right), [less] "r"(quantizer->reciprocal - 1)
+                         : "memory");
     }
-#endif
+#else
     for (const int32_t *const end = t + count; t != end; t++) {
         const int32_t q = edgec_rounded(*t, quantizer->by);
         if (halves == 2U) {
@@ -118,6 +133,7 @@ static inline const int32_t *edgec_stage_elements(const edgec_vector_quantizer *
             *to++ = (int8_t)edgec_round_shift(q * quantizer->reciprocal, 23U);
         }
     }
+#endif
     return t;
 }
 
