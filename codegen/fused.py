@@ -128,12 +128,15 @@ def _entry(
     use, amplitude = uses
     linear = engine.linears[entry]
     matrix = engine.matrices[linear.matrix]
-    apart = amplitude in ("GATE", "UP") and linear.piece_count > 1
+    plain = matrix.groups == 1 and not matrix.tail
+    apart = plain and amplitude in ("GATE", "UP") and linear.piece_count > 1
     return FusedLinear(
         field=op.function,
         entry=entry,
         halves=2 if linear.mode == "s16" else 1,
-        plain=int(matrix.groups == 1 and not matrix.tail),
+        plain=int(plain),
+        grouped=int(matrix.groups > 1),
+        tailed=int(matrix.tail > 0),
         rows=matrix.rows,
         columns=matrix.columns,
         runs=matrix.slots * linear.piece_count + (linear.piece_count if apart else 0),

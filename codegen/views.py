@@ -156,6 +156,8 @@ class FusedLinear:
     entry: int  # index in ENGINE_LINEARS
     halves: int  # vectors of int8 that the engine sees: 2 for int16
     plain: int  # 1: one group of columns, and no tail
+    grouped: int  # several groups of columns
+    tailed: int  # columns are left to the cores
     rows: int
     columns: int
     runs: int  # of rows and between them waits for jobs, at most

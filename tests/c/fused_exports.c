@@ -142,9 +142,10 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
     const edgec_fused_rows rows = {table, {scale[0], scale[1]}, shape[3]};
     const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
     const edgec_row_aim aim = {sigmoid, r};
+    const edgec_row_kind kind = {shape[1], 1U, 0U, 0U};
     edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, shape[4]);
     if (edgec_rows_simple(&own, 1U, &rule)) {
-        edgec_fused_finish(worker, NULL, &own, shape[1], 1U, rows.table, &rule, aim);
+        edgec_fused_finish(worker, NULL, &own, kind, rows.table, &rule, aim);
     } else {
         edgec_finish_generally(worker, NULL, &own, rows, aim);
     }

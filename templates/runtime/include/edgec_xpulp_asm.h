@@ -14,6 +14,12 @@
     ".option push\n.option norvc\n.insn i 0x7b, 4, x0, %[n], 2*" EDGEC_X_TEXT(                     \
         size) "\n" body ".option pop\n"
 
+/* The same around such a loop, as often as operand `rows` says: two instructions or more are behind
+ * the inner one. */
+#define EDGEC_X_OUTER(size, body)                                                                  \
+    ".option push\n.option norvc\n.insn i 0x7b, 4, x1, %[rows], 2*" EDGEC_X_TEXT(                  \
+        size) "\n" body ".option pop\n"
+
 #define EDGEC_X_R(opcode, f3, f7, d, a, b)                                                         \
     ".insn r " #opcode ", " #f3 ", " #f7 ", %[" #d "], %[" #a "], %[" #b "]\n"
 #define EDGEC_X_R0(opcode, f3, f7, d, a, fixed)                                                    \

@@ -65,19 +65,24 @@ static inline void edgec_put_amplitude(const edgec_worker *worker, uint32_t whic
     *edgec_amplitude_at(worker, which) = amplitude;
 }
 
+/* Of a team of any size. */
+EDGEC_RARE static uint32_t edgec_any_amplitude(const uint32_t *x, uint32_t count) {
+    uint32_t amplitude = 0U;
+    for (uint32_t core = 0U; core < count; core++) {
+        amplitude = edgec_maxu32(amplitude, x[core]);
+    }
+    return amplitude;
+}
+
 /* The team's, after a barrier. */
 EDGEC_SHARED uint32_t edgec_team_amplitude(const edgec_worker *worker, uint32_t which) {
     const uint32_t *const x = edgec_exchange_of(worker)->amplitude[which];
-    if (worker->count == 8U) {
+    if (EDGEC_LIKELY(worker->count == 8U)) {
         const uint32_t a = edgec_maxu32(edgec_maxu32(x[0], x[1]), edgec_maxu32(x[2], x[3]));
         const uint32_t b = edgec_maxu32(edgec_maxu32(x[4], x[5]), edgec_maxu32(x[6], x[7]));
         return edgec_maxu32(a, b);
     }
-    uint32_t amplitude = 0U;
-    for (uint32_t core = 0U; core < worker->count; core++) {
-        amplitude = edgec_maxu32(amplitude, x[core]);
-    }
-    return amplitude;
+    return edgec_any_amplitude(x, worker->count);
 }
 
 /* blen(max |x|) - bits */

@@ -85,6 +85,9 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const uint32_t kv_head = edgec_kv_head_of(params, head);
     const uint32_t newest = (at->length - 1U) * params->kv_heads + kv_head;
     const edgec_kv_cache cache = edgec_heads_cache(heads, at);
+    if (params->context % 4U != 0U && at->length > (params->context & ~3U)) {
+        return 0; /* sums are over four positions */
+    }
     const uint32_t code = cache.k_scale[newest].code;
     const edgec_kv_scale last = cache.v_scale[newest];
     const edgec_logit_scale scale = edgec_logit_scale_of(params, heads->args.q_scale + 2U * head);
@@ -137,7 +140,7 @@ EDGEC_INLINE uint32_t edgec_fused_attend(const edgec_worker *worker, const edgec
                                          uint32_t length, uint8_t *tiles, int32_t top) {
     const edgec_heads_at at = {layer * heads->layer_rows, layer * heads->layer_scales, length, top};
 #if EDGEC_XPULP
-    if (edgec_by_words(params) && params->slot_size == 0U && params->context % 4U == 0U) {
+    if (edgec_by_words(params) && params->slot_size == 0U) {
         edgec_range range = {0, 0};
         EDGEC_KEEP(heads);
         for (uint32_t head = heads->share.first; head < heads->share.last; head++) {

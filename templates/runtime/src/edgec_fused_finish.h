@@ -2,8 +2,7 @@
 #ifndef EDGEC_FUSED_FINISH_H
 #define EDGEC_FUSED_FINISH_H
 
-#include "edgec_fused_engine.h"
-#include "edgec_fused_jobs.h"
+#include "edgec_fused_groups.h"
 #include "edgec_fused_mlp.h"
 #include "edgec_fused_residual.h"
 
@@ -144,7 +143,7 @@ EDGEC_FOLDED int edgec_rows_simple(const edgec_own_rows *own, uint32_t plain,
                                    const edgec_row_rule *rule) {
     int simple = rule->holds && rule->shift <= (plain != 0U ? 0U : 7U);
 #if EDGEC_XPULP
-    if (plain != 0U && own->plan.use == EDGEC_ROWS_ADD) { /* no row exceeds 2^(31 - least) */
+    if (own->plan.use == EDGEC_ROWS_ADD) { /* no row exceeds 2^(31 - least) */
         simple = simple && (*own->amplitude >> 1) + (1U << (31 - rule->least)) < 1U << 31;
     }
 #endif
@@ -153,19 +152,24 @@ EDGEC_FOLDED int edgec_rows_simple(const edgec_own_rows *own, uint32_t plain,
 }
 
 #if EDGEC_XPULP
-/* As edgec_fused_finish, for one group and no tail. */
+/* As edgec_fused_finish, in hardware loops. */
 EDGEC_FOLDED void edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *queue,
-                                 const edgec_own_rows *own, uint32_t halves, const uint8_t *table,
-                                 const edgec_row_rule *rule, edgec_row_aim aim) {
+                                 const edgec_own_rows *own, edgec_row_kind kind,
+                                 const uint8_t *table, const edgec_row_rule *rule,
+                                 edgec_row_aim aim) {
+    const uint32_t halves = kind.plain != 0U ? kind.halves : 1U; /* else they are joined */
     const uint32_t use = own->plan.use;
     int32_t *const y = use == EDGEC_ROWS_ADD ? aim.r : own->y;
     uint32_t most = 0U;
-    if (own->plan.jobs != 0U) {
+    if (kind.plain == 0U) {
+        edgec_x_add_groups(worker, queue, own, kind, table, rule->shift);
+        table = (const uint8_t *)own->y;
+    } else if (own->plan.jobs != 0U) {
         edgec_meet_jobs(worker, queue, own->plan.jobs);
     }
     for (const edgec_row_run *run = own->runs; run != own->end; run++) {
         const uint32_t count = run->count;
-        if (count == 0U) {
+        if (kind.plain != 0U && count == 0U) {
             edgec_meet_jobs(worker, queue, run->first);
             continue;
         }
@@ -190,15 +194,12 @@ EDGEC_FOLDED void edgec_x_finish(const edgec_worker *worker, edgec_engine_queue 
 /* The worker's rows of a linear, each when its jobs are done, and all simple; leaves an amplitude
  * where `own` says. */
 EDGEC_FOLDED void edgec_fused_finish(const edgec_worker *worker, edgec_engine_queue *queue,
-                                     const edgec_own_rows *own, uint32_t halves, uint32_t plain,
+                                     const edgec_own_rows *own, edgec_row_kind kind,
                                      const uint8_t *table, const edgec_row_rule *rule,
                                      edgec_row_aim aim) {
 #if EDGEC_XPULP
-    if (plain != 0U) {
-        edgec_x_finish(worker, queue, own, halves, table, rule, aim);
-        return;
-    }
-#endif
+    edgec_x_finish(worker, queue, own, kind, table, rule, aim);
+#else
     uint32_t most = 0U;
     if (own->plan.jobs != 0U) {
         edgec_meet_jobs(worker, queue, own->plan.jobs);
@@ -208,10 +209,11 @@ EDGEC_FOLDED void edgec_fused_finish(const edgec_worker *worker, edgec_engine_qu
             edgec_meet_jobs(worker, queue, run->first);
             continue;
         }
-        most = edgec_maxu32(most,
-                            edgec_run_rows(own, halves, plain, table, rule, own->x, run, own->y));
+        most = edgec_maxu32(
+            most, edgec_run_rows(own, kind.halves, kind.plain, table, rule, own->x, run, own->y));
     }
     edgec_rows_done(worker, own, most << 1, aim);
+#endif
 }
 
 /* All rows of a linear that breaks the rule, in y; their amplitude. */

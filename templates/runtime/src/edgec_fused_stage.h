@@ -152,8 +152,8 @@ EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t h
 }
 
 /* As edgec_fused_stage, for a part of many runs. */
-EDGEC_SETUP void edgec_stage_runs(const edgec_stage_part *part, uint32_t halves,
-                                  const edgec_vector_quantizer *quantizer, const int32_t *t) {
+EDGEC_RARE static void edgec_stage_runs(const edgec_stage_part *part, uint32_t halves,
+                                        const edgec_vector_quantizer *quantizer, const int32_t *t) {
     edgec_stage_place place = part->place;
     for (uint32_t i = part->share.first; i < part->last;) {
         const edgec_stage_run run = edgec_stage_next(part->stage, &place, part->last - i);
