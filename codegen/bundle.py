@@ -20,7 +20,7 @@ from codegen.serialize import FORMAT_VERSION, document, graph_hash
 from memory_planner.plan import Plan
 from memory_planner.target import TargetSpec
 from sim.golden import Golden
-from toolchain.model.program import Kind, MatrixLayout, Program
+from toolchain.model.program import MatrixLayout, Program
 from toolchain.model.sparse_packing import SparseLayout
 
 MANIFEST = "manifest.json"
@@ -131,7 +131,7 @@ def _weight_rows(parts: BundleParts) -> list[dict[str, Any]]:
             "size": tensor.size,
         }
         for tensor in parts.program.tensors.values()
-        if tensor.kind is Kind.WEIGHT and isinstance(tensor.layout, MatrixLayout)
+        if tensor.name in parts.weight_bits and isinstance(tensor.layout, MatrixLayout)
     ]
 
 

@@ -20,9 +20,14 @@ from codegen.views import (
     WeightView,
 )
 from memory_planner.engine_chains import windows_of
-from memory_planner.engine_jobs import acc_geometry, stage_geometry
+from memory_planner.engine_jobs import (
+    acc_geometry,
+    stage_geometry,
+    window_count,
+    window_of,
+)
 from memory_planner.engine_plan import ChainPlan, PiecePlan, chain_members
-from memory_planner.plan import Plan
+from memory_planner.plan import Placement, Plan
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program
 from toolchain.model.requant_table import TABLE_ROWS, requant_layout
@@ -71,8 +76,9 @@ class EngineTables:
 
     def entry(self, op: Op) -> tuple[int, int]:
         """Index of the op's entry, and register 0 of the first words of its chain."""
-        member, layout = self._members[op.id], self._program.engine_layout_of(op)
-        assert layout is not None
+        member = self._members[op.id]
+        layout = self._program.tensors[member.linear.weight].layout
+        assert isinstance(layout, EngineLayout)
         how, table = self._plan.linears[op.id], requant_layout(layout)
         pieces = member.linear.pieces
         if pieces not in self._first_pieces:
@@ -81,7 +87,7 @@ class EngineTables:
         words = member.chain.jobs[0].registers[0]
         view = EngineLinearView(
             comment=op.role,
-            matrix=self._matrix(layout, self._tokens * windows_of(op), table.record_size),
+            matrix=self._matrix(layout, self._windows_of(layout, op), table.record_size),
             chain=self._chain(member.chain, layout, op, words),
             first_piece=self._first_pieces[pieces],
             piece_count=len(pieces),
@@ -91,6 +97,9 @@ class EngineTables:
             slot_size=how.slot_size,
         )
         return self._linears.setdefault(view, len(self._linears)), words
+
+    def _windows_of(self, layout: EngineLayout, op: Op) -> int:
+        return window_count(layout, windows_of(op), self._tokens)
 
     def _matrix(self, layout: EngineLayout, windows: int, record_size: int) -> int:
         view = EngineMatrixView(
@@ -107,14 +116,15 @@ class EngineTables:
 
     def _chain(self, chain: ChainPlan, layout: EngineLayout, op: Op, words: int) -> int:
         halves = windows_of(op)
-        geometry = stage_geometry(layout, self._tokens * halves)
+        geometry = stage_geometry(layout, self._windows_of(layout, op))
+        lower = window_of(layout, halves, 0, halves - 1)
         stage = StageView(
             columns=layout.engine_columns,
             group_size=layout.group_size,
             group_stride=chain.group_stride,
             chunk=geometry.chunk,
             chunk_stride=geometry.stride,
-            origins=(geometry.origins[0], geometry.origins[halves - 1]),
+            origins=(geometry.origins[0], geometry.origins[lower]),
         )
         jobs = tuple(_registers(job.registers, words) for job in chain.jobs)
         if jobs not in self._first_jobs:
@@ -142,11 +152,10 @@ class EngineTables:
             return None
         buffers = list(dict.fromkeys(chain.input_buffer for chain in self._chains_planned))
         places = [self._plan.placements[name] for name in buffers]
-        arena = identifier(places[0].region).upper()
         return EngineView(
             name=engine.name,
             weight_base=f"0x{engine.weight_base:08X}U",
-            arena=arena,
+            arena=identifier(places[0].region).upper(),
             windows=self._windows(),
             stages=tuple(self._stages),
             matrices=tuple(self._matrices),
@@ -154,17 +163,18 @@ class EngineTables:
             chains=tuple(self._chains),
             pieces=tuple(self._pieces),
             linears=tuple(self._linears),
-            inputs=tuple(
-                BufferView(
-                    identifier(place.name),
-                    "uint8_t",
-                    f"{place.name} {place.size} bytes at {place_text(place)}",
-                    arena,
-                    self._arena_offset(place.name),
-                )
-                for place in places
-            ),
+            inputs=tuple(map(self.buffer, places)),
             input_sizes=tuple(place.size for place in places),
+        )
+
+    def buffer(self, place: Placement) -> BufferView:
+        """Bytes of an image."""
+        return BufferView(
+            identifier(place.name),
+            "uint8_t",
+            f"{place.name} {place.size} bytes at {place_text(place)}",
+            identifier(place.region).upper(),
+            self._arena_offset(place.name),
         )
 
     def _windows(self) -> tuple[EngineWindowView, ...]:
@@ -172,7 +182,8 @@ class EngineTables:
         engine = self._plan.engine
         assert engine is not None
         chains = engine.chains
-        names = [each.weight for chain in chains for each in chain.linears]
+        prompts = self._plan.prefill.chains if self._plan.prefill else ()
+        names = [each.weight for chain in (*chains, *prompts) for each in chain.linears]
         blobs = dict.fromkeys(self._plan.placements[name].region for name in names)
         arena = self._plan.placements[chains[0].input_buffer].region
         views = []

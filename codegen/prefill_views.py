@@ -20,11 +20,20 @@ from codegen.views import (
     TokenBufferView,
     TokenStep,
 )
-from memory_planner.engine_jobs import acc_geometry, stage_geometry
-from memory_planner.engine_plan import chain_members
+from memory_planner.engine_chains import windows_of
+from memory_planner.engine_jobs import (
+    acc_geometry,
+    stage_geometry,
+    tokens_per_line,
+    window_count,
+    window_of,
+)
+from memory_planner.engine_plan import EngineLinear, chain_members
 from memory_planner.footprint import MAX_CORES, PARTIAL_SIZE, PREFILL_PARTIALS
 from memory_planner.plan import Plan
 from memory_planner.prefill import token_groups
+from sim.engine import covered_inputs
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program
 
 
@@ -73,10 +82,13 @@ def _batch(program: Program, plan: Plan, items: Sequence[FusedView | OpView]) ->
     assert plan.prefill is not None
     tables = EngineTables(program, plan, batch=True)
     singles = [one for item in items if isinstance(item, FusedView) for one in item.linears]
-    linears = []
+    linears, words = [], [dict[str, int]() for _ in range(program.shape.layers)]
     for single in singles:
         ops = [op for op in program.ops if identifier(op.role) == single.field]
-        (entry,) = {tables.entry(op)[0] for op in ops}
+        found = [tables.entry(op) for op in ops]
+        (entry,) = {index for index, _ in found}
+        for op, (_, first) in zip(ops, found, strict=True):
+            words[op.layer][single.field] = first
         linears.append(_batch_linear(program, plan, ops[0], single, entry))
     engine = tables.view()
     assert engine is not None
@@ -84,7 +96,25 @@ def _batch(program: Program, plan: Plan, items: Sequence[FusedView | OpView]) ->
     place = plan.placements[PREFILL_PARTIALS]
     partials = place.offset - plan.region(place.region).arena_base
     angles = partials + plan.prefill.batch * MAX_CORES * PARTIAL_SIZE
-    return BatchView(engine, tuple(linears), tuple(jobs), partials, angles)
+    members = chain_members(plan.prefill.chains)
+    (line,) = {
+        tokens_per_line(batch_layout(program, members[op.id].linear), windows_of(op))
+        for op in program.ops
+        if op.id in members
+    }
+    covered = covered_inputs(plan)
+    return BatchView(
+        engine=engine,
+        linears=tuple(linears),
+        jobs=tuple(jobs),
+        words=tuple(words),
+        line=line,
+        covered=tuple(tables.buffer(place) for place in covered),
+        covered_sizes=tuple(place.size for place in covered),
+        partials=partials,
+        angles=angles,
+        states=angles + plan.prefill.batch * 2 * program.shape.head_dim,
+    )
 
 
 def _chains(linears: Sequence[BatchLinear]) -> list[list[BatchLinear]]:
@@ -122,26 +152,39 @@ def _chain_jobs(engine: EngineView, linears: Sequence[BatchLinear]) -> list[Fuse
 def _batch_linear(
     program: Program, plan: Plan, op: Op, single: FusedLinear, entry: int
 ) -> BatchLinear:
-    how, layout = plan.prefill, program.engine_layout_of(op)
+    how, halves = plan.prefill, single.halves
     assert how is not None
-    assert layout is not None
-    pieces = chain_members(how.chains)[op.id].linear.pieces
-    windows = how.batch * single.halves
+    linear = chain_members(how.chains)[op.id].linear
+    layout = batch_layout(program, linear)
+    windows = window_count(layout, halves, how.batch)
     acc, stage = acc_geometry(layout, 1, windows), stage_geometry(layout, windows)
-    sums = [origin // acc.pixel * pieces[0].pixel_stride for origin in acc.origins]
+    stride = linear.pieces[0].pixel_stride
+    sums = [origin // acc.pixel * stride for origin in acc.origins]
+    firsts = [window_of(layout, halves, token) for token in range(how.batch)]
+    line = tokens_per_line(layout, halves)
     return BatchLinear(
         of_step=single,
         entry=entry,
-        runs=layout.shared * len(pieces),
-        image=_token_step(stage.origins, single.halves),
-        sums=_token_step(sums, single.halves),
+        runs=layout.shared * len(linear.pieces),
+        image=_token_step([stage.origins[window] for window in firsts], line),
+        sums=_token_step([sums[window] for window in firsts], line),
     )
 
 
-def _token_step(origins: Sequence[int], halves: int) -> TokenStep:
-    """Of the windows' origins those of each token's first one."""
-    firsts = [origin - origins[0] for origin in origins[::halves]]
-    return TokenStep(firsts[1], firsts[2] if len(firsts) > 2 else 0)
+def batch_layout(program: Program, linear: EngineLinear) -> EngineLayout:
+    """Of the words that the jobs of several tokens read."""
+    layout = program.tensors[linear.weight].layout
+    assert isinstance(layout, EngineLayout)
+    return layout
+
+
+def _token_step(firsts: Sequence[int], line: int) -> TokenStep:
+    """Of where each token's first window begins."""
+    step = firsts[1] - firsts[0]
+    skip = firsts[line] - firsts[0] - line * step if len(firsts) > line else 0
+    for token, first in enumerate(firsts):
+        assert first == firsts[0] + token * step + token // line * skip
+    return TokenStep(step, skip)
 
 
 def part_of_item(item: FusedView | OpView) -> str:

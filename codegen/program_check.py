@@ -15,7 +15,17 @@ from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import Problem
 from toolchain.model.input_order import gathers_in
 from toolchain.model.outline import MAX_EPS, LowerConfig, WeightFacts, with_facts
-from toolchain.model.program import ActMode, Kind, MatrixLayout, Op, OpKind, Program, ProgramShape
+from toolchain.model.program import (
+    ActMode,
+    Kind,
+    MatrixLayout,
+    Op,
+    OpKind,
+    Program,
+    ProgramShape,
+    is_prompt_words,
+)
+from toolchain.model.prompt_words import with_prompt_words
 from toolchain.model.schedule import build_schedule, build_tensors
 from toolchain.model.shared_blocks import blocks_in
 from toolchain.model.silent_parts import part_of, silent_in
@@ -50,7 +60,7 @@ def check_program(program: Program) -> list[Problem]:
     layouts = {
         name.removesuffix(WEIGHT): tensor.layout
         for name, tensor in program.tensors.items()
-        if isinstance(tensor.layout, MatrixLayout)
+        if isinstance(tensor.layout, MatrixLayout) and not is_prompt_words(tensor)
     }
     facts = WeightFacts(
         adapter_ranks(program), gathers_in(program), blocks_in(program), silent_in(program)
@@ -170,6 +180,8 @@ def _check_structure(
     laid_out = with_engine(
         built, {op.id: words for op in linears if (words := program.engine_layout_of(op))}
     )
+    if any(map(is_prompt_words, program.tensors.values())):
+        laid_out = with_prompt_words(laid_out)
     ops, tensors = laid_out.ops, dict(laid_out.tensors)
     problems = [
         Problem(f"program: {name}", str(program.tensors.get(name)), str(tensors.get(name)))

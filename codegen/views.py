@@ -7,6 +7,7 @@ plan.json, bytes from the base of the region.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memory_planner.engine_plan import PiecePlan
@@ -333,10 +334,13 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class TokenStep:
-    """Where token t of a batch has its part: (t mod 2) * odd + (t div 2) * pair bytes further."""
+    """Bytes from a token's part to that of the next, and more where a row of pixels ends.
 
-    odd: int
-    pair: int
+    A row has parts of `BatchView.line` tokens.
+    """
+
+    next: int
+    skip: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,9 +360,14 @@ class BatchView:
 
     engine: EngineView
     linears: tuple[BatchLinear, ...]  # of a block
-    jobs: tuple[FusedJob, ...]  # of a block, behind those of a step
+    jobs: tuple[FusedJob, ...]  # of a block
+    words: tuple[Mapping[str, int], ...]  # per block, register 0 of a chain's first words by field
+    line: int  # tokens whose windows lie in a row of pixels
+    covered: tuple[BufferView, ...]  # images of steps that hold something else in a prompt
+    covered_sizes: tuple[int, ...]  # bytes
     partials: int  # bytes from the arena's start to those of the first token
     angles: int  # likewise to the angles of the first token's position
+    states: int  # likewise to what each core keeps of each token
 
 
 @dataclass(frozen=True, slots=True)

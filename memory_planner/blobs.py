@@ -21,7 +21,14 @@ from memory_planner.footprint import (
 from memory_planner.target import MemoryRegion, TargetSpec, align_up
 from memory_planner.two_regions import split
 from toolchain.model.packing import WeightLayout
-from toolchain.model.program import Kind, Op, OpKind, Program, TensorSpec
+from toolchain.model.program import (
+    Kind,
+    Op,
+    OpKind,
+    Program,
+    TensorSpec,
+    is_prompt_words,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ def place_blobs(
     code.
     """
     shelves = _Shelves(target, beside or {})
-    rest = shelves.put_pinned(by_value(program, Kind.WEIGHT))
+    weights = [spec for spec in by_value(program, Kind.WEIGHT) if not is_prompt_words(spec)]
+    rest = shelves.put_pinned(weights)
     shelves.put_first_fit(rest, target.placement["weights"])
     rest = shelves.put_pinned(by_value(program, Kind.CONST))
     read = bytes_read(program)
@@ -138,7 +146,23 @@ def place_blobs(
         near = {spec.name for spec in shelves.put_whole(_by_readers(program, whole), name)}
         rest = [spec for spec in rest if spec.name not in near]
     shelves.put_first_fit(rest, _aside(target) if aside else target.placement["constants"])
+    _put_copies(program, target, shelves)
     return _blobs(program, shelves)
+
+
+def _put_copies(program: Program, target: TargetSpec, shelves: _Shelves) -> None:
+    """Second copies of words behind all else, those of a block in one region: blocks are alike."""
+    blocks: dict[str, list[TensorSpec]] = {}
+    for spec in program.tensors.values():
+        if is_prompt_words(spec):
+            blocks.setdefault(spec.name.partition(".")[0], []).append(spec)
+    regions = target.placement["weights"]
+    for block in blocks.values():
+        for name in regions:
+            if shelves.put_whole([block], name):
+                break
+        else:
+            shelves.put_first_fit(block, regions[-1:])
 
 
 def _by_readers(program: Program, specs: Sequence[TensorSpec]) -> list[list[TensorSpec]]:

@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from memory_planner.allocate import Buffer
-from memory_planner.engine_jobs import StageGeometry, acc_geometry, stage_geometry
+from memory_planner.engine_jobs import (
+    StageGeometry,
+    acc_geometry,
+    stage_geometry,
+    window_count,
+)
 from memory_planner.footprint import (
     ENGINE_INPUT,
     ENGINE_PREFIX,
@@ -46,7 +51,7 @@ class Chain:
     @property
     def windows(self) -> int:
         """Vectors that a job computes with: int16 activations are two, upper and lower halves."""
-        return self.tokens * windows_of(self.ops[0])
+        return window_count(self.layouts[0], windows_of(self.ops[0]), self.tokens)
 
     @property
     def input_size(self) -> int:

@@ -152,7 +152,7 @@ def chain_plan(
     linears = tuple(
         EngineLinear(
             op.id,
-            program.weight_of(op).name,
+            program.words_of(op, layout).name,
             op.inputs[-1],
             tuple(_pieces(chain, tiles, op, layout)),
         )
@@ -169,7 +169,7 @@ def runs_of(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> l
     assert engine is not None
     runs: list[Run] = []
     for op, layout in zip(chain.ops, chain.layouts, strict=True):
-        place = plan.placements[program.weight_of(op).name]
+        place = plan.placements[program.words_of(op, layout).name]
         words = target.region(place.region).base + place.offset - engine.weight_base
         last = runs[-1] if runs else None
         if last and layout.groups == 1 and layout.bits == last.layouts[0].bits:

@@ -26,6 +26,7 @@ from toolchain.model.errors import InternalError
 from toolchain.model.packing import Packing
 
 ACC_SIZE = 4  # bytes of an accumulator
+HALVES_APART = 3  # pixels from the upper half of a vector to the lower one
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,30 @@ class LinearJob:
     layout: EngineLayout
     channels: int  # of all tensors in the job
     windows: int = 1
+
+
+def window_of(layout: EngineLayout, halves: int, token: int, half: int = 0) -> int:
+    """The window of a token's vector in a job of several tokens, or of one of its two halves.
+
+    In 1 x 1 the lower halves lie three pixels behind the upper ones, as they do in 3 x 3: a row of
+    six pixels serves three tokens.
+    """
+    if layout.packing is Packing.NEUREKA_1X1 and halves > 1:
+        line, place = divmod(token, HALVES_APART)
+        return line * PIXELS + place + half * HALVES_APART
+    return halves * token + half
+
+
+def window_count(layout: EngineLayout, halves: int, tokens: int) -> int:
+    """Windows up to the last one of `tokens` tokens."""
+    return window_of(layout, halves, tokens - 1, halves - 1) + 1
+
+
+def tokens_per_line(layout: EngineLayout, halves: int) -> int:
+    """Tokens whose windows lie in a row of pixels; the next row begins as far behind for all."""
+    if layout.packing is Packing.NEUREKA_1X1:
+        return PIXELS // halves
+    return 2
 
 
 def stage_geometry(layout: EngineLayout, windows: int = 1) -> StageGeometry:

@@ -12,6 +12,7 @@ public sources of a sibling of the engine, always counts a full input buffer and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from memory_planner.engine_registers import PIXELS, JobShape, Mode
 
@@ -50,6 +51,7 @@ class _Tile:
     final: bool  # the last tile of pixels of its channels
 
 
+@lru_cache(maxsize=4096)  # planners ask for the same shapes again and again
 def job_cycles(shape: JobShape, cycles: EngineCycles) -> int:
     """Cycles that the engine is busy with the job; trigger to wake takes `cycles.wake` more."""
     rows, columns = _extents(shape.height, PIXELS), _extents(shape.width, PIXELS)

@@ -30,6 +30,7 @@ from toolchain.model.matrix_storage import packing_name
 from toolchain.model.names import HEAD
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
+from toolchain.model.prompt_words import with_prompt_words
 
 SHARES = 4  # of the linears that are tried on the engine when not all have room
 OFF_CHIP = "off chip"  # begins the reason of linears that stream
@@ -52,6 +53,7 @@ class EngineWish:
     choice: EngineChoice
     bits: Mapping[str, int]  # of a weight, by op id of the stored matrix ("embed": a tied head)
     staying: Mapping[str, str] = field(default_factory=dict)  # op ids for the cores, and why
+    batch: int | None = None  # tokens of a prompt that go together; None: what pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class Assignment:
     layouts: Mapping[str, EngineLayout]
     decisions: tuple[Decision, ...]
     draft: Plan | None = None  # of `program`, on a target with an engine
+    prompt_words: bool = False  # `program` has second copies of the words of its blocks
+
+    def laid_out(self, program: Program) -> Program:
+        """A program whose linears are all laid out for the cores as `program` of this one is."""
+        found = with_engine(program, self.layouts)
+        return with_prompt_words(found) if self.prompt_words else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ BLOB_ENTRY_SIZE = 16  # one tensor in the table of contents
 BLOB_HEADER_ALIGN = 64
 MAX_CORES = 16  # EDGEC_MAX_CORES
 PARTIAL_SIZE = 32  # sizeof(edgec_partial)
+TOKEN_STATE_SIZE = 12  # what a core keeps of a token between the phases of a batch
 
 PARTIALS = "team.partials"  # one edgec_partial per core, used by every op that reduces
 SCRATCH_PREFIX = "scratch."  # + role
@@ -26,7 +27,7 @@ ENGINE_SUMS = "sums"  # accumulators, while the chain lasts
 STREAM_BUFFER = "stream.slots"  # both slots for weights that are off chip
 PREFILL_PREFIX = "prefill."  # what prompts need beyond steps
 PREFILL_BUFFER = "prefill.tokens"  # activations of each token of a batch
-PREFILL_PARTIALS = "prefill.partials"  # of all tokens of a batch; behind them their angles
+PREFILL_PARTIALS = "prefill.partials"  # of all tokens, their angles, what cores keep of them
 
 
 def blob_header_size(tensors: int) -> int:

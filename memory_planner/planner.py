@@ -24,6 +24,7 @@ from memory_planner.limits import check_pins
 from memory_planner.off_chip import has_room_outside, place_outside
 from memory_planner.plan import Plan
 from memory_planner.prefill import with_batches
+from memory_planner.prompts import check_batch, check_wish, copies_that_pay
 from memory_planner.stream_plan import streams_of
 from memory_planner.target import OffChip, TargetSpec
 from memory_planner.tiling import max_transfer, plan_linears
@@ -32,23 +33,32 @@ from toolchain.model.errors import ConfigError, DoesNotFitError, InternalError, 
 from toolchain.model.program import Kind, OpKind, Program
 
 
-def plan_memory(program: Program, target: TargetSpec, draft: Plan | None = None) -> Plan:
+def plan_memory(
+    program: Program, target: TargetSpec, draft: Plan | None = None, batch: int | None = None
+) -> Plan:
     """The plan of `program` on `target`; the same input gives the same plan.
 
-    `draft` is its `draft_plan`, where that is known already.
+    `draft` is its `draft_plan`, where that is known already; `batch`: tokens of a prompt that go
+    together, None for what pays.
     Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
     the fullest op and its live buffers; ConfigError when a pin of the target cannot be honoured.
     """
     check_pins(program, target)
-    return complete_plan(program, target, draft or draft_plan(program, target))
+    return complete_plan(program, target, draft or draft_plan(program, target), batch)
 
 
-def complete_plan(program: Program, target: TargetSpec, draft: Plan) -> Plan:
-    """The draft of a program with its transfers, validated; raises DoesNotFitError."""
+def complete_plan(
+    program: Program, target: TargetSpec, draft: Plan, batch: int | None = None
+) -> Plan:
+    """The draft of a program with its transfers, validated; raises DoesNotFitError.
+
+    ConfigError when a batch that is asked for is not possible.
+    """
     plan = _moving(program, target, draft)
-    roomy = with_batches(program, target, plan)
-    if roomy.prefill:
-        plan = with_transfers(program, target, roomy)
+    found = with_batches(program, target, plan, batch)
+    check_wish(batch, found)
+    if found.plan.prefill:
+        plan = with_transfers(program, target, found.plan)
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
@@ -83,10 +93,27 @@ def with_transfers(program: Program, target: TargetSpec, plan: Plan) -> Plan:
 def choose_engines(program: Program, target: TargetSpec, wish: EngineWish) -> Assignment:
     """Where each linear runs, see `assign_engines`; the program to plan is in the result.
 
-    Raises ConfigError for pins, or an engine, that the target does not have.
+    With second copies of words where prompts gain by them. Raises ConfigError for pins, or an
+    engine, that the target does not have, and for a batch that is none.
     """
     check_pins(program, target)
-    return assign_engines(program, target, wish, lambda p: draft_plan(p, target))
+    check_batch(wish.batch, program.shape.context)
+    found = assign_engines(program, target, wish, lambda p: draft_plan(p, target))
+    if found.draft is None or not found.layouts:
+        return found
+
+    def drafter(copied: Program) -> Plan | None:
+        draft = _draft_on_chip(copied, target)
+        return with_near_data(copied, target, draft).plan if draft else None
+
+    def mover(program: Program, draft: Plan) -> Plan:
+        return _moving(program, target, draft)
+
+    planning = drafter, mover
+    copied = copies_that_pay(found.program, target, found.draft, wish.batch, planning)
+    if copied is None:
+        return found
+    return replace(found, program=copied[0], draft=copied[1], prompt_words=True)
 
 
 def draft_plan(program: Program, target: TargetSpec) -> Plan:

@@ -15,25 +15,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from memory_planner.allocate import Allocation, Buffer, allocate, fit
+from memory_planner.allocate import Allocation, Buffer, allocate
 from memory_planner.engine_chains import sums_limit
-from memory_planner.footprint import MAX_CORES, PARTIAL_SIZE, PREFILL_BUFFER, PREFILL_PARTIALS
+from memory_planner.footprint import (
+    MAX_CORES,
+    PARTIAL_SIZE,
+    PREFILL_BUFFER,
+    PREFILL_PARTIALS,
+    TOKEN_STATE_SIZE,
+)
 from memory_planner.liveness import lifetimes
-from memory_planner.plan import Placement, Plan, PrefillPlan
+from memory_planner.plan import Plan, PrefillPlan
 from memory_planner.prefill_jobs import (
+    LARGEST_BATCH,
+    MOST_TABLES,
     batch_chains,
     batch_sizes,
     is_one_function,
     planned_chains,
     saved_by_jobs,
+    tables_size,
+    tiled_chains,
 )
-from memory_planner.rows import with_arena_rows
+from memory_planner.prefill_room import with_buffers
 from memory_planner.target import BatchCosts, TargetSpec, align_up
 from memory_planner.tile_time import pieces_cycles, transfer_cycles
 from toolchain.model.program import Op, OpKind, Program
 from toolchain.model.silent_parts import whole_block
 
-LARGEST_BATCH = 16  # twice as many would save at most a 32nd of what a batch can save
+NO_ROOM = "no room"
+NO_WINDOWS = "no windows in 3 x 3, and no second copies of words"
+PAYS_NOT = "it saves nothing"
 SUMS_SHARES = (1, 2, 3, 4, 6, 8)  # of what sums may take, tried from the largest tiles on
 
 
@@ -92,54 +104,111 @@ def _group(program: Program, plan: Plan, ops: Sequence[Op]) -> TokenGroup:
     return TokenGroup(roles, tiled)
 
 
-def with_batches(program: Program, target: TargetSpec, plan: Plan) -> Plan:
-    """The plan with room for the largest batch that pays; without one, as it is.
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """A plan with a batch, or the plan without one and why there is none."""
+
+    plan: Plan
+    saved: float  # modelled cycles per token
+    reason: str
+
+
+def with_batches(
+    program: Program, target: TargetSpec, plan: Plan, wanted: int | None = None
+) -> Batched:
+    """The plan with room for the batch that pays most, or for `wanted` tokens whether or not it
+    pays; without room, or with 1 token, as it is.
 
     The arena is arranged anew, so transfers and jobs of steps are to be planned again.
     """
     costs = target.costs.batch
     if costs is None:
-        return plan
+        return Batched(plan, 0, f"{target.name} has no costs of batches")
+    if wanted == 1:
+        return Batched(plan, 0, "asked for")
     if is_one_function(program, plan) and target.costs.fused:
-        return _with_jobs(program, target, plan, costs)
-    if _splits_chains(program, plan) or saved_once(program, target, plan, costs) <= 0:
-        return plan
+        return _with_jobs(program, target, plan, wanted)
+    if _splits_chains(program, plan):
+        return Batched(plan, 0, "a stream begins between linears that share jobs")
+    saved = saved_once(program, target, plan, costs)
+    if saved <= 0 and wanted is None:
+        return Batched(plan, saved, PAYS_NOT)
+    return _with_groups(program, target, plan, (wanted, saved))
+
+
+def _with_groups(
+    program: Program, target: TargetSpec, plan: Plan, goal: tuple[int | None, float]
+) -> Batched:
+    """The largest batch, or the one that is wanted, of ops that run for one token after the other;
+    `goal`: what is wanted, and cycles that a batch saves.
+    """
+    wanted, saved = goal
     tokens = _token_buffers(program, target, token_groups(program, plan))
-    batch = 1 << (min(LARGEST_BATCH, program.shape.context).bit_length() - 1)
+    batch = wanted or 1 << (min(LARGEST_BATCH, program.shape.context).bit_length() - 1)
     while batch > 1:
         how = _batch_plan(target, batch, tokens)
-        roomy = _with_buffers(program, target, plan, [_token_buffer(program, plan, how)])
+        roomy = with_buffers(program, target, plan, [_token_buffer(program, plan, how)])
         if roomy:
-            return replace(roomy, prefill=how)
-        batch //= 2
-    return plan
+            return Batched(replace(roomy, prefill=how), saved * (batch - 1) / batch, "")
+        batch = 1 if wanted else batch // 2
+    return Batched(plan, 0, NO_ROOM)
 
 
-def _with_jobs(program: Program, target: TargetSpec, plan: Plan, costs: BatchCosts) -> Plan:
+def _with_jobs(program: Program, target: TargetSpec, plan: Plan, wanted: int | None) -> Batched:
     """The plan with jobs of so many tokens as save most, as far as there is room."""
-    groups = _groups_beside_jobs(program)
-    tokens = _token_buffers(program, target, groups)
-    least = costs.select_token * sum(_turns(program, group) for group in groups)
-    best, end = plan, _end_of_blocks(program, plan)
-    own_size = MAX_CORES * PARTIAL_SIZE + 2 * program.shape.head_dim  # partials, angles as int16
-    for size in batch_sizes(program):
-        for share in SUMS_SHARES:
-            limit = sums_limit(target) // share
-            batch = batch_chains(program, target, plan, size, limit)
-            if batch is None:
-                break
-            how = _batch_plan(target, size, tokens)
-            partials = Buffer(PREFILL_PARTIALS, size * own_size, 0, end)
-            buffers = [_token_buffer(program, plan, how), partials, *batch.buffers(plan, end)]
-            roomy = _with_buffers(program, target, plan, buffers)
-            if roomy is None:
-                continue
-            chains = planned_chains(program, target, roomy, batch)
-            saved = saved_by_jobs(program, target, plan, chains, size) / size
-            if saved > least:
-                best, least = replace(roomy, prefill=replace(how, chains=chains)), saved
-            break
+    sizes = [size for size in batch_sizes(program) if wanted in (None, size)]
+    best = Batched(plan, 0, NO_ROOM if sizes else NO_WINDOWS)
+    for size in sizes:
+        roomy = _jobs_of(program, target, plan, size)
+        if roomy is None or roomy.prefill is None:
+            continue
+        gain = saved_per_token(program, target, plan, roomy.prefill)
+        if gain > best.saved or wanted:
+            best = Batched(roomy, gain, "")
+        elif not best.plan.prefill:
+            best = Batched(plan, 0, PAYS_NOT)
     return best
+
+
+def saved_per_token(
+    program: Program, target: TargetSpec, plan: Plan, prefill: PrefillPlan
+) -> float:
+    """Modelled cycles per token that jobs of several tokens save, less those of choosing tokens."""
+    costs = target.costs.batch
+    assert costs is not None
+    turns = sum(_turns(program, group) for group in _groups_beside_jobs(program))
+    saved = saved_by_jobs(program, target, plan, prefill.chains, prefill.batch)
+    return saved / prefill.batch - costs.select_token * turns
+
+
+def _jobs_of(program: Program, target: TargetSpec, plan: Plan, size: int) -> Plan | None:
+    """The plan with jobs of so many tokens in the largest tiles that have room."""
+    tokens = _token_buffers(program, target, _groups_beside_jobs(program))
+    end = _end_of_blocks(program, plan)
+    angles = 2 * program.shape.head_dim  # int16
+    own_size = MAX_CORES * (PARTIAL_SIZE + TOKEN_STATE_SIZE) + angles
+    how = _batch_plan(target, size, tokens)
+    partials = Buffer(PREFILL_PARTIALS, size * own_size, 0, end)
+    chains = tiled_chains(program, target, plan, size)
+    for share in SUMS_SHARES:
+        batch = batch_chains(chains, size, sums_limit(target) // share)
+        if batch is None:
+            return None
+        buffers = [_token_buffer(program, plan, how), partials, *batch.buffers(plan, end)]
+        roomy = with_buffers(program, target, plan, buffers, _resting(program, plan))
+        if roomy:
+            jobs = planned_chains(program, target, roomy, batch)
+            if tables_size(program, jobs) > MOST_TABLES:
+                return None
+            return replace(roomy, prefill=replace(how, chains=jobs))
+    return None
+
+
+def _resting(program: Program, plan: Plan) -> list[str]:
+    """Images of a step's chains in the blocks: a prompt in batches has its own."""
+    inside = {op.id for op in program.ops if op.layer >= 0}
+    chains = plan.engine.chains if plan.engine else ()
+    return list(dict.fromkeys(c.input_buffer for c in chains if c.linears[0].op in inside))
 
 
 def _batch_plan(target: TargetSpec, batch: int, tokens: Allocation) -> PrefillPlan:
@@ -157,41 +226,6 @@ def _end_of_blocks(program: Program, plan: Plan) -> int:
     made = {name for op in program.ops if op.layer >= 0 for name in op.outputs}
     readers = {op.role for op in program.ops if op.layer >= 0 or made.intersection(op.inputs)}
     return 1 + max(map(plan.roles.index, readers))
-
-
-def _with_buffers(
-    program: Program, target: TargetSpec, plan: Plan, wanted: Sequence[Buffer]
-) -> Plan | None:
-    """The plan with more, or larger, buffers among the activations; None without room."""
-    region = plan.region(target.placement["activations"][0])
-    align = target.region(region.name).align
-    held = {
-        place.name: place
-        for place in plan.placements.values()
-        if place.region == region.name and place.offset >= region.arena_base
-    }
-    for each in wanted:
-        new = Placement(each.name, region.name, 0, each.size, each.first, each.last)
-        old = held.get(each.name, new)
-        held[each.name] = replace(old, size=max(old.size, new.size))
-    places = list(held.values())
-    buffers = [Buffer(each.name, each.size, each.first, each.last) for each in places]
-    found = fit(buffers, align, region.arena_size + region.free).allocation
-    if found is None:
-        return None
-    moved = {
-        each.name: replace(each, offset=region.arena_base + found.offsets[each.name])
-        for each in places
-    }
-    height = align_up(found.height, align)
-    grown = replace(region, arena_size=height, peak=found.bound, proven=found.proven)
-    placements = {**plan.placements, **moved}
-    return replace(
-        plan,
-        placements=placements,
-        regions=tuple(grown if each is region else each for each in plan.regions),
-        rows=with_arena_rows(program, target, grown, placements, plan.rows),
-    )
 
 
 def _token_buffers(program: Program, target: TargetSpec, parts: Sequence[TokenGroup]) -> Allocation:

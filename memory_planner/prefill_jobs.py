@@ -1,8 +1,9 @@
 """Engine jobs of several tokens: a pass over the weights serves a batch of a prompt.
 
-A 3 x 3 job has room for four windows, two tokens of 16 bits or four of 8. Its sums take four times
-the bytes per token, so tiles of channels take turns in two slots, which lie, like the images of the
-vectors, in what nothing else needs until the blocks are done. Sums begin where those of a step do.
+A 3 x 3 job has room for four windows, two tokens of 16 bits or four of 8; a 1 x 1 job, which needs
+a second copy of the words (prompt_words.py), for 16 tokens. Their sums take room, so tiles of
+channels take turns in two slots, which lie, like the images of the vectors, in what nothing else
+needs until the blocks are done. Sums begin where those of a step do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from memory_planner.engine_chains import (
     CHANNEL_STEP,
     Chain,
     chains_of,
+    sums_limit,
     sums_size,
     windows_of,
 )
@@ -28,10 +30,15 @@ from memory_planner.fused_costs import row_cycles
 from memory_planner.fused_ops import FusedKind, fused_block
 from memory_planner.plan import Placement, Plan
 from memory_planner.target import TargetSpec, align_up
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Program
 from toolchain.model.silent_parts import whole_block
 
 MOST_WINDOWS = 4  # of a 3 x 3 job
+MOST_TABLES = 12 << 10  # bytes of registers and notes, among code and constants
+JOB_SIZE = 96  # 24 registers; equal blocks share them
+NOTE_SIZE = 12  # sizeof(edgec_engine_note), for each job of every block
+LARGEST_BATCH = 16  # twice as many would save at most a 32nd of what a batch can save
 MOST_PIECES = 8  # of a linear, so that its rows need few runs
 
 
@@ -66,47 +73,70 @@ def is_one_function(program: Program, plan: Plan) -> bool:
 
 
 def batch_sizes(program: Program) -> Sequence[int]:
-    """Tokens that a job can serve, the largest number first."""
+    """Tokens that a job can serve, the largest number first; more from second copies of words."""
     linears = [op for op in program.ops if op.layer >= 0 and program.engine_layout_of(op)]
     most = MOST_WINDOWS // max(map(windows_of, linears))
-    return [size for size in (4, 2) if size <= min(most, program.shape.context)]
+    if all(map(program.prompt_words_of, linears)):
+        most = LARGEST_BATCH
+    return [size for size in (16, 8, 4, 2) if size <= min(most, program.shape.context)]
 
 
-def batch_chains(
-    program: Program, target: TargetSpec, plan: Plan, tokens: int, limit: int
-) -> BatchChains | None:
-    """The chains in tiles with which they end first; None where two slots take more than `limit`
-    bytes in any tiles.
-    """
-    known: dict[tuple[object, ...], int] = {}
+@dataclass(frozen=True, slots=True)
+class TiledChain:
+    """A chain of several tokens in all tiles that it can have, those with which it ends first."""
+
+    ways: tuple[Chain, ...]
+
+    def within(self, limit: int) -> Chain | None:
+        """The best way whose two slots take no more than `limit` bytes."""
+        return next((each for each in self.ways if each.sums_size <= limit), None)
+
+
+def tiled_chains(
+    program: Program, target: TargetSpec, plan: Plan, tokens: int
+) -> tuple[TiledChain, ...]:
+    """The chains of all blocks for jobs of `tokens` tokens."""
+    known: dict[tuple[object, ...], list[int]] = {}
     found = []
     for single in chains_of(program, target):
         if single.ops[0].layer < 0:
             continue
-        chain, runs = _of_tokens(single, tokens, target), runs_of(program, target, plan, single)
-        key = single.ops[0].role, single.layouts, tuple(len(run.ops) for run in runs)
+        chain = _of_tokens(program, single, tokens, target)
+        runs = runs_of(program, target, plan, chain)
+        key = chain.ops[0].role, chain.layouts, tuple(len(run.ops) for run in runs)
         if key not in known:
-            tiled = [_tiled(chain, size, target) for size in _tile_sizes(chain, runs)]
-            fitting = [each for each in tiled if each.sums_size <= limit]
-            if not fitting:
-                return None
-            best = min(
-                fitting, key=lambda each: _unplaced_cycles(program, target, plan, each, runs)
-            )
-            known[key] = best.tile_channels
-        found.append(_tiled(chain, known[key], target))
-    return BatchChains(tokens, tuple(found))
+            sizes = {
+                size: _unplaced_cycles(program, target, plan, _tiled(chain, size, target), runs)
+                for size in _tile_sizes(chain, runs)
+                if _tiled(chain, size, target).sums_size <= sums_limit(target)
+            }
+            known[key] = sorted(sizes, key=lambda size: sizes[size])
+        found.append(TiledChain(tuple(_tiled(chain, size, target) for size in known[key])))
+    return tuple(found)
 
 
-def _of_tokens(chain: Chain, tokens: int, target: TargetSpec) -> Chain:
-    """A chain for several tokens, without tiles yet."""
+def batch_chains(chains: Sequence[TiledChain], tokens: int, limit: int) -> BatchChains | None:
+    """Each chain in the tiles with which it ends first; None where two slots take more than `limit`
+    bytes in any tiles.
+    """
+    best = [chain.within(limit) for chain in chains]
+    fitting = tuple(chain for chain in best if chain)
+    return BatchChains(tokens, fitting) if len(fitting) == len(best) else None
+
+
+def _of_tokens(program: Program, chain: Chain, tokens: int, target: TargetSpec) -> Chain:
+    """A chain for several tokens, without tiles yet; from the second copies of words, if any."""
     assert target.engine is not None
-    layout, windows = chain.layouts[0], tokens * windows_of(chain.ops[0])
-    stage = stage_geometry(layout, windows)
-    align = target.region(target.engine.activations).align
-    return replace(
-        chain, tokens=tokens, stage=stage, input_stride=align_up(stage.size, align), sums_size=0
+    copies = [program.prompt_words_of(op) for op in chain.ops]
+    layouts = tuple(
+        each.layout for each in copies if each and isinstance(each.layout, EngineLayout)
     )
+    if layouts:
+        chain = replace(chain, layouts=layouts)
+    chain = replace(chain, tokens=tokens, sums_size=0)
+    stage = stage_geometry(chain.layouts[0], chain.windows)
+    align = target.region(target.engine.activations).align
+    return replace(chain, stage=stage, input_stride=align_up(stage.size, align))
 
 
 def _tile_sizes(chain: Chain, runs: Sequence[Run]) -> list[int]:
@@ -163,8 +193,8 @@ def chain_cycles(
     ops = {op.id: op for op in program.ops}
     issue(chain.linears[0].pieces[0].before)
     for linear in chain.linears:
-        layout, op = program.engine_layout_of(ops[linear.op]), ops[linear.op]
-        assert layout is not None
+        layout, op = program.tensors[linear.weight].layout, ops[linear.op]
+        assert isinstance(layout, EngineLayout)
         assert op.mode is not None
         extra = target.extra_load(plan.placements[plan.linears[op.id].weight].region)
         row = row_cycles(unit, layout, op.mode, windows_of(op), extra)
@@ -190,6 +220,12 @@ def saved_by_jobs(
         - chain_cycles(program, target, plan, chain, tokens)
         for chain in chains
     )
+
+
+def tables_size(program: Program, chains: Sequence[ChainPlan]) -> int:
+    """Bytes that the jobs of all blocks take in tables of the generated code."""
+    jobs = sum(len(chain.jobs) for chain in chains)
+    return -(-jobs // program.shape.layers) * JOB_SIZE + jobs * NOTE_SIZE
 
 
 def planned_chains(

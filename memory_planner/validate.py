@@ -6,7 +6,7 @@ folded; the allocator derives it forwards from the values. Answers with every pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -19,7 +19,7 @@ from memory_planner.validate_engine import (
     reads_in_place,
 )
 from memory_planner.validate_moves import check_attention, check_linears, has_near_cache
-from memory_planner.validate_prefill import check_prefill
+from memory_planner.validate_prefill import check_prefill, on_images, resting_images
 from memory_planner.validate_streams import check_streams, off_chip_weights
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, OpKind, Program
@@ -57,7 +57,8 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     problems = _check_header(program, target, plan)
     if [region.name for region in plan.regions] != [region.name for region in target.regions]:
         return problems  # nothing below can be looked up
-    problems += _check_regions(target, plan)
+    above = on_images(program, target, plan)
+    problems += _check_regions(target, plan, above)
     for name in sorted(names - set(plan.placements)):
         problems.append(Problem(name, "no placement", "one placement"))
     for name in sorted(set(plan.placements) - names):
@@ -66,7 +67,7 @@ def validate_plan(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     wanted = {**expected, **tiles}
     for name, place in known.items():
         problems += _check_placement(name, place, wanted[name], target, plan)
-    problems += _check_overlaps(known, wanted)
+    problems += _check_overlaps(known, wanted, (above, resting_images(program, plan)))
     problems += check_linears(program, target, plan)
     problems += check_streams(program, target, plan)
     problems += check_engine_plan(program, target, plan)
@@ -201,7 +202,8 @@ def _check_header(program: Program, target: TargetSpec, plan: Plan) -> list[Prob
     ]
 
 
-def _check_regions(target: TargetSpec, plan: Plan) -> list[Problem]:
+def _check_regions(target: TargetSpec, plan: Plan, above: Set[str]) -> list[Problem]:
+    """`above`: buffers that lie on others, which are counted."""
     problems = []
     specs = {region.name: region for region in target.regions}
     for region in plan.regions:
@@ -220,7 +222,7 @@ def _check_regions(target: TargetSpec, plan: Plan) -> list[Problem]:
             ("report rows", rows, region.used),
             ("smallest report row", min(0, smallest), 0),
             ("arena bytes below its peak", max(0, region.peak - region.arena_size), 0),
-            ("peak", region.peak, _fullest(plan, region, spec.align)),
+            ("peak", region.peak, _fullest(plan, region, spec.align, above)),
         ]
         problems += [
             Problem(where, f"{name} {found}", f"{allowed}")
@@ -231,12 +233,14 @@ def _check_regions(target: TargetSpec, plan: Plan) -> list[Problem]:
     return problems
 
 
-def _fullest(plan: Plan, region: RegionPlan, align: int) -> int:
+def _fullest(plan: Plan, region: RegionPlan, align: int, above: Set[str]) -> int:
     """Largest sum of the live, padded buffers of an arena."""
     places = [
         place
         for place in plan.placements.values()
-        if place.region == region.name and place.offset >= region.arena_base
+        if place.region == region.name
+        and place.offset >= region.arena_base
+        and place.name not in above
     ]
     return max(
         (
@@ -294,11 +298,19 @@ def _check_placement(
 
 
 def _check_overlaps(
-    places: Mapping[str, Placement], expected: Mapping[str, _Expected]
+    places: Mapping[str, Placement],
+    expected: Mapping[str, _Expected],
+    sharing: tuple[Set[str], Set[str]],
 ) -> list[Problem]:
-    """Buffers that share bytes while both are live, by declared lifetime or by need."""
+    """Buffers that share bytes while both are live, by declared lifetime or by need.
+
+    `sharing`: those that may lie on resting ones, and these.
+    """
     problems = []
+    above, below = sharing
     for name, other in _pairs_in_space(places):
+        if (name in above and other in below) or (other in above and name in below):
+            continue
         one, two = places[name], places[other]
         need = expected[name].times & expected[other].times
         if need or (one.first < two.last and two.first < one.last):

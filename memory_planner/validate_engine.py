@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
 from memory_planner.plan import Placement, Plan
 from memory_planner.target import TargetSpec
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.errors import Problem
 from toolchain.model.program import Op, Program
 
@@ -105,7 +106,7 @@ def _check_chain(
     if wrong:
         found = f"{len(wrong)} jobs of another form"
         return [Problem(where, found, "24 words, one tile of pixels, int32 sums")]
-    problems = _check_members(program, chain, ops, where)
+    problems = _check_members(program, plan, chain, ops, where)
     jobs = [_decode(job.registers, plan) for job in chain.jobs]
     bounds = [_range(place, target) for place in buffers if place]
     for number, job in enumerate(jobs):
@@ -160,9 +161,13 @@ def _range(place: Placement, target: TargetSpec) -> tuple[int, int]:
 
 
 def _check_members(
-    program: Program, chain: ChainPlan, ops: dict[str, Op], where: str
+    program: Program, plan: Plan, chain: ChainPlan, ops: dict[str, Op], where: str
 ) -> list[Problem]:
-    """Linears of a chain follow each other, read the same vector and have their own tensors."""
+    """Linears of a chain follow each other, read the same vector and have their own tensors.
+
+    Jobs of several tokens read the second copies of the words where there are some.
+    """
+    in_batch = any(chain is each for each in plan.prefill.chains) if plan.prefill else False
     order = [op.id for op in program.ops]
     first = order.index(chain.linears[0].op)
     names = [linear.op for linear in chain.linears]
@@ -173,7 +178,9 @@ def _check_members(
         problems.append(Problem(where, "several vectors", "one staged vector"))
     for linear in chain.linears:
         op = ops[linear.op]
-        if (linear.weight, linear.table) != (program.weight_of(op).name, op.inputs[-1]):
+        copy = program.prompt_words_of(op) if in_batch else None
+        words = copy or program.weight_of(op)
+        if (linear.weight, linear.table) != (words.name, op.inputs[-1]):
             found = f"{linear.weight} and {linear.table}"
             problems.append(Problem(linear.op, found, "its words and its table"))
     return problems
@@ -188,8 +195,8 @@ def _check_linear(
 ) -> list[Problem]:
     """Each channel of each group comes from one job, and the cores look where it is."""
     chain, linear, op = member
-    layout, place = program.engine_layout_of(op), plan.placements[linear.weight]
-    assert layout is not None
+    layout, place = program.tensors[linear.weight].layout, plan.placements[linear.weight]
+    assert isinstance(layout, EngineLayout)
     assert target.engine is not None
     if place.region not in target.engine.weights:
         allowed = ", ".join(target.engine.weights)

@@ -10,7 +10,9 @@ from memory_planner.target import TargetSpec
 from toolchain.model.errors import Problem
 from toolchain.model.program import Kind, OpKind, Program
 
+PREFIX = "prefill."
 PARTIALS_SIZE = 16 * 32  # EDGEC_MAX_CORES * sizeof(edgec_partial)
+STATES_SIZE = 16 * 12  # EDGEC_MAX_CORES * sizeof(token_state)
 Times = Mapping[str, frozenset[int]]
 
 
@@ -34,14 +36,44 @@ def check_prefill(program: Program, target: TargetSpec, plan: Plan, times: Times
     if how.chains:
         partials = plan.placements.get("prefill.partials")
         size = partials.size if partials else 0
-        each = PARTIALS_SIZE + 2 * program.shape.head_dim
-        facts.append(("bytes of partials and angles", size, how.batch * each))
+        each = PARTIALS_SIZE + STATES_SIZE + 2 * program.shape.head_dim
+        facts.append(("bytes of partials, angles and states", size, how.batch * each))
     problems = [
         _problem(f"{name} {found}", str(allowed))
         for name, found, allowed in facts
         if found != allowed
     ]
     return problems + _check_offsets(program, plan, align, times)
+
+
+def resting_images(program: Program, plan: Plan) -> set[str]:
+    """Inputs of the jobs of steps in the blocks, where those of prompts have others."""
+    if plan.prefill is None or not plan.prefill.chains or plan.engine is None:
+        return set()
+    inside = {op.id for op in program.ops if op.layer >= 0}
+    return {
+        chain.input_buffer
+        for chain in plan.engine.chains
+        if all(linear.op in inside for linear in chain.linears)
+    }
+
+
+def on_images(program: Program, target: TargetSpec, plan: Plan) -> set[str]:
+    """Buffers of prompts every byte of which lies on inputs that rest: these are zeroed again."""
+    images = [plan.placements[n] for n in resting_images(program, plan) if n in plan.placements]
+    found = set()
+    for name, place in plan.placements.items():
+        if name.startswith(PREFIX) and images:
+            align = target.region(place.region).align
+            covered = [
+                min(place.offset + place.size, image.offset - image.size % -align + image.size)
+                - max(place.offset, image.offset)
+                for image in images
+                if image.region == place.region
+            ]
+            if sum(max(0, size) for size in covered) == place.size:
+                found.add(name)
+    return found
 
 
 def _check_offsets(program: Program, plan: Plan, align: int, times: Times) -> list[Problem]:

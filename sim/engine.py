@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from memory_planner.engine_jobs import acc_geometry, stage_geometry
+from memory_planner.engine_jobs import acc_geometry, stage_geometry, window_of
 from memory_planner.engine_plan import ChainPlan, PiecePlan
+from memory_planner.footprint import PREFILL_PREFIX
 from memory_planner.plan import Placement, Plan
 from sim import ops
 from sim.memory import BLOB, NOBODY, PATTERN, Memory, MemoryFaultError
@@ -42,6 +43,22 @@ def input_buffers(plan: Plan) -> list[Placement]:
 def batch_inputs(plan: Plan) -> list[Placement]:
     """Those of jobs of several tokens, which are zero before a prompt."""
     return _inputs(plan, plan.prefill.chains if plan.prefill else ())
+
+
+def covered_inputs(plan: Plan) -> list[Placement]:
+    """Input buffers of steps that what prompts need lies on: zero again behind a prompt."""
+    places = plan.placements.values()
+    above = [place for place in places if place.name.startswith(PREFILL_PREFIX)]
+    return [
+        below
+        for below in input_buffers(plan)
+        if any(
+            one.region == below.region
+            and one.offset < below.offset + below.size
+            and below.offset < one.offset + one.size
+            for one in above
+        )
+    ]
 
 
 def _inputs(plan: Plan, chains: Sequence[ChainPlan]) -> list[Placement]:
@@ -79,8 +96,12 @@ class EngineMemory:
         """
         stage, place = stage_geometry(layout, windows), self._input
         for group, columns in enumerate(engine_group_slices(layout)):
-            parts = [half for one in q for half in halves_of(one[columns], halves)]
-            for half, origin in zip(parts, stage.origins, strict=False):
+            parts = [
+                (half, stage.origins[window_of(layout, halves, token, number)])
+                for token, one in enumerate(q)
+                for number, half in enumerate(halves_of(one[columns], halves))
+            ]
+            for half, origin in parts:
                 for chunk in range(-(-half.size // stage.chunk)):
                     part = half[chunk * stage.chunk : (chunk + 1) * stage.chunk].astype(np.int8)
                     offset = group * self._chain.group_stride + origin + chunk * stage.stride

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory_planner.engine_chains import windows_of
+from memory_planner.engine_jobs import window_count, window_of
 from memory_planner.engine_plan import chain_members
 from memory_planner.plan import Placement, Plan
 from memory_planner.stream_slots import stream_points
@@ -24,6 +25,7 @@ from sim.engine import (
     EngineMemory,
     accumulators,
     batch_inputs,
+    covered_inputs,
     input_buffers,
     joined,
     table_rows,
@@ -36,6 +38,7 @@ from sim.neureka import run_job
 from sim.ops import Ints, KVCache
 from sim.prefill import parts_of, prompt_order
 from sim.token_buffers import Chosen, decode, encode, token_places
+from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.matrix_storage import unpack_matrix_records
 from toolchain.model.packing import WeightLayout, unpack_records
 from toolchain.model.program import SHIFT_BITS, Op, Program, TensorSpec
@@ -110,6 +113,8 @@ class Machine:
                 yield from self._run(parts_of(self.program).behind, batch[-1:], position)
             self._streams.finish(0) if is_last else self._streams.rewind()
             self.position += len(batch)
+        for place in covered_inputs(self.plan):
+            self._put(place, 0, np.zeros(place.size, np.uint8))
         self._chosen = replace(self._chosen, tokens=())
 
     def _run(
@@ -215,10 +220,11 @@ class Machine:
         """Stage the vectors, run the chain's jobs as far as each piece needs them, finish rows."""
         batched = bool(self._chosen.tokens) and op.id in self._batch_chains
         member = (self._batch_chains if batched else self._chains)[op.id]
-        layout, how = self.program.engine_layout_of(op), self.plan.linears[op.id]
-        assert layout is not None
+        layout, how = self.program.tensors[member.linear.weight].layout, self.plan.linears[op.id]
+        assert isinstance(layout, EngineLayout)
         tokens = self.plan.prefill.batch if batched and self.plan.prefill else 1
-        halves, windows = windows_of(op), tokens * windows_of(op)
+        halves = windows_of(op)
+        windows = window_count(layout, halves, tokens)
         memory = EngineMemory(self.plan, self._memories, self._ids, member.chain)
         if member.done == 0:
             memory.stage(layout, q, halves, windows)
@@ -234,7 +240,7 @@ class Machine:
                 table = table_rows(layout, *next(tables))
             sums = memory.sums(layout, piece, windows)
             for token, one in enumerate(q):
-                own = sums[token * halves : (token + 1) * halves]
+                own = sums[[window_of(layout, halves, token, half) for half in range(halves)]]
                 rows, acc = accumulators(layout, piece, own, table, one)
                 total = joined(acc, scaling & SHIFT_BITS)[np.newaxis]
                 words = words_of(rows, table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from memory_planner.plan import Plan
+from memory_planner.prompts import PromptChoice, prompt_choice
 from memory_planner.target import Reading, TargetSpec
 from sim.bound import bound_cycles, link_uses
 from sim.energy import EnergyReport, token_energy
@@ -28,13 +29,12 @@ class Prefill:
     tokens: int
     cycles: int
     clock_hz: int
-    batch: int = 1  # tokens that go through a block together
+    choice: PromptChoice
 
     @property
     def method(self) -> str:
         """How, for reports."""
-        how = "token by token" if self.batch == 1 else f"in batches of {self.batch} tokens"
-        return f"{how}, with the head for the last one alone"
+        return f"{self.choice.text}, with the head for the last one alone"
 
     @property
     def cycles_per_token(self) -> int:
@@ -97,7 +97,7 @@ class Profile:
                 "cycles": self.prefill.cycles,
                 "cycles_per_token": self.prefill.cycles_per_token,
                 "tokens_per_second": round(self.prefill.tokens_per_second, 3),
-                "batch": self.prefill.batch,
+                **self.prefill.choice.to_dict(),
                 "method": self.prefill.method,
             },
             "energy": self.energy.to_dict() if self.energy else None,
@@ -132,9 +132,9 @@ def profile(
 
 def prefill(step: Step, tokens: int) -> Prefill:
     """The first `tokens` tokens of a context; `step` is one of them."""
-    how = step.context.plan.prefill
-    batch = how.batch if how else 1
-    return Prefill(tokens, prefill_cycles(step, tokens), step.context.target.clock_hz, batch)
+    context = step.context
+    choice = prompt_choice(context.program, context.target, context.plan)
+    return Prefill(tokens, prefill_cycles(step, tokens), context.target.clock_hz, choice)
 
 
 def length_curve(step: Step) -> tuple[CurvePoint, ...]:

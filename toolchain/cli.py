@@ -158,6 +158,13 @@ def model_options(command: Command) -> Command:
             show_default=True,
             help="fast: products of 32 bits in linears, logits and gates (docs/numerics.md 11).",
         ),
+        click.option(
+            "--prefill-batch",
+            default="auto",
+            metavar="TOKENS",
+            show_default=True,
+            help="Of a prompt, that go through a block together: 1, 2, 4, 8, 16, or what pays.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

@@ -54,6 +54,7 @@ def run_compile(request: CompileRequest, as_json: bool) -> None:
         request.model.limits,
         request.model.engine,
         request.model.arithmetic,
+        request.model.batch,
     )
     model_dir = request.model_dir or bundled_model()
     with progress_bar() as bar:

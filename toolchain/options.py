@@ -11,6 +11,7 @@ from typing import Any
 
 from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
+from memory_planner.prompts import BATCHES, OPTION
 from memory_planner.target import Pin, Reading
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.nm_pattern import PATTERN_NAMES, PATTERNS, Pattern, parse_pattern
@@ -34,6 +35,7 @@ class ModelOptions:
     limits: MemoryLimits
     engine: EngineChoice = EngineChoice.AUTO
     arithmetic: Arithmetic = Arithmetic.PRECISE
+    batch: int | None = None  # tokens of a prompt that go together; None: what pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def parse_model_options(
     sparse: tuple[str, ...] = (),
     engine: str = "auto",
     arithmetic: str = "precise",
+    prefill_batch: str = "auto",
 ) -> ModelOptions:
     """Parsed options; raises ConfigError with every value that cannot be understood.
 
@@ -130,11 +133,12 @@ def parse_model_options(
     rules = tuple(_parse_sparse(text, problems) for text in sparse)
     modes = _parse_activations(activations, problems)
     limits = _parse_limits(pin, region if l1 is None else (*region, f"l1={l1}"), problems)
+    batch = _parse_batch(prefill_batch, problems)
     if problems:
         raise ConfigError("some options cannot be used", problems)
     quant = QuantConfig(default, group_size, embed, head, overrides, rules)
     return ModelOptions(
-        target, quant, context, modes, limits, EngineChoice(engine), Arithmetic(arithmetic)
+        target, quant, context, modes, limits, EngineChoice(engine), Arithmetic(arithmetic), batch
     )
 
 
@@ -166,6 +170,14 @@ def _parse_limits(
         else:
             sizes[name] = int(match[1]) << SIZE_SHIFTS[match[2] or "B"]
     return MemoryLimits(sizes, tuple(parsed))
+
+
+def _parse_batch(text: str, problems: list[Problem]) -> int | None:
+    """None for what pays."""
+    if text in ("auto", *map(str, BATCHES)):
+        return None if text == "auto" else int(text)
+    problems.append(Problem(OPTION, repr(text), f"auto, {', '.join(map(str, BATCHES))}"))
+    return None
 
 
 def _parse_bits(

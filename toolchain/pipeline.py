@@ -39,7 +39,6 @@ from toolchain.fit.speed import speed_of
 from toolchain.fit.storage import choose_storage
 from toolchain.model.checkpoint import FloatModel, load_model
 from toolchain.model.coded_settings import with_codes
-from toolchain.model.engine_program import with_engine
 from toolchain.model.errors import DoesNotFitError
 from toolchain.model.lora import base_directory
 from toolchain.model.lower import lower_model
@@ -70,6 +69,7 @@ class CompileOptions:
     limits: MemoryLimits = NO_LIMITS
     engine: EngineChoice = EngineChoice.AUTO
     arithmetic: Arithmetic = Arithmetic.PRECISE
+    batch: int | None = None  # tokens of a prompt that go together; None: what pays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +110,7 @@ def compile_model(
         engine=options.engine,
         arithmetic=options.arithmetic,
         facts=facts_of(model, options.quant, patterns),
+        batch=options.batch,
     )
     design = _with_storage(design, model, target)
     patterns = design.patterns
@@ -120,7 +121,7 @@ def compile_model(
     progress("lowering to integers")
     sample = sample_tokens(tokenizer, model.config, min(CALIBRATION_TOKENS, context))
     config = replace(config, residual_bits=fit_residual_bits(quant, config, sample))
-    program = with_engine(lower_model(quant, config), engines.layouts)
+    program = engines.laid_out(lower_model(quant, config))
     check_ranges(program, sample)
     cost = profile(program, plan, target, context // 2)
     progress("packing weights")
@@ -167,7 +168,7 @@ def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignm
     """Where linears run, and the plan; the error of `edgec fit` when the model does not fit."""
     engines = choose_engines(outline, target, design.wish)
     try:
-        return engines, plan_memory(engines.program, target, engines.draft)
+        return engines, plan_memory(engines.program, target, engines.draft, design.batch)
     except DoesNotFitError as error:
         raise explain_misfit(design, target) from error
 

@@ -26,7 +26,7 @@ from sim.dump import Dump, StepResult, read_dump
 from sim.prefill import parts_of
 from toolchain.c_tools import ProgramRun, check_tools, run_program
 from toolchain.model.errors import BundleError, ConfigError, MismatchError, Problem
-from toolchain.model.program import Kind
+from toolchain.model.program import Kind, is_prompt_words
 from toolchain.verify_report import ContextReport, PromptReport, RunReport, VerifyReport
 from toolchain.verify_runs import PROMPTS, Progress, Run, Task, host_runs, rv32_run
 from toolchain.verify_steps import (
@@ -105,7 +105,8 @@ def _orderly_end() -> Iterator[None]:
 
 def _weights(bundle: LoadedBundle) -> int:
     tensors = bundle.program.tensors.values()
-    return sum(math.prod(tensor.shape) for tensor in tensors if tensor.kind is Kind.WEIGHT)
+    stored = (each for each in tensors if each.kind is Kind.WEIGHT and not is_prompt_words(each))
+    return sum(math.prod(tensor.shape) for tensor in stored)
 
 
 def _verify(task: Task, runners: Sequence[str], options: VerifyOptions) -> VerifyReport:

@@ -92,6 +92,7 @@ def make_design(subject: Subject, options: ModelOptions, what_if: WhatIf) -> Des
         what_if,
         engine=options.engine,
         arithmetic=options.arithmetic,
+        batch=options.batch,
     )
     check_design(design)
     if subject.model is None:

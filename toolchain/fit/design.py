@@ -74,6 +74,7 @@ class Design:
     engine: EngineChoice = EngineChoice.AUTO
     arithmetic: Arithmetic = Arithmetic.PRECISE
     facts: WeightFacts = NO_FACTS  # found in weights
+    batch: int | None = None  # tokens of a prompt that go together; None: what pays
     # What choose_storage decided: all patterns that were found, and why each is stored or not.
     found: Mapping[str, Pattern] = field(default_factory=dict)
     storage: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class Design:
         """What it says about the engine: matrices that are to be sparse are for the cores."""
         reason = "N:M storage is asked for"
         staying = {name: reason for name in _paying_patterns(self) if self.is_asked_for(name)}
-        return EngineWish(self.engine, self.bits, staying)
+        return EngineWish(self.engine, self.bits, staying, self.batch)
 
     def is_asked_for(self, name: str) -> bool:
         """Whether N:M storage of a matrix was asked for, whatever it costs."""

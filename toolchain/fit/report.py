@@ -92,7 +92,7 @@ def _prefill(outcome: Outcome) -> Json:
     step = decode_step(outcome.program, outcome.plan, outcome.target, position)
     cost = prefill(step, position + 1)
     rate = _rounded(cost.tokens_per_second)
-    how = {"batch": cost.batch, "tokens_per_second": rate}
+    how = {"tokens_per_second": rate, **cost.choice.to_dict(), "method": cost.choice.text}
     return {"tokens": cost.tokens, "cycles": cost.cycles, **how}
 
 

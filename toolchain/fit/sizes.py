@@ -13,7 +13,7 @@ from toolchain.fit.design import Design
 from toolchain.model.adapters import ADAPTER_MARK
 from toolchain.model.config import ModelConfig
 from toolchain.model.names import HEAD, expected_shapes
-from toolchain.model.program import MatrixLayout, Program, TensorSpec
+from toolchain.model.program import MatrixLayout, Program, TensorSpec, is_prompt_words
 from toolchain.model.quant_settings import PER_CHANNEL, effective_settings
 
 
@@ -46,7 +46,9 @@ def count_parameters(design: Design, program: Program) -> Parameters:
 
 
 def _is_copy(spec: TensorSpec, design: Design) -> bool:
-    """Whether a tensor is a tied head that is stored a second time, for the engine."""
+    """Whether a tensor is stored a second time, for the engine: a tied head, words for prompts."""
+    if is_prompt_words(spec):
+        return True
     return spec.name == f"{HEAD}.weight" and design.shape.tie_word_embeddings
 
 
@@ -56,8 +58,9 @@ def config_parameters(config: ModelConfig) -> int:
 
 
 def packed_size(program: Program) -> int:
-    """Bytes of all packed matrices, scales and indices included."""
-    return sum(spec.size for spec in program.tensors.values() if spec.layout)
+    """Bytes of all packed matrices, scales and indices included, but for copies for prompts."""
+    stored = (spec for spec in program.tensors.values() if not is_prompt_words(spec))
+    return sum(spec.size for spec in stored if spec.layout)
 
 
 def gptq_checkpoint_size(design: Design, program: Program) -> int:

@@ -233,7 +233,7 @@ def _closing(report: Json) -> list[str]:
     lines.append(
         f"a prompt of {prefill['tokens']:,} tokens: {prefill['cycles']:,} cycles"
         f"{' on chip' if off_chip['missing'] else ''}, "
-        f"{rate_text(prefill['tokens_per_second'])} tokens/s"
+        f"{rate_text(prefill['tokens_per_second'])} tokens/s, {prefill['method']}"
     )
     energy = estimate["energy_uj_per_token"]
     if energy:

@@ -33,6 +33,7 @@ HEADROOM_AT, HEADROOM_BITS = SHIFT_WIDTH, 15
 NARROW_AT, NARROW_BITS = 24, 3
 # Fast arithmetic: rs(acc, drop) has 18 bits and as many more as the factor lacks of 12.
 FAST_SUM_BITS, FAST_FACTOR_BITS = 18, 12
+PROMPT = ".prompt"  # ends the name of the second copy of a linear's words
 _OF_A_BLOCK = re.compile(r"l\d+\.")
 
 
@@ -86,6 +87,16 @@ def fast_drop(scaling: int) -> int:
     return max(31 - FAST_SUM_BITS - spare, 0)
 
 
+def prompt_name(weight: str) -> str:
+    """Name of the second copy, for prompts, of the words called `weight`."""
+    return weight.removesuffix(".weight") + PROMPT
+
+
+def is_prompt_words(spec: TensorSpec) -> bool:
+    """Whether a tensor is the second copy of a linear's words."""
+    return spec.kind is Kind.WEIGHT and spec.name.endswith(PROMPT)
+
+
 class OpKind(StrEnum):
     """The ops; one function of sim/ops.py and one public C kernel each."""
 
@@ -108,7 +119,7 @@ class TensorSpec:
     """Name, type and shape of a tensor; `layout` is set for packed tensors only.
 
     Weights of a linear on the engine are two tensors: its words, a WEIGHT, and the table that the
-    cores read, a CONST.
+    cores read, a CONST. A second copy of the words, for prompts, is a WEIGHT that no op reads.
     """
 
     name: str
@@ -193,3 +204,12 @@ class Program:
         """The words of a LINEAR op that the engine computes; None when the cores do."""
         layout = self.weight_of(op).layout if op.kind is OpKind.LINEAR else None
         return layout if isinstance(layout, EngineLayout) else None
+
+    def prompt_words_of(self, op: Op) -> TensorSpec | None:
+        """The second copy of the words of a LINEAR op, which only prompts read."""
+        return self.tensors.get(prompt_name(self.weight_of(op).name))
+
+    def words_of(self, op: Op, layout: EngineLayout) -> TensorSpec:
+        """The words of a LINEAR op in one of the layouts that it has."""
+        copy = self.prompt_words_of(op)
+        return copy if copy and copy.layout == layout else self.weight_of(op)
