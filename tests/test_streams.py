@@ -236,7 +236,7 @@ def test_eight_kibibytes_of_l1_are_enough(shape: str) -> None:
     assert code == 0
     report = json.loads(output)
     l1 = next(region for region in report["regions"] if region["name"] == "l1")
-    reserved = 8 + 9 * 2816 + 8192  # a skipped word, nine stacks, tables
+    reserved = 8 + 9 * 2944 + 8192  # a skipped word, nine stacks, tables
     assert l1["capacity"] == 8192 + reserved
 
 

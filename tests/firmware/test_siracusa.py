@@ -142,7 +142,7 @@ def test_programs_are_as_planned(
         assert 2_000 < report.blocks.hot < min(use.used for use in report.memories)
     for use in report.stacks:
         assert 128 <= use.used <= use.reserved
-        assert use.reserved == (2816 if "cluster" in use.what else 8192)
+        assert use.reserved == (2944 if "cluster" in use.what else 8192)
     deepest = [use.path for use in report.stacks if use.what == "stack of a cluster core"]
     assert all("tiny_step" in path or "tiny_prefill" in path for path in deepest)
 

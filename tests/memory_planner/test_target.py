@@ -30,7 +30,7 @@ def test_siracusa_memory_map() -> None:
         "l1": (0x1000_0000, 256 << 10, 8),
         "hyperram": (0x8000_0000, 64 << 20, 32),
     }
-    assert target.region("l1").reserved == 8 + 9 * 2816 + 8192
+    assert target.region("l1").reserved == 8 + 9 * 2944 + 8192
     assert target.region("mram").reserved == 32
     assert target.cores == 8
     assert target.link("tile_sram").max_transfer < 128 << 10

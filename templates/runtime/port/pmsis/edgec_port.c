@@ -6,7 +6,7 @@
 #include "pmsis.h"
 
 #define COMMANDS 16U     /* transfers of a core under way, at most */
-#define CORE_STACK 2816U /* as target.toml reserves */
+#define CORE_STACK 2944U /* as target.toml reserves */
 
 /* Whether an address lies in the cluster's L1, the side of the DMA that is local. */
 #ifndef EDGEC_PMSIS_IN_L1
