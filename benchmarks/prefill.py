@@ -6,8 +6,9 @@ First table: cycles per token of the first 128 positions, as steps, as one promp
 and in batches. Second table: what the engine is busy per token in the blocks, and what it would be
 when its jobs take several vectors: four windows of a 3 x 3 job (four tokens of 8-bit activations,
 two of 16-bit ones), or a pixel of a 1 x 1 job per vector, which needs a second copy of the weights
-at 8 bits; the planner takes it where it has room and pays. The difference is the most that such jobs could save: the cores
-stage vectors and finish rows for every token all the same, partly while the engine works.
+at 8 bits; the planner takes it where it has room and pays. The difference is the most that such
+jobs could save: the cores stage vectors and finish rows for every token all the same, partly while
+the engine works.
 
 No weights are needed. The streamed model is the 4 MiB shape with 1 MiB in each weight memory.
 """

@@ -10,7 +10,7 @@ import pytest
 
 from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
-from memory_planner import prefill
+from memory_planner import prefill, prompts
 from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
 from memory_planner.prefill import token_groups
@@ -19,7 +19,7 @@ from tests.bundles import compile_tiny, edit, seal
 from tests.paths import STORIES, needs_shared
 from tests.test_verify import needs_rv32
 from toolchain.model.errors import BundleError
-from toolchain.model.program import ActMode, Arithmetic
+from toolchain.model.program import ActMode, Arithmetic, is_prompt_words
 from toolchain.model.quant_settings import Override
 from toolchain.model.quantize import QuantConfig
 from toolchain.pipeline import CompileOptions, compile_model
@@ -56,24 +56,37 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     assert [run.cores for run in report.runs] == [1, 3, 8]
 
 
-@pytest.mark.parametrize("arithmetic", list(Arithmetic))
-@pytest.mark.parametrize(("mode", "group_size"), [(ActMode.A16, -1), (ActMode.A8, 32)])
+@pytest.mark.parametrize(
+    ("mode", "group_size", "arithmetic", "copies"),
+    [
+        (ActMode.A16, -1, Arithmetic.PRECISE, False),
+        (ActMode.A8, 32, Arithmetic.FAST, False),
+        (ActMode.A16, 32, Arithmetic.PRECISE, True),
+        (ActMode.A16, -1, Arithmetic.FAST, True),
+        (ActMode.A8, -1, Arithmetic.PRECISE, True),
+    ],
+)
 def test_jobs_of_several_tokens(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     mode: ActMode,
     group_size: int,
     arithmetic: Arithmetic,
+    copies: bool,
 ) -> None:
-    """Prompts in C by jobs of four windows, in a model so small that they would not pay."""
+    """Prompts in C by jobs of four windows, or of 1 x 1 from second copies of the words, in a model
+    so small that they would not pay.
+    """
     monkeypatch.setattr(prefill, "saved_by_jobs", lambda *a: 1e6 * a[-1] ** 2)
+    monkeypatch.setattr(prompts, "_is_better", lambda *_: copies)
     shape: dict[str, Any] = {"hidden_size": 72, "intermediate_size": 100, "context": 7}
     quant = QuantConfig(4, group_size, overrides=(Override("*.k_proj", 3),))
     shape |= {"engine": EngineChoice.NEUREKA, "arithmetic": arithmetic}
     bundle = compile_tiny(tmp_path, **{"mode": mode, "quant": quant, **shape})
     assert bundle.plan.prefill is not None
     assert bundle.plan.prefill.chains
-    assert bundle.plan.prefill.batch == (2 if mode is ActMode.A16 else 4)
+    assert bundle.plan.prefill.batch == (2 if mode is ActMode.A16 and not copies else 4)
+    assert any(map(is_prompt_words, bundle.program.tensors.values())) == copies
     assert verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True)).passed
 
 
