@@ -129,7 +129,6 @@ def _entry(
     linear = engine.linears[entry]
     matrix = engine.matrices[linear.matrix]
     plain = matrix.groups == 1 and not matrix.tail
-    apart = plain and amplitude in ("GATE", "UP") and linear.piece_count > 1
     return FusedLinear(
         field=op.function,
         entry=entry,
@@ -139,10 +138,10 @@ def _entry(
         tailed=int(matrix.tail > 0),
         rows=matrix.rows,
         columns=matrix.columns,
-        runs=matrix.slots * linear.piece_count + (linear.piece_count if apart else 0),
-        apart=int(apart),
+        runs=(matrix.slots + part.apart) * linear.piece_count,
+        apart=int(part.apart),
         first=part.first,
-        waited=0 if apart else part.waited,
+        waited=0 if part.apart else part.waited,
         use=use,
         amplitude=amplitude,
         op=op,

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from memory_planner.engine_chains import CHANNEL_STEP
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_time import job_cycles
-from memory_planner.target import TargetSpec
+from memory_planner.fused_costs import row_cycles
+from memory_planner.target import EngineSpec, TargetSpec
 from memory_planner.tile_time import core_work
 from memory_planner.tiling import linear_sizes
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.packing import WeightLayout
+from toolchain.model.program import ActMode, Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +28,74 @@ class EngineCost:
 
 
 def engine_cost(
-    layout: EngineLayout, windows: int, target: TargetSpec, *, parts: int = 1
+    layout: EngineLayout,
+    windows: int,
+    target: TargetSpec,
+    *,
+    parts: int = 1,
+    fused: bool = False,
 ) -> EngineCost:
-    """The linear by itself, in the best number of equal parts up to `parts`.
-
-    While the engine computes a part, the cores finish the one before.
-    """
+    """The linear by itself, in the best number of parts up to `parts`; `fused`: in a fused op."""
     engine = target.engine
     assert engine is not None
-    job = LinearJob(layout, layout.channels, windows)
-    jobs = layout.groups * job_cycles(linear_shape(job), engine.cycles) + engine.cycles.wake
+    jobs = _jobs_cycles(layout, windows, engine)
     stage = stage_cycles(layout.engine_columns, target)
-    finish = finish_cycles(layout, layout.rows, windows, target)
-    each = target.costs.barrier + engine.piece_cycles
-    most = min(parts, -(-layout.channels // CHANNEL_STEP))
-    both = min(
-        max(jobs + finish / n, jobs / n + finish) + (n - 1) * each for n in range(1, most + 1)
-    )
-    rest = stage + engine.issue_cycles + 3 * target.costs.barrier
-    return EngineCost(stage, jobs, finish, rest + both)
+    finish = finish_cycles(layout, layout.rows, windows, target, fused=fused)
+    ends = (_finished([(layout, jobs, finish)], target, n) for n in range(1, parts + 1))
+    rest = stage + engine.issue_cycles + 2 * target.costs.barrier
+    return EngineCost(stage, jobs + engine.cycles.wake, finish, rest + min(ends))
 
 
-def shared_cost(layouts: Sequence[EngineLayout], windows: int, target: TargetSpec) -> float:
-    """Cycles of linears that read one staged vector, a job each.
+def shared_cost(
+    layouts: Sequence[EngineLayout],
+    windows: int,
+    target: TargetSpec,
+    *,
+    parts: int = 1,
+    gated: bool = False,
+) -> float:
+    """Cycles of linears of a fused op that read one staged vector, each in up to `parts` parts.
 
-    While the engine computes one, the cores finish the one before.
+    `gated`: the rows of the first one become those of SiLU in the same pass.
+    """
+    engine, costs = target.engine, target.costs.fused
+    assert engine is not None
+    silu = costs.work["silu"] if gated and costs is not None else 0.0
+    works = []
+    for layout in layouts:
+        finish = finish_cycles(layout, layout.rows, windows, target, fused=True)
+        finish += 0.0 if works else silu * -(-layout.rows // target.cores)
+        works.append((layout, _jobs_cycles(layout, windows, engine), finish))
+    start = stage_cycles(layouts[0].engine_columns, target) + engine.issue_cycles
+    ends = (_finished(works, target, count) for count in range(1, parts + 1))
+    return start + min(ends) + 3 * target.costs.barrier
+
+
+def _jobs_cycles(layout: EngineLayout, windows: int, engine: EngineSpec) -> int:
+    shape = linear_shape(LinearJob(layout, layout.channels, windows))
+    return layout.groups * job_cycles(shape, engine.cycles)
+
+
+def _finished(
+    works: Sequence[tuple[EngineLayout, float, float]], target: TargetSpec, parts: int
+) -> float:
+    """When linears are finished in up to `parts` parts each, in cycles of the engine and the cores.
+
+    While the engine computes a part, the cores finish the one before. The parts of the last linear
+    become as much shorter as the cores are faster, those of the others are equal.
     """
     engine = target.engine
     assert engine is not None
-    done = now = stage_cycles(layouts[0].engine_columns, target) + engine.issue_cycles
-    for layout in layouts:
-        shape = linear_shape(LinearJob(layout, layout.channels, windows))
-        done += layout.groups * job_cycles(shape, engine.cycles)
-        finish = finish_cycles(layout, layout.rows, windows, target)
-        now = max(now, done + engine.cycles.wake) + finish + 2 * target.costs.barrier
-    return now + target.costs.barrier
+    each = target.costs.barrier + engine.piece_cycles
+    now = done = 0.0
+    for number, (layout, jobs, finish) in enumerate(works, start=1):
+        steps = -(-layout.channels // CHANNEL_STEP)
+        ratio = min(1.0, finish / jobs) if number == len(works) else 1.0
+        sizes = [max(ratio**part, 1 / steps) for part in range(min(parts, steps))]
+        for size in sizes:
+            done += jobs * size / sum(sizes)
+            now = max(now, done + engine.cycles.wake) + finish * size / sum(sizes) + each
+    return now
 
 
 def stage_cycles(columns: int, target: TargetSpec) -> float:
@@ -70,10 +105,19 @@ def stage_cycles(columns: int, target: TargetSpec) -> float:
     return engine.start_cycles + -(-columns // target.cores) * engine.stage_cycles
 
 
-def finish_cycles(layout: EngineLayout, rows: int, windows: int, target: TargetSpec) -> float:
-    """Cycles in which the cores finish the `rows` rows of a piece: sums, tail, requantization."""
-    engine = target.engine
+def finish_cycles(
+    layout: EngineLayout, rows: int, windows: int, target: TargetSpec, *, fused: bool = False
+) -> float:
+    """Cycles in which the cores finish the `rows` rows of a piece: sums, tail, requantization.
+
+    `fused`: inside a fused op, without what it makes of the rows.
+    """
+    engine, costs = target.engine, target.costs.fused
     assert engine is not None
+    if fused and costs is not None:
+        mode, unit = ActMode.A16 if windows == 2 else ActMode.A8, costs.unit(Arithmetic.PRECISE)
+        row = row_cycles(unit, layout, mode, windows, 0.0)
+        return costs.fixed["rows"] + -(-rows // target.cores) * row
     sums = layout.groups * windows * engine.sum_cycles
     fused = target.costs.fused
     product = fused.work["tail"] if fused else target.costs.mac["byte"]

@@ -20,6 +20,8 @@ from memory_planner.target import EngineSpec, TargetSpec, align_up
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program
 
+LAST_STEPS = (1, 2, 4)  # of channels in the last part of a chain
+BETWEEN_TIMES = (0, 2, 4)  # the last part: the one in front of it, or none
 Cuts = tuple[tuple[int, ...], ...]  # per run of a chain, the channels where its jobs end
 
 
@@ -93,17 +95,49 @@ def even_cuts(chain: Chain, runs: list[Run], count: int) -> Cuts:
     return tuple(found)
 
 
-def _cuts_between_linears(runs: list[Run]) -> list[Cuts]:
-    """Every way to divide the linears of each run among jobs.
+def _cuts_in_functions(runs: list[Run]) -> list[Cuts]:
+    """Ways to divide the linears of each run among jobs, where they run in one function.
 
-    A linear that runs in one function with its neighbours finishes its rows when all are there.
+    Jobs end between linears; all but the last may be halved, so that the cores begin early, and the
+    last one is divided further: the rows of its last part alone are finished when the engine has
+    nothing left to do.
     """
     choices = []
     for run in runs:
         ends = tuple(accumulate(layout.channels for layout in run.layouts))
         kept = product((False, True), repeat=len(ends) - 1)
         choices.append([tuple(e for e, k in zip(ends, (*k, True), strict=True) if k) for k in kept])
-    return list(product(*choices))
+    found: list[Cuts] = []
+    for *others, last in product(*choices):
+        first = last[-2] if len(last) > 1 else 0
+        for parts, halved in product(_parts(first, last[-1]), (False, True)):
+            if halved:
+                found.append((*map(_halved, others), (*_halved(last[:-1]), *parts)))
+            else:
+                found.append((*others, (*last[:-1], *parts)))
+    return list(dict.fromkeys(found))
+
+
+def _halved(ends: tuple[int, ...]) -> tuple[int, ...]:
+    """Every job as two, where there are channels for two."""
+    found: list[int] = []
+    for first, end in pairwise((0, *ends)):
+        half = first + -(-(end - first) // (2 * CHANNEL_STEP)) * CHANNEL_STEP
+        found += [half, end] if half < end else [end]
+    return tuple(found)
+
+
+def _parts(first: int, end: int) -> list[tuple[int, ...]]:
+    """Ways to divide channels: as one, or with a short last part, and one between that is some
+    times as long, as cores finish rows faster than the engine computes their sums.
+    """
+    steps = -(-(end - first) // CHANNEL_STEP)
+    found: list[tuple[int, ...]] = [(end,)]
+    for last, times in product(LAST_STEPS, BETWEEN_TIMES):
+        lengths = [last * (1 + times), last] if times else [last]
+        if lengths[0] < steps:
+            found.append((*(first + (steps - length) * CHANNEL_STEP for length in lengths), end))
+    return found
 
 
 def _best_cuts(
@@ -112,7 +146,7 @@ def _best_cuts(
     """The way with the shortest chain, the first one of equal ones.
 
     A chain of a block that is all that reads its vector (`whole`) runs with its neighbours as one
-    function if it fits; then the rows of a linear are finished when all are there.
+    function if it fits.
     """
     chain, runs = parts
 
@@ -126,11 +160,13 @@ def _best_cuts(
 
     ways = []
     if whole and chain.ops[0].layer >= 0 and not chain.tile_channels:
-        ways = [cuts for cuts in _cuts_between_linears(runs) if is_function(cuts)]
+        ways = [cuts for cuts in _cuts_in_functions(runs) if is_function(cuts)]
+    in_function = bool(ways)
     ways = ways or [even_cuts(chain, runs, n) for n in range(1, _most_tiles(chain, runs) + 1)]
 
     def end(cuts: Cuts) -> float:
-        return chain_times(program, target, plan, plan_of(cuts)).linears[-1].span.end
+        times = chain_times(program, target, plan, plan_of(cuts), fused=in_function)
+        return times.linears[-1].span.end
 
     return min(ways, key=end)
 

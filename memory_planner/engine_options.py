@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import can_run
 from memory_planner.engine_cost import EngineCost, engine_cost, shared_cost
-from memory_planner.fused_ops import MOST_JOBS
+from memory_planner.fused_ops import MOST_JOBS, MOST_RUNS
 from memory_planner.target import TargetSpec
 from toolchain.model.adapters import is_adapter_op
 from toolchain.model.engine_packing import EngineLayout
@@ -46,15 +46,15 @@ def best_options(
     target: TargetSpec,
     *,
     in_block: bool = True,
+    gated: bool = False,
 ) -> list[Option | str]:
     """The arrangement of each of some linears that read one vector, or why there is none.
 
-    `linears` are layouts for the cores and bits. In a block the rows of a linear are finished when
-    all are there, behind the blocks part by part. One arrangement for all shares the staged vector
-    and jobs; it is taken when that is faster than the best one for each.
+    `linears` are layouts for the cores and bits. Rows are finished part by part, in a block in as
+    many parts as a fused function takes. One arrangement for all shares the staged vector and jobs;
+    it is taken when that is faster than the best one for each. `gated`: SwiGLU reads the first one.
     """
-    parts = 1 if in_block else MOST_JOBS
-    options = [_options(layout, bits, windows, target, parts) for layout, bits in linears]
+    options = [_options(layout, bits, windows, target, in_block) for layout, bits in linears]
     single: list[Option | str] = [
         each if isinstance(each, str) else min(each.values(), key=lambda option: option.cost.cycles)
         for each in options
@@ -65,7 +65,14 @@ def best_options(
     apart = sum(each.cost.cycles for each in single if isinstance(each, Option))
     common = [key for key in possible[0] if all(key in each for each in possible)]
     costs = {
-        key: shared_cost([each[key].layout for each in possible], windows, target) for key in common
+        key: shared_cost(
+            [each[key].layout for each in possible],
+            windows,
+            target,
+            parts=_most_parts(possible[-1][key].layout, in_block),
+            gated=gated,
+        )
+        for key in common
     }
     best = min(common, key=lambda key: costs[key], default=None)
     if best is None or costs[best] > apart:
@@ -74,7 +81,7 @@ def best_options(
 
 
 def _options(
-    layout: WeightLayout, bits: int, windows: int, target: TargetSpec, parts: int
+    layout: WeightLayout, bits: int, windows: int, target: TargetSpec, in_block: bool
 ) -> dict[tuple[int, ...], Option] | str:
     """Arrangements with room, by what staging depends on, the simplest first; or why none has.
 
@@ -88,8 +95,14 @@ def _options(
             reason = problem
         else:
             key = option.taps, option.tail, option.group_size
-            found[key] = Option(option, engine_cost(option, windows, target, parts=parts))
+            parts = _most_parts(option, in_block)
+            found[key] = Option(option, engine_cost(option, windows, target, parts=parts, fused=in_block))
     return found or reason
+
+
+def _most_parts(layout: EngineLayout, in_block: bool) -> int:
+    """Parts in which the rows of a linear can be finished."""
+    return min(MOST_JOBS, MOST_RUNS // layout.shared) if in_block else MOST_JOBS
 
 
 def arrangements(layout: WeightLayout, bits: int) -> list[EngineLayout]:

@@ -18,6 +18,7 @@ from memory_planner.plan import LinearPlan, Plan
 from memory_planner.target import EngineSpec, TargetSpec
 from memory_planner.tile_time import transfer_cycles
 from toolchain.model.engine_packing import EngineLayout
+from toolchain.model.names import GATE
 from toolchain.model.program import Op, Program
 
 
@@ -70,18 +71,23 @@ class ChainTimes:
     linears: tuple[LinearTimes, ...]
 
 
-def chain_times(program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> ChainTimes:
-    """The schedule of one chain, for the reading of `target`."""
+def chain_times(
+    program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan, *, fused: bool = False
+) -> ChainTimes:
+    """The schedule of one chain, for the reading of `target`; `fused`: jobs and rows as in a fused op."""
     ops = {op.id: op for op in program.ops}
-    run = _Run(program, target, plan, chain)
+    run = _Run(program, target, plan, chain, fused=fused)
     return ChainTimes(tuple(run.linear(each, ops[each.op]) for each in chain.linears))
 
 
 class _Run:
     """The clock of the cores, and the engine's queue."""
 
-    def __init__(self, program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan) -> None:
+    def __init__(
+        self, program: Program, target: TargetSpec, plan: Plan, chain: ChainPlan, *, fused: bool
+    ) -> None:
         assert target.engine is not None
+        self.fused = fused
         self.program, self.target, self.plan, self.chain = program, target, plan, chain
         self.engine: EngineSpec = target.engine
         self.now = 0.0
@@ -128,8 +134,14 @@ class _Run:
         self._issue(piece.after)
         self._move(how, tables, self.now)
         rows = min(piece.channels * layout.shared, layout.rows)
-        finish = finish_cycles(layout, rows, windows_of(op), self.target)
-        self._work(f"finish {rows} rows", finish, meet=False)
+        self._work(f"finish {rows} rows", self._finish(op, layout, rows), meet=False)
+
+    def _finish(self, op: Op, layout: EngineLayout, rows: int) -> float:
+        cycles = finish_cycles(layout, rows, windows_of(op), self.target, fused=self.fused)
+        costs = self.target.costs.fused
+        if self.fused and costs is not None and op.role == GATE:
+            cycles += -(-rows // self.target.cores) * costs.work["silu"]  # in the same pass
+        return cycles
 
     def _work(self, label: str, cycles: float, meet: bool = True) -> None:
         barrier = self.target.costs.barrier if meet else 0.0
@@ -141,7 +153,8 @@ class _Run:
         """Core 0 fills the queue."""
         while len(self.jobs) < min(limit, self.done + QUEUE_DEPTH):
             number = len(self.jobs)
-            self._work(f"issue job {number + 1}", self.engine.issue_cycles, meet=False)
+            cycles = 0.0 if self.fused else self.engine.issue_cycles  # prepared ahead
+            self._work(f"issue job {number + 1}", cycles, meet=False)
             start = max(self.now, self.jobs[-1].span.end if self.jobs else 0.0)
             shape = shape_of(self.chain.jobs[number].registers)
             cycles = job_cycles(shape, self.engine.cycles)

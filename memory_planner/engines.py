@@ -27,7 +27,7 @@ from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import is_tied, with_engine
 from toolchain.model.errors import ConfigError, Problem
 from toolchain.model.matrix_storage import packing_name
-from toolchain.model.names import HEAD
+from toolchain.model.names import GATE, HEAD
 from toolchain.model.packing import WeightLayout
 from toolchain.model.program import Op, OpKind, Program
 from toolchain.model.prompt_words import with_prompt_words
@@ -170,10 +170,10 @@ def _candidates(
     for ops in linears_by_vector(program):
         windows = windows_of(ops[0])
         linears = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
-        in_block = ops[0].layer >= 0
-        key = linears, windows, in_block
+        in_block, gated = ops[0].layer >= 0, ops[0].role == GATE
+        key = linears, windows, in_block, gated
         if key not in known:
-            known[key] = best_options(linears, windows, target, in_block=in_block)
+            known[key] = best_options(linears, windows, target, in_block=in_block, gated=gated)
         for op, best in zip(ops, known[key], strict=True):
             if isinstance(best, str):
                 refused[op.id] = best

@@ -55,7 +55,8 @@ class FusedPart:
 
     place: int  # in the block, or behind the blocks
     first: bool  # of its chain
-    waited: int  # jobs to wait for first, beyond those that the linear before it has waited for
+    waited: int  # jobs to wait for, beyond those that the linear before it has waited for
+    apart: bool = False  # piece by piece: the cores finish each together while the next one runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,8 @@ class _Finder:
             own = self._chain(range(place + first, place + last))
             if not own:
                 return None
-            parts += own
+            apart = kind in (FusedKind.ATTENTION, FusedKind.MLP)
+            parts += own if apart else (replace(part, apart=False) for part in own)
         return FusedOp(kind, place, place + len(kinds), tuple(parts))
 
     def _chain(self, places: range) -> list[FusedPart]:
@@ -241,7 +243,8 @@ class _Finder:
         parts, met = [], 0
         for place, each in zip(places, members, strict=True):
             needed = max(met, each.linear.pieces[-1].needed)
-            parts.append(FusedPart(place, not each.done, needed - met))
+            apart = len(each.linear.pieces) > 1
+            parts.append(FusedPart(place, not each.done, needed - met, apart))
             met = needed
         return parts
 

@@ -134,8 +134,6 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
         .y = y,
         .amplitude = edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL),
         .plan = {.use = (uint8_t)shape[2]},
-        .first = (uint16_t)share.first,
-        .last = (uint16_t)share.last,
         .linear = &linear,
     };
     own.end = runs + edgec_row_runs(&linear, share, runs);

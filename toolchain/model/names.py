@@ -12,12 +12,13 @@ from functools import cache
 from toolchain.model.config import ModelConfig
 
 # Order of execution within a block.
+GATE = "mlp.gate_proj"
 LINEAR_SUFFIXES = (
     "attn.q_proj",
     "attn.k_proj",
     "attn.v_proj",
     "attn.o_proj",
-    "mlp.gate_proj",
+    GATE,
     "mlp.up_proj",
     "mlp.down_proj",
 )

@@ -20,6 +20,11 @@ static inline edgec_row_run edgec_run_of_jobs(uint32_t jobs) {
     return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U};
 }
 
+static inline edgec_slice edgec_share_of(const edgec_row_run *run) {
+    const edgec_slice share = {run->first, (uint32_t)run->first + run->count};
+    return share;
+}
+
 /* Rows of a piece from `first` on, which has this channel of the piece and this output pixel. */
 static inline edgec_row_run edgec_run_of(const edgec_engine_piece *piece, uint32_t pixel,
                                          uint32_t channel, uint32_t first, uint32_t count) {
@@ -112,22 +117,16 @@ typedef struct edgec_own_rows {
     const void *x;       /* the vector that it reads, for those with a tail */
     uint32_t *amplitude; /* where that of the rows is left, or of what they become */
     edgec_row_plan plan;
-    uint16_t first; /* row */
-    uint16_t last;
     const edgec_engine_linear *linear;
 } edgec_own_rows;
-
-static inline edgec_slice edgec_share_of(const edgec_own_rows *own) {
-    const edgec_slice share = {own->first, own->last};
-    return share;
-}
 
 /* Once per step: the runs of a linear of which the jobs before it have waited for `met`. */
 EDGEC_SETUP uint32_t edgec_planned_runs(const edgec_worker *worker, const edgec_own_rows *own,
                                         uint32_t met, edgec_row_run *runs) {
     edgec_row_run *next = runs;
     if (own->plan.apart == 0U) {
-        return edgec_row_runs(own->linear, edgec_share_of(own), runs);
+        const edgec_slice share = edgec_slice_of(worker, own->linear->matrix->rows);
+        return edgec_row_runs(own->linear, share, runs);
     }
     for (uint32_t i = 0U; i < own->linear->piece_count; i++) {
         const uint32_t needed = own->linear->pieces[i].needed;

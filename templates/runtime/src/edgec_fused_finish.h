@@ -21,6 +21,7 @@ EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_
                                             rows.shift & 15U, NULL};
     int32_t *const y = own->y;
     uint32_t amplitude = 0U;
+    uint32_t most = 0U;
     if (own->plan.jobs != 0U) {
         edgec_meet_jobs(worker, queue, own->plan.jobs);
     }
@@ -39,11 +40,11 @@ EDGEC_RARE static void edgec_finish_generally(const edgec_worker *worker, edgec_
                 amplitude = edgec_amplitude_add(amplitude, y[row]);
             }
         }
+        if (own->plan.use == EDGEC_ROWS_ADD) {
+            most = edgec_maxu32(most, edgec_add_rows(y, edgec_share_of(run), 0, aim.r));
+        }
     }
-    if (own->plan.use == EDGEC_ROWS_ADD) {
-        amplitude = edgec_add_rows(y, edgec_share_of(own), 0, aim.r) << 1;
-    }
-    *own->amplitude = amplitude;
+    *own->amplitude = own->plan.use == EDGEC_ROWS_ADD ? most << 1 : amplitude;
 }
 
 #if EDGEC_XPULP
@@ -106,15 +107,16 @@ static inline uint32_t edgec_x_add_rows(const edgec_row_rule *rule, uint32_t hal
 /* Behind rows that stand in y. */
 EDGEC_FOLDED void edgec_rows_done(const edgec_worker *worker, const edgec_own_rows *own,
                                   uint32_t amplitude, edgec_row_aim aim) {
-    if (own->plan.use == EDGEC_ROWS_ADD) {
-        edgec_fused_residual(worker, own->y, amplitude, edgec_share_of(own), aim.r);
-        return;
-    }
-    uint32_t most = own->plan.use == EDGEC_ROWS_GATE ? 0U : amplitude;
-    for (const edgec_row_run *run = own->runs; own->plan.use == EDGEC_ROWS_GATE && run != own->end;
-         run++) {
+    const uint32_t use = own->plan.use;
+    const int fits = (amplitude >> 1) + (*own->amplitude >> 1) < 1U << 31; /* where they are added */
+    uint32_t most = use == EDGEC_ROWS_STAY ? amplitude : 0U;
+    for (const edgec_row_run *run = own->runs; use != EDGEC_ROWS_STAY && run != own->end; run++) {
         if (run->count != 0U) {
-            most = edgec_maxu32(most, edgec_fused_silu(own->y + run->first, run->count, aim.gates));
+            const uint32_t found =
+                use == EDGEC_ROWS_ADD
+                    ? edgec_residual_rows(own->y, edgec_share_of(run), fits, aim.r) << 1
+                    : edgec_fused_silu(own->y + run->first, run->count, aim.gates);
+            most = edgec_maxu32(most, found);
         }
     }
     *own->amplitude = most;

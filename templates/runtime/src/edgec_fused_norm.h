@@ -7,6 +7,7 @@
 
 /* What the scale is still to be computed from. */
 typedef struct edgec_norm_left {
+    uint32_t residual; /* the team's amplitude */
     int32_t shift; /* of the residual */
     int32_t quantizer_shift;
     int32_t amax;
@@ -47,6 +48,7 @@ EDGEC_FOLDED edgec_norm_left edgec_fused_norm(const edgec_worker *worker, const 
     edgec_exchange *const exchange = edgec_exchange_of(worker);
     const uint32_t residual = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL);
     edgec_norm_left left;
+    left.residual = residual;
     left.shift = edgec_amplitude_shift(residual, 15);
     edgec_norm_sums sums = {0U, 0U, 0U};
 #if EDGEC_XPULP

@@ -11,7 +11,7 @@ static inline int32_t edgec_add_saturated(int32_t a, int32_t b) {
     return carried >> 31 != 0U || sum == 1U << 31 ? edgec_sat32((int64_t)a + b) : edgec_signed(sum);
 }
 
-/* As edgec_fused_residual, without its hardware loop. */
+/* As edgec_residual_rows, without its hardware loop. */
 EDGEC_RARE static uint32_t edgec_add_rows(const int32_t *y, edgec_slice share, int fits,
                                           int32_t *r) {
     uint32_t most = 0U;
@@ -23,14 +23,12 @@ EDGEC_RARE static uint32_t edgec_add_rows(const int32_t *y, edgec_slice share, i
     return most;
 }
 
-/* r += y for the worker's share; leaves its amplitude. */
-EDGEC_FOLDED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
-                                       uint32_t amplitude, edgec_slice share, int32_t *r) {
-    const uint32_t before = *edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL);
-    const int fits = (amplitude >> 1) + (before >> 1) < 1U << 31;
-    uint32_t most = 0U;
+/* r += y for some rows; returns the largest magnitude. `fits`: no sum exceeds 2^31 - 1. */
+EDGEC_FOLDED uint32_t edgec_residual_rows(const int32_t *y, edgec_slice share, int fits,
+                                          int32_t *r) {
 #if EDGEC_XPULP
     if (fits && share.first < share.last) {
+        uint32_t most = 0U;
         int32_t *x = r + share.first;
         y += share.first;
         int32_t v;
@@ -42,12 +40,18 @@ EDGEC_FOLDED void edgec_fused_residual(const edgec_worker *worker, const int32_t
             : [v] "=&r"(v), [sum] "=&r"(sum), [x] "+&r"(x), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(share.last - share.first)
             : "memory");
-    } else
-#endif
-    {
-        most = edgec_add_rows(y, share, fits, r);
+        return most;
     }
-    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, most << 1);
+#endif
+    return edgec_add_rows(y, share, fits, r);
+}
+
+/* r += y for the worker's share; leaves its amplitude. */
+EDGEC_FOLDED void edgec_fused_residual(const edgec_worker *worker, const int32_t *y,
+                                       uint32_t amplitude, edgec_slice share, int32_t *r) {
+    uint32_t *const residual = edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL);
+    const int fits = (amplitude >> 1) + (*residual >> 1) < 1U << 31;
+    *residual = edgec_residual_rows(y, share, fits, r) << 1;
 }
 
 #endif
