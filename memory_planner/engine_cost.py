@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.engine_chains import CHANNEL_STEP
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_time import job_cycles
 from memory_planner.fused_costs import row_cycles
-from memory_planner.target import EngineSpec, TargetSpec
+from memory_planner.target import TargetSpec
 from memory_planner.tile_time import core_work
 from memory_planner.tiling import linear_sizes
 from toolchain.model.engine_packing import EngineLayout
@@ -27,6 +27,15 @@ class EngineCost:
     cycles: float  # of the op
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A linear on the engine, in cycles."""
+
+    layout: EngineLayout
+    jobs: float  # of the engine
+    rows: float  # of the cores, besides what a piece costs whatever its size
+
+
 def engine_cost(
     layout: EngineLayout,
     windows: int,
@@ -38,12 +47,12 @@ def engine_cost(
     """The linear by itself, in the best number of parts up to `parts`; `fused`: in a fused op."""
     engine = target.engine
     assert engine is not None
-    jobs = _jobs_cycles(layout, windows, engine)
     stage = stage_cycles(layout.engine_columns, target)
     finish = finish_cycles(layout, layout.rows, windows, target, fused=fused)
-    ends = (_finished([(layout, jobs, finish)], target, n) for n in range(1, parts + 1))
+    work = _work(layout, windows, target, fused=fused)
     rest = stage + engine.issue_cycles + 2 * target.costs.barrier
-    return EngineCost(stage, jobs + engine.cycles.wake, finish, rest + min(ends))
+    cycles = rest + _finished([work], target, parts, fused=fused)
+    return EngineCost(stage, work.jobs + engine.cycles.wake, finish, cycles)
 
 
 def shared_cost(
@@ -60,42 +69,46 @@ def shared_cost(
     """
     engine, costs = target.engine, target.costs.fused
     assert engine is not None
-    silu = costs.work["silu"] if gated and costs is not None else 0.0
-    works = []
-    for layout in layouts:
-        finish = finish_cycles(layout, layout.rows, windows, target, fused=True)
-        finish += 0.0 if works else silu * -(-layout.rows // target.cores)
-        works.append((layout, _jobs_cycles(layout, windows, engine), finish))
+    works = [_work(layout, windows, target, fused=True) for layout in layouts]
+    if gated and costs is not None:
+        silu = costs.work["silu"] * -(-layouts[0].rows // target.cores)
+        works[0] = replace(works[0], rows=works[0].rows + silu)
     start = stage_cycles(layouts[0].engine_columns, target) + engine.issue_cycles
-    ends = (_finished(works, target, count) for count in range(1, parts + 1))
-    return start + min(ends) + 3 * target.costs.barrier
+    return start + _finished(works, target, parts, fused=True) + 3 * target.costs.barrier
 
 
-def _jobs_cycles(layout: EngineLayout, windows: int, engine: EngineSpec) -> int:
+def _work(layout: EngineLayout, windows: int, target: TargetSpec, *, fused: bool) -> _Work:
+    engine = target.engine
+    assert engine is not None
     shape = linear_shape(LinearJob(layout, layout.channels, windows))
-    return layout.groups * job_cycles(shape, engine.cycles)
+    jobs = layout.groups * job_cycles(shape, engine.cycles)
+    rows = finish_cycles(layout, layout.rows, windows, target, fused=fused)
+    return _Work(layout, jobs, rows - finish_cycles(layout, 0, windows, target, fused=fused))
 
 
-def _finished(
-    works: Sequence[tuple[EngineLayout, float, float]], target: TargetSpec, parts: int
-) -> float:
-    """When linears are finished in up to `parts` parts each, in cycles of the engine and the cores.
+def _finished(works: Sequence[_Work], target: TargetSpec, parts: int, *, fused: bool) -> float:
+    """When linears are finished in the best number of parts each up to `parts`.
 
     While the engine computes a part, the cores finish the one before. The parts of the last linear
     become as much shorter as the cores are faster, those of the others are equal.
     """
     engine = target.engine
     assert engine is not None
-    each = target.costs.barrier + engine.piece_cycles
-    now = done = 0.0
-    for number, (layout, jobs, finish) in enumerate(works, start=1):
-        steps = -(-layout.channels // CHANNEL_STEP)
-        ratio = min(1.0, finish / jobs) if number == len(works) else 1.0
-        sizes = [max(ratio**part, 1 / steps) for part in range(min(parts, steps))]
-        for size in sizes:
-            done += jobs * size / sum(sizes)
-            now = max(now, done + engine.cycles.wake) + finish * size / sum(sizes) + each
-    return now
+    each = target.costs.barrier + finish_cycles(works[0].layout, 0, 1, target, fused=fused)
+    each += meet_cycles(target, fused=fused)
+    ends = []
+    for most in range(1, parts + 1):
+        now = done = 0.0
+        for work in works:
+            steps = -(-work.layout.channels // CHANNEL_STEP)
+            ratio = min(1.0, work.rows / work.jobs) if work is works[-1] else 1.0
+            sizes = [max(ratio**part, 1 / steps) for part in range(min(most, steps))]
+            for size in sizes:
+                done += work.jobs * size / sum(sizes)
+                rows = work.rows * size / sum(sizes)
+                now = max(now, done + engine.cycles.wake) + rows + each
+        ends.append(now)
+    return min(ends)
 
 
 def stage_cycles(columns: int, target: TargetSpec) -> float:
@@ -123,6 +136,12 @@ def finish_cycles(
     product = fused.work["tail"] if fused else target.costs.mac["byte"]
     tail = windows * layout.tail * product
     return engine.piece_cycles + -(-rows // target.cores) * (engine.row_cycles + sums + tail)
+
+
+def meet_cycles(target: TargetSpec, *, fused: bool) -> float:
+    """Cycles in which the cores look for the jobs of a piece, besides the barrier."""
+    costs = target.costs.fused
+    return costs.fixed["wait"] if fused and costs is not None else 0.0
 
 
 def core_cycles(layout: WeightLayout, target: TargetSpec) -> float:

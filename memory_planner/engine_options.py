@@ -96,7 +96,9 @@ def _options(
         else:
             key = option.taps, option.tail, option.group_size
             parts = _most_parts(option, in_block)
-            found[key] = Option(option, engine_cost(option, windows, target, parts=parts, fused=in_block))
+            found[key] = Option(
+                option, engine_cost(option, windows, target, parts=parts, fused=in_block)
+            )
     return found or reason
 
 

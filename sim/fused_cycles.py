@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memory_planner.engine_chains import windows_of
-from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan
+from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan, chain_members
 from memory_planner.engine_registers import shape_of
 from memory_planner.engine_schedule import JobTimes, LinearTimes, Phase, Span
 from memory_planner.engine_time import job_cycles, weight_words
@@ -21,7 +21,7 @@ from memory_planner.fused_ops import FusedKind, FusedOp, FusedPart
 from memory_planner.target import ENGINE_PORT
 from sim.cycle_model import attention_cycles, chain_of, stalls
 from sim.op_cycles import Context, OpCycles, port_of
-from toolchain.model.engine_packing import WORD_SIZE
+from toolchain.model.engine_packing import WORD_SIZE, EngineLayout
 from toolchain.model.program import Op, OpKind
 
 
@@ -198,11 +198,11 @@ class _Run:
         self.prepared += 1
         self._work(op, "prepare a job", self.unit["prepare"])
 
-    def _wait(self, part: FusedPart) -> None:
-        """Until the jobs are done that the rows of a linear need, preparing and starting others."""
+    def _wait(self, part: FusedPart, jobs: int) -> None:
+        """Until so many jobs more are done, preparing and starting others."""
         op, chain = self._op(part), self._chain_of(part)
         self._work(op, "look for the engine", 0.0, self.fixed["wait"])
-        for _ in range(part.waited):
+        for _ in range(jobs):
             if self.ahead and self.prepared - self.done < QUEUE_DEPTH:
                 self._prepare(op)
             job = self.queue[self.done]
@@ -216,17 +216,29 @@ class _Run:
         self._meet(op)
 
     def _rows(self, part: FusedPart) -> None:
-        """Outputs of accumulators that are there, by the table where it lies."""
-        if part.waited:
-            self._wait(part)
-        op, context = self._op(part), self.context
-        layout = context.program.engine_layout_of(op)
+        """Outputs of accumulators that are there: all, or piece by piece."""
+        op = self._op(part)
+        layout = self.context.program.engine_layout_of(op)
         assert layout is not None
+        if not part.apart:
+            if part.waited:
+                self._wait(part, part.waited)
+            self._finish(op, layout, layout.rows)
+            return
+        pieces = chain_members((self._chain_of(part),))[op.id].linear.pieces
+        for piece in pieces:
+            if piece.needed > self.done:
+                self._wait(part, piece.needed - self.done)
+            self._finish(op, layout, min(piece.channels * layout.shared, layout.rows))
+
+    def _finish(self, op: Op, layout: EngineLayout, rows: int) -> None:
+        """Rows of a linear, by the table where it lies."""
+        context = self.context
         assert op.mode is not None
         table = context.plan.placements[context.plan.linears[op.id].weight].region
         extra = context.target.extra_load(table)
         row = row_cycles(self.unit, layout, op.mode, windows_of(op), extra)
-        self._work(op, f"{layout.rows} rows", self._share(layout.rows) * row, self.fixed["rows"])
+        self._work(op, f"{rows} rows", self._share(rows) * row, self.fixed["rows"])
 
     def _residual(self) -> None:
         elements = self._share(self.context.program.shape.hidden)

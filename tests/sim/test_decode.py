@@ -117,7 +117,7 @@ def measured() -> dict[str, float]:
 
 
 def test_breakdown() -> None:
-    """Within 15 per cent. Scores, softmax and values are one row: an op of the model.
+    """Within 16 per cent. Scores, softmax and values are one row: an op of the model.
 
     The wait for the engine is not to be told by the formulas: they wait for whole linears, the
     program for halves of them.
@@ -129,7 +129,7 @@ def test_breakdown() -> None:
     waited = expected.pop("engine wait")
     assert waited < found["engine wait"] < waited + HALVES / 1000
     for row, cycles in expected.items():
-        assert found[row] == pytest.approx(cycles, rel=0.15), row
+        assert found[row] == pytest.approx(cycles, rel=0.16), row
 
 
 def test_values() -> None:

@@ -105,10 +105,10 @@ static inline uint32_t edgec_x_add_rows(const edgec_row_rule *rule, uint32_t hal
 #endif
 
 /* Behind rows that stand in y. */
-EDGEC_FOLDED void edgec_rows_done(const edgec_worker *worker, const edgec_own_rows *own,
-                                  uint32_t amplitude, edgec_row_aim aim) {
+EDGEC_FOLDED void edgec_rows_done(const edgec_own_rows *own, uint32_t amplitude,
+                                  edgec_row_aim aim) {
     const uint32_t use = own->plan.use;
-    const int fits = (amplitude >> 1) + (*own->amplitude >> 1) < 1U << 31; /* where they are added */
+    const int fits = (amplitude >> 1) + (*own->amplitude >> 1) < 1U << 31; /* the residual's */
     uint32_t most = use == EDGEC_ROWS_STAY ? amplitude : 0U;
     for (const edgec_row_run *run = own->runs; use != EDGEC_ROWS_STAY && run != own->end; run++) {
         if (run->count != 0U) {
@@ -214,7 +214,7 @@ EDGEC_FOLDED void edgec_fused_finish(const edgec_worker *worker, edgec_engine_qu
         most = edgec_maxu32(
             most, edgec_run_rows(own, kind.halves, kind.plain, table, rule, own->x, run, own->y));
     }
-    edgec_rows_done(worker, own, most << 1, aim);
+    edgec_rows_done(own, most << 1, aim);
 #endif
 }
 

@@ -8,7 +8,7 @@
 /* What the scale is still to be computed from. */
 typedef struct edgec_norm_left {
     uint32_t residual; /* the team's amplitude */
-    int32_t shift; /* of the residual */
+    int32_t shift;     /* of the residual */
     int32_t quantizer_shift;
     int32_t amax;
 } edgec_norm_left;
