@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.shapes import shapes
 from memory_planner.engines import EngineChoice
 from memory_planner.target import Reading
 from memory_planner.target_file import load_target
 from sim.profile import profile
 from toolchain.fit.design import Design
-from toolchain.fit.large_shapes import shapes
 from toolchain.fit.planning import plan_design
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from benchmarks.shapes import FOUR_MIB, shapes
 from memory_planner.engine_chains import windows_of
 from memory_planner.engine_jobs import LinearJob, linear_shape
 from memory_planner.engine_registers import PIXELS, JobShape, Mode
@@ -28,7 +29,6 @@ from memory_planner.target_file import load_target
 from sim.prefill_cycles import prefill_cycles
 from sim.step import Step, decode_step
 from toolchain.fit.design import Design
-from toolchain.fit.large_shapes import FOUR_MIB, shapes
 from toolchain.fit.planning import plan_design
 from toolchain.model.config import ModelConfig
 from toolchain.model.engine_packing import EngineLayout

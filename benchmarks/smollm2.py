@@ -1,6 +1,6 @@
 """The trends of the pruning studies on SmolLM2-135M: WikiText-2 perplexity after every stage.
 
-    python benchmarks/smollm2.py DATA_DIR WORK_DIR [--windows 12] [--threads 1] [--only CASE]
+    python -m benchmarks.smollm2 DATA_DIR WORK_DIR [--windows 12] [--threads 1] [--only CASE]
 
 DATA_DIR has `wikitext-2/test.txt`, `wikitext-2/train_sample.txt` (LoRA) and `c4/*.json.gz`
 (calibration), itself or in its `text`. Protocol: windows of 512 tokens, exp of the token-weighted
@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from smollm2_model import convert, gguf_file
+from benchmarks.smollm2_model import convert, gguf_file
 from toolchain.compress.checkpoint import write_json
 from toolchain.compress.perplexity import Evaluation
 from toolchain.compress.pipeline import INPUT_FILE, Settings, run_recipe

@@ -24,10 +24,9 @@ WORK = {
     "cache_head": "head",
     "merge": "element",
     "merge_head": "head",
-    "silu": "element",
+    "silu": "element",  # in the pass of gate's rows
     "product": "element",
-    "residual": "element",
-    "prepare": "job",  # registers, written beside the engine where that is possible
+    "residual": "element",  # in the pass of rows of o and down
 }
 # Once, whatever the size: calls, operands, and code that the instruction cache had lost.
 FIXED = {
@@ -40,9 +39,7 @@ FIXED = {
     "attention": "op",  # whose scores are priced as those of a single op
     "merge": "op",
     "return": "op",  # code of rows that single ops or a moved cache have pushed out
-    "silu": "op",
     "product": "op",
-    "residual": "op",
     "token": "token",  # in front of the blocks
 }
 # Less with fast arithmetic: the section `fast`, which may be left out.

@@ -16,7 +16,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from memory_planner.engine_plan import ChainMember, EngineLinear, chain_members
+from memory_planner.engine_plan import ChainMember, EngineLinear, PiecePlan, chain_members
 from memory_planner.plan import Plan
 from memory_planner.stream_slots import stream_points
 from toolchain.model.engine_packing import EngineLayout
@@ -55,8 +55,18 @@ class FusedPart:
 
     place: int  # in the block, or behind the blocks
     first: bool  # of its chain
-    waited: int  # jobs to wait for, beyond those that the linear before it has waited for
-    apart: bool = False  # piece by piece: the cores finish each together while the next one runs
+    # Jobs to wait for, beyond those that have been: at once, or in front of each piece's rows.
+    waits: tuple[int, ...]
+
+    @property
+    def waited(self) -> int:
+        """Jobs in all."""
+        return sum(self.waits)
+
+    @property
+    def by_piece(self) -> bool:
+        """Whether rows are finished piece by piece, beside the engine."""
+        return len(self.waits) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,7 @@ def _head(program: Program, plan: Plan, *, told: bool) -> FusedOp | None:
     )
     if layout is None or member is None or layout.rows > MOST_ROWS or layout.shared > MOST_RUNS:
         return None
-    part = FusedPart(1, True, len(member.chain.jobs))
+    part = FusedPart(1, True, _waits(member.linear.pieces, 0))
     return FusedOp(FusedKind.HEAD, 0, len(ops), (part,), measures=not told)
 
 
@@ -176,6 +186,7 @@ class _Finder:
         self._ops = [ops[0] for ops in columns]
         self._waits = [op.id in points for op in self._ops]
         self._members = chain_members(plan.engine.chains if plan.engine else ())
+        self._layouts = [program.engine_layout_of(op) for op in self._ops]
         self._engine = [
             _stays(program, self._members.get(ops[0].id), ops[0])
             and len({_signature(program, plan, self._members.get(op.id), op) for op in ops}) == 1
@@ -223,14 +234,14 @@ class _Finder:
         """A fused op whose linears, by chain [first, last), are all on the engine."""
         parts: list[FusedPart] = []
         for first, last in chains:
-            own = self._chain(range(place + first, place + last))
+            by_piece = kind in (FusedKind.ATTENTION, FusedKind.MLP)
+            own = self._chain(range(place + first, place + last), by_piece=by_piece)
             if not own:
                 return None
-            apart = kind in (FusedKind.ATTENTION, FusedKind.MLP)
-            parts += own if apart else (replace(part, apart=False) for part in own)
+            parts += own
         return FusedOp(kind, place, place + len(kinds), tuple(parts))
 
-    def _chain(self, places: range) -> list[FusedPart]:
+    def _chain(self, places: range, *, by_piece: bool) -> list[FusedPart]:
         """Linears that are a whole chain; none when they are not."""
         if not places or not all(self._engine[place] for place in places):
             return []
@@ -242,11 +253,22 @@ class _Finder:
             return []
         parts, met = [], 0
         for place, each in zip(places, members, strict=True):
-            needed = max(met, each.linear.pieces[-1].needed)
-            apart = len(each.linear.pieces) > 1
-            parts.append(FusedPart(place, not each.done, needed - met, apart))
-            met = needed
+            layout = self._layouts[place]
+            plain = layout is not None and layout.groups == 1 and not layout.tail
+            pieces = each.linear.pieces if by_piece and plain else each.linear.pieces[-1:]
+            part = FusedPart(place, not each.done, _waits(pieces, met))
+            parts.append(part)
+            met += part.waited
         return parts
+
+
+def _waits(pieces: Sequence[PiecePlan], met: int) -> tuple[int, ...]:
+    """Jobs to wait for in front of each piece, of a chain of which `met` have been waited for."""
+    waits: list[int] = []
+    for piece in pieces:
+        waits.append(max(0, piece.needed - met))
+        met += waits[-1]
+    return tuple(waits)
 
 
 def _stays(program: Program, member: ChainMember | None, op: Op) -> bool:

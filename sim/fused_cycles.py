@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from memory_planner.engine_chains import windows_of
-from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan, chain_members
+from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan
 from memory_planner.engine_registers import shape_of
 from memory_planner.engine_schedule import JobTimes, LinearTimes, Phase, Span
 from memory_planner.engine_time import job_cycles, weight_words
@@ -21,34 +21,29 @@ from memory_planner.fused_ops import FusedKind, FusedOp, FusedPart
 from memory_planner.target import ENGINE_PORT
 from sim.cycle_model import attention_cycles, chain_of, stalls
 from sim.op_cycles import Context, OpCycles, port_of
-from toolchain.model.engine_packing import WORD_SIZE, EngineLayout
+from toolchain.model.engine_packing import WORD_SIZE
 from toolchain.model.program import Op, OpKind
 
 
-def fused_cycles(
-    context: Context, fused: FusedOp, ops: Sequence[Op], *, ahead: bool
-) -> tuple[OpCycles, ...]:
-    """The estimate of each of the ops of one fused function; phases count from its start.
-
-    `ahead`: core 0 writes the registers of the engine's next job while a job runs.
-    """
-    return _Run(context, fused, ops, ahead).results()
+def fused_cycles(context: Context, fused: FusedOp, ops: Sequence[Op]) -> tuple[OpCycles, ...]:
+    """The estimate of each of the ops of one fused function; phases count from its start."""
+    return _Run(context, fused, ops).results()
 
 
 class _Run:
-    """The clock of the cores, and the engine's queue."""
+    """The clock of the cores, and the engine's queue, which a core apart from them fills."""
 
-    def __init__(self, context: Context, fused: FusedOp, ops: Sequence[Op], ahead: bool) -> None:
+    def __init__(self, context: Context, fused: FusedOp, ops: Sequence[Op]) -> None:
         costs, engine = context.target.costs.fused, context.target.engine
         assert costs is not None
         assert engine is not None
-        self.context, self.fused, self.ops, self.ahead = context, fused, ops, ahead
+        self.context, self.fused, self.ops = context, fused, ops
         self.unit, self.fixed = costs.unit(context.program.arithmetic), costs.fixed
         self.engine = engine.cycles
         self.cores = context.target.cores
         self.now = self.engine_free = 0.0
         self.queue: list[JobTimes] = []  # of the chain that runs
-        self.done = self.prepared = 0  # jobs of it
+        self.done = self.allowed = 0  # jobs of it
         self.phases: dict[str, list[Phase]] = {op.id: [] for op in ops}
         self.jobs: dict[str, list[JobTimes]] = {op.id: [] for op in ops}
         self.waited = {op.id: 0.0 for op in ops}  # for the engine
@@ -58,6 +53,7 @@ class _Run:
             FusedKind.MLP: self._mlp,
             FusedKind.NORM_ROWS: self._norm_rows,
             FusedKind.ROWS_RESIDUAL: self._rows_residual,
+            FusedKind.HEAD: self._head,
         }[fused.kind]()
 
     def results(self) -> tuple[OpCycles, ...]:
@@ -117,8 +113,7 @@ class _Run:
         moved = self.context.plan.attention.tile_buffer is not None
         code = self.fixed["return"] if moved else 0.0
         self._work(self._op(linears[3]), "return to rows", 0.0, code)
-        self._rows(linears[3])
-        self._residual()
+        self._add(linears[3])
 
     def _scoring(self) -> Context:
         """With the price of a score in the program's arithmetic."""
@@ -132,19 +127,15 @@ class _Run:
         return replace(context, target=replace(context.target, costs=costs))
 
     def _mlp(self) -> None:
-        """The first half of SwiGLU is beside up's job."""
         (gate, up, down), swiglu = self.fused.linears, self.ops[3]
         elements = self._share(self.context.program.shape.ffn)
-        self._norm((gate,))
-        self._work(swiglu, "SiLU", elements * self.unit["silu"], self.fixed["silu"])
-        self._rows(up)
+        self._norm((gate, up), (self.unit["silu"], 0.0))
         self._meet(self._op(up))
         product = elements * self.unit["product"]
         self._work(swiglu, "product", product, self.fixed["product"])
         self._meet(swiglu)
         self._stage(down, elements)
-        self._rows(down)
-        self._residual()
+        self._add(down)
 
     def _norm_rows(self) -> None:
         self._norm(self.fused.linears)
@@ -156,95 +147,90 @@ class _Run:
         (part,) = self.fused.linears
         self._stage(part, self._share(layout.columns))
         self._work(self.ops[0], "return to rows", 0.0, self.fixed["return"])
-        self._rows(part)
-        self._residual()
+        self._add(part)
+
+    def _head(self) -> None:
+        """Every core keeps its best row while it finishes them."""
+        costs, argmax = self.context.target.costs, self.ops[2]
+        self._norm(self.fused.linears, (costs.argmax,))
+        self._meet(self.ops[1])
+        self._work(argmax, "argmax", costs.reduction)
+        self._meet(argmax)
 
     # ---- phases
 
-    def _norm(self, parts: Sequence[FusedPart]) -> None:
-        """Norm, staging and rows; the norm's scale is computed while the engine begins."""
+    def _norm(self, parts: Sequence[FusedPart], more: Sequence[float] = ()) -> None:
+        """Norm, staging and rows; the norm's scale is computed while the engine begins.
+
+        `more`: cycles of a row of each part beside those of requantization.
+        """
         op, elements = self.ops[0], self._share(self.context.program.shape.hidden)
         if self.fused.measures:
-            self._work(op, "measure", elements * self.unit["residual"], self.fixed["residual"])
+            self._work(op, "measure", elements * self.unit["residual"])
             self._meet(op)
         self._work(op, "norm", elements * self.unit["norm"], self.fixed["norm"])
         self._meet(op)
         self._stage(parts[0], elements)
         self._work(op, "scale", 0.0, self.fixed["scale"])
-        for part in parts:
-            self._rows(part)
+        for part, extra in zip(parts, more or (0.0,) * len(parts), strict=True):
+            self._rows(part, extra)
 
     def _stage(self, part: FusedPart, elements: int) -> None:
-        """Every core quantizes elements into the engine's input; core 0 starts jobs."""
+        """Every core quantizes elements into the engine's input; jobs begin when all have."""
         op, chain = self._op(part), self._chain_of(part)
         cycles = elements * self.unit[f"stage_{_mode(op)}"]
         self._work(op, "stage the vector", cycles, self.fixed["stage"])
-        self._meet(op)
-        self.queue, self.done, self.prepared = [], 0, int(self.ahead)
-        while len(self.queue) < min(QUEUE_DEPTH, len(chain.jobs)):
-            self._start(part)
+        self.queue, self.done, self.allowed = [], 0, chain.linears[0].pieces[0].before
+        self._start(chain)
 
-    def _start(self, part: FusedPart) -> None:
-        """Core 0 starts a job, which runs when the one before it has ended."""
-        op, jobs, number = self._op(part), self._chain_of(part).jobs, len(self.queue) + 1
-        if self.prepared < number:
-            self._prepare(op)
-        shape, begin = shape_of(jobs[number - 1].registers), max(self.now, self.engine_free)
-        self.engine_free = begin + job_cycles(shape, self.engine)
-        label = f"job {number} of {len(jobs)}: {shape.channels} channels"
-        self.queue.append(JobTimes(label, Span(begin, self.engine_free), weight_words(shape)))
+    def _start(self, chain: ChainPlan) -> None:
+        """As many jobs as may be under way; each runs when the one before it has ended."""
+        while len(self.queue) < min(self.allowed, self.done + QUEUE_DEPTH):
+            shape = shape_of(chain.jobs[len(self.queue)].registers)
+            begin = max(self.now, self.engine_free)
+            self.engine_free = begin + job_cycles(shape, self.engine)
+            label = f"job {len(self.queue) + 1} of {len(chain.jobs)}: {shape.channels} channels"
+            self.queue.append(JobTimes(label, Span(begin, self.engine_free), weight_words(shape)))
 
-    def _prepare(self, op: Op) -> None:
-        self.prepared += 1
-        self._work(op, "prepare a job", self.unit["prepare"])
-
-    def _wait(self, part: FusedPart, jobs: int) -> None:
-        """Until so many jobs more are done, preparing and starting others."""
-        op, chain = self._op(part), self._chain_of(part)
+    def _wait(self, op: Op, chain: ChainPlan, jobs: int) -> None:
+        """Until the next jobs are done."""
         self._work(op, "look for the engine", 0.0, self.fixed["wait"])
         for _ in range(jobs):
-            if self.ahead and self.prepared - self.done < QUEUE_DEPTH:
-                self._prepare(op)
             job = self.queue[self.done]
             self.jobs[op.id].append(job)
             left = max(0.0, job.span.end + self.engine.wake - self.now)
             self.waited[op.id] += left
             self.now += left
             self.done += 1
-            if len(self.queue) < len(chain.jobs):
-                self._start(part)
-        self._meet(op)
+            self._start(chain)
 
-    def _rows(self, part: FusedPart) -> None:
-        """Outputs of accumulators that are there: all, or piece by piece."""
-        op = self._op(part)
-        layout = self.context.program.engine_layout_of(op)
+    def _rows(self, part: FusedPart, more: float = 0.0) -> None:
+        """Outputs of accumulators, by the table where it lies; `more`: cycles of a row beside."""
+        op, context, chain = self._op(part), self.context, self._chain_of(part)
+        layout = context.program.engine_layout_of(op)
         assert layout is not None
-        if not part.apart:
-            if part.waited:
-                self._wait(part, part.waited)
-            self._finish(op, layout, layout.rows)
-            return
-        pieces = chain_members((self._chain_of(part),))[op.id].linear.pieces
-        for piece in pieces:
-            if piece.needed > self.done:
-                self._wait(part, piece.needed - self.done)
-            self._finish(op, layout, min(piece.channels * layout.shared, layout.rows))
-
-    def _finish(self, op: Op, layout: EngineLayout, rows: int) -> None:
-        """Rows of a linear, by the table where it lies."""
-        context = self.context
         assert op.mode is not None
         table = context.plan.placements[context.plan.linears[op.id].weight].region
         extra = context.target.extra_load(table)
-        row = row_cycles(self.unit, layout, op.mode, windows_of(op), extra)
-        self._work(op, f"{rows} rows", self._share(rows) * row, self.fixed["rows"])
+        row = row_cycles(self.unit, layout, op.mode, windows_of(op), extra) + more
+        linear = next(each for each in chain.linears if each.op == op.id)
+        fixed = self.fixed["rows"]
+        for jobs, piece in zip(part.waits, linear.pieces, strict=False):
+            self.allowed = max(self.allowed, piece.before)
+            self._start(chain)
+            if jobs:
+                self._wait(op, chain, jobs)
+            self.allowed = max(self.allowed, piece.after)
+            self._start(chain)
+            rows = layout.shared * piece.channels if part.by_piece else layout.rows
+            rows = min(rows, layout.rows)
+            self._work(op, f"{rows} rows", self._share(rows) * row, fixed)
+            fixed = 0.0
 
-    def _residual(self) -> None:
-        elements = self._share(self.context.program.shape.hidden)
-        op = self.ops[-1]
-        self._work(op, "residual", elements * self.unit["residual"], self.fixed["residual"])
-        self._meet(op)
+    def _add(self, part: FusedPart) -> None:
+        """Rows that join the residual stream."""
+        self._rows(part, self.unit["residual"])
+        self._meet(self.ops[-1])
 
     # ---- what phases are made of
 

@@ -78,7 +78,7 @@ class Step:
         cycles = list(self.cycles)
         units = schedule_units(context.program, self.block)
         attention = (unit for unit in units if any(op.kind is OpKind.ATTENTION for op in unit.ops))
-        for first, found in _cycles(context, self.block, attention):
+        for first, found in _cycles(context, attention):
             cycles[first : first + len(found)] = found
         return tuple(cycles)
 
@@ -100,7 +100,7 @@ def decode_step(
     costs = context.target.costs.fused
     block = fused_block(program, plan) if costs else FusedBlock()
     units = schedule_units(program, block)
-    cycles = [each for _, found in _cycles(context, block, units) for each in found]
+    cycles = [each for _, found in _cycles(context, units) for each in found]
     if costs and block.ops:
         last = next(index for index, op in enumerate(program.ops) if op.layer >= 0) - 1
         cycles[last] = _longer(cycles[last], costs.fixed["token"])
@@ -111,25 +111,26 @@ def schedule_units(program: Program, block: FusedBlock) -> Iterator[Unit]:
     """The schedule in order, as the generated code runs it."""
     roles = [op.role for op in whole_block(program)] if block.ops else []
     starts = {roles[item.first]: item for item in block.ops}
+    behind = max((i for i, op in enumerate(program.ops) if op.layer >= 0), default=-1) + 1
     index = 0
     while index < len(program.ops):
         op = program.ops[index]
         fused = starts.get(op.role) if op.layer >= 0 else None
+        if index == behind:
+            fused = block.head
         end = index + (fused.last - fused.first if fused else 1)
         yield Unit(index, program.ops[index:end], fused)
         index = end
 
 
-def _cycles(
-    context: Context, block: FusedBlock, units: Iterable[Unit]
-) -> Iterator[tuple[int, tuple[OpCycles, ...]]]:
+def _cycles(context: Context, units: Iterable[Unit]) -> Iterator[tuple[int, tuple[OpCycles, ...]]]:
     """The place of each unit and the cycles of its ops."""
     known: dict[tuple[CostKey, ...], tuple[OpCycles, ...]] = {}
     for unit in units:
         key = tuple(cost_key(context, op) for op in unit.ops)
         if key not in known:
             known[key] = (
-                fused_cycles(context, unit.fused, unit.ops, ahead=block.ahead)
+                fused_cycles(context, unit.fused, unit.ops)
                 if unit.fused
                 else (op_cycles(context, unit.ops[0]),)
             )

@@ -67,7 +67,7 @@ def test_both_halves_of_a_block() -> None:
 def test_norm_head_and_argmax_behind_the_blocks() -> None:
     program, plan = planned()
     assert plan.engine is not None
-    part = FusedPart(1, True, len(plan.engine.chains[-1].jobs))
+    part = FusedPart(1, True, (1,) * len(plan.engine.chains[-1].jobs))
     assert plan.engine.chains[-1].linears[0].op == "lm_head"
     assert fused_block(program, plan).head == FusedOp(FusedKind.HEAD, 0, 3, (part,))
     longer = replace(program, ops=(*program.ops, program.ops[-1]))
@@ -166,6 +166,6 @@ def test_sums_that_move_are_not_fused(change: str) -> None:
     plan = replace(plan, engine=replace(plan.engine, chains=chains))
     found = fused_block(program, plan).ops
     assert [item.kind for item in found] == [FusedKind.NORM_ROWS, FusedKind.MLP]
-    part = FusedPart(1, True, found[0].linears[0].waited)
+    part = FusedPart(1, True, found[0].linears[0].waits)
     assert found[0] == FusedOp(FusedKind.NORM_ROWS, 0, 4, (part, *found[0].linears[1:]))
     assert found[1].measures

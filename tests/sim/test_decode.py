@@ -28,12 +28,12 @@ from toolchain.model.quant_settings import PER_CHANNEL, QuantConfig
 
 DATA = tomllib.loads((Path(__file__).parent / "decode.toml").read_text(encoding="utf-8"))
 CONTEXT, BLOCKS = 64, 8
-HALVES = 4_700  # what the program gains by waiting for halves of its jobs
+GOAL = 105_000  # of the blocks with A16
 # Rows of the program by hand: phases of ops whose role ends so.
 NORMS = ("attn.norm", "mlp.norm")
 QKV, OUT = ("attn.q_proj", "attn.k_proj", "attn.v_proj"), ("attn.o_proj", "mlp.down_proj")
 GATED = ("mlp.gate_proj", "mlp.up_proj")
-WAITS = ("look for the engine", "prepare a job", "return to rows")
+WAITS = ("look for the engine", "return to rows")
 
 
 def constants(table: str) -> Mapping[str, float]:
@@ -84,7 +84,7 @@ def rows_of(found: Step) -> dict[str, float]:
         compute = sum(phase.span.cycles for phase in times.phases)
         waited = cycles.total - compute
         rows["engine wait"] = rows.get("engine wait", 0.0) + waited / 1000
-        row = ""
+        row = row_of(op.role, "")
         for phase in times.phases:
             row = row_of(op.role, phase.label) or row
             rows[row] = rows.get(row, 0.0) + phase.span.cycles / 1000
@@ -117,19 +117,13 @@ def measured() -> dict[str, float]:
 
 
 def test_breakdown() -> None:
-    """Within 16 per cent. Scores, softmax and values are one row: an op of the model.
-
-    The wait for the engine is not to be told by the formulas: they wait for whole linears, the
-    program for halves of them.
-    """
+    """Within 15 per cent. Scores, softmax and values are one row: an op of the model."""
     expected, found = measured(), rows_of(step(ActMode.A8))
     attention = ("scores", "softmax", "values")
     expected["attention"] = sum(expected.pop(name) for name in attention)
     assert set(found) == set(expected)
-    waited = expected.pop("engine wait")
-    assert waited < found["engine wait"] < waited + HALVES / 1000
     for row, cycles in expected.items():
-        assert found[row] == pytest.approx(cycles, rel=0.16), row
+        assert found[row] == pytest.approx(cycles, rel=0.15), row
 
 
 def test_values() -> None:
@@ -138,14 +132,14 @@ def test_values() -> None:
     assert macs * constants("costs")["attention_mac"] / 1000 == pytest.approx(6.7, rel=0.15)
 
 
-def test_tokens() -> None:
-    """Both activation widths, without embedding and head; of the program without halves."""
-    for mode, cycles in ((ActMode.A8, 93_100), (ActMode.A16, 97_900)):
-        found = step(mode)
-        pairs = zip(found.totals, found.context.program.ops, strict=True)
-        assert sum(each for each, op in pairs if op.layer >= 0) == pytest.approx(
-            cycles + HALVES, rel=0.1
-        )
+@pytest.mark.parametrize(("mode", "cycles"), [(ActMode.A8, 93_100), (ActMode.A16, 97_900)])
+def test_tokens(mode: ActMode, cycles: int) -> None:
+    """Both activation widths, without embedding and head."""
+    found = step(mode)
+    pairs = zip(found.totals, found.context.program.ops, strict=True)
+    blocks = sum(each for each, op in pairs if op.layer >= 0)
+    assert blocks == pytest.approx(cycles, rel=0.06)
+    assert blocks < GOAL
 
 
 def test_constants_are_documented() -> None:

@@ -161,7 +161,7 @@ def test_the_engine_is_a_bound_and_costs_energy() -> None:
 
 def test_a_small_job_is_bound_by_its_overhead() -> None:
     program, plan = planned(TOY_SHAPE, 16, 2)
-    costs = replace(SIRACUSA.costs, linear_row=0.0, barrier=0.0, linear_group=0.0)
+    costs = replace(SIRACUSA.costs, fused=None, linear_row=0.0, barrier=0.0, linear_group=0.0)
     free = replace(SIRACUSA, costs=costs)
     bounds = {op.bound_by for op in estimate(program, plan, free, 10).ops if op.engine != "cores"}
     assert bounds & {"engine_load", "cores"}
