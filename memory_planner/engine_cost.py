@@ -132,8 +132,7 @@ def finish_cycles(
         row = row_cycles(unit, layout, mode, windows, 0.0)
         return costs.fixed["rows"] + -(-rows // target.cores) * row
     sums = layout.groups * windows * engine.sum_cycles
-    fused = target.costs.fused
-    product = fused.work["tail"] if fused else target.costs.mac["byte"]
+    product = costs.work["tail"] if costs is not None else target.costs.mac["byte"]
     tail = windows * layout.tail * product
     return engine.piece_cycles + -(-rows // target.cores) * (engine.row_cycles + sums + tail)
 
