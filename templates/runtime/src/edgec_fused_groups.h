@@ -129,8 +129,11 @@ EDGEC_FOLDED void edgec_x_add_some_groups(const edgec_own_rows *own, edgec_row_k
         uint32_t lane = run->first % 4U;
         const uint8_t *record = table + run->first / 4U * matrix->record_size;
         uint8_t *const sums = (uint8_t *)(uintptr_t)own->sums + 4U * run->sums;
-        edgec_x_lanes rows = {sums, 4U * run->lower,
-                              edgec_piece_of(own->linear, run->first)->group_stride, NULL, 0U};
+        const edgec_engine_piece *piece = own->linear->pieces;
+        if (own->linear->piece_count > 1U) {
+            piece = edgec_piece_of(own->linear, run->first);
+        }
+        edgec_x_lanes rows = {sums, 4U * run->lower, piece->group_stride, NULL, 0U};
         for (uint32_t left = run->count; left != 0U; left -= rows.count) {
             rows.count = 4U - lane < left ? 4U - lane : left;
             rows.multiplier = record + 16U + 4U * first + lane;
