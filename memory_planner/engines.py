@@ -21,6 +21,7 @@ from memory_planner.engine_options import (
     linears_by_vector,
 )
 from memory_planner.plan import Plan
+from memory_planner.prefill import Batched
 from memory_planner.target import TargetSpec
 from toolchain.model.adapters import is_adapter_op
 from toolchain.model.engine_packing import EngineLayout
@@ -77,6 +78,7 @@ class Assignment:
     layouts: Mapping[str, EngineLayout]
     decisions: tuple[Decision, ...]
     draft: Plan | None = None  # of `program`, on a target with an engine
+    batched: Batched | None = None  # its plan with transfers and batches, where that is known
     prompt_words: bool = False  # `program` has second copies of the words of its blocks
 
     def laid_out(self, program: Program) -> Program:

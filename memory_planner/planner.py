@@ -23,8 +23,8 @@ from memory_planner.explain import PlanDoesNotFitError, shortfalls
 from memory_planner.limits import check_pins
 from memory_planner.off_chip import has_room_outside, place_outside
 from memory_planner.plan import Plan
-from memory_planner.prefill import with_batches
-from memory_planner.prompts import check_batch, check_wish, copies_that_pay
+from memory_planner.prefill import Batched, with_batches
+from memory_planner.prompts import check_batch, check_wish, with_copies_that_pay
 from memory_planner.stream_plan import streams_of
 from memory_planner.target import OffChip, TargetSpec
 from memory_planner.tiling import max_transfer, plan_linears
@@ -34,31 +34,37 @@ from toolchain.model.program import Kind, OpKind, Program
 
 
 def plan_memory(
-    program: Program, target: TargetSpec, draft: Plan | None = None, batch: int | None = None
+    program: Program,
+    target: TargetSpec,
+    draft: Plan | None = None,
+    batch: int | None = None,
+    found: Batched | None = None,
 ) -> Plan:
     """The plan of `program` on `target`; the same input gives the same plan.
 
     `draft` is its `draft_plan`, where that is known already; `batch`: tokens of a prompt that go
-    together, None for what pays.
+    together, None for what pays; `found`: its plan with batches, of `choose_engines`.
     Raises DoesNotFitError when a region is too small, with the region, capacity, need, excess,
     the fullest op and its live buffers; ConfigError when a pin of the target cannot be honoured.
     """
     check_pins(program, target)
-    return complete_plan(program, target, draft or draft_plan(program, target), batch)
+    return complete_plan(program, target, draft or draft_plan(program, target), batch, found)
 
 
 def complete_plan(
-    program: Program, target: TargetSpec, draft: Plan, batch: int | None = None
+    program: Program,
+    target: TargetSpec,
+    draft: Plan,
+    batch: int | None = None,
+    found: Batched | None = None,
 ) -> Plan:
     """The draft of a program with its transfers, validated; raises DoesNotFitError.
 
     ConfigError when a batch that is asked for is not possible.
     """
-    plan = _moving(program, target, draft)
-    found = with_batches(program, target, plan, batch)
+    found = found or with_batches(program, target, _moving(program, target, draft), batch)
     check_wish(batch, found)
-    if found.plan.prefill:
-        plan = with_transfers(program, target, found.plan)
+    plan = with_transfers(program, target, found.plan) if found.plan.prefill else found.plan
     problems = validate_plan(program, target, plan)
     if problems:
         raise InternalError("the memory plan is wrong: a defect of edgec, report it", problems)
@@ -110,10 +116,17 @@ def choose_engines(program: Program, target: TargetSpec, wish: EngineWish) -> As
         return _moving(program, target, draft)
 
     planning = drafter, mover
-    copied = copies_that_pay(found.program, target, found.draft, wish.batch, planning)
-    if copied is None:
+    best = with_copies_that_pay(found.program, target, found.draft, wish.batch, planning)
+    if best is None:
         return found
-    return replace(found, program=copied[0], draft=copied[1], prompt_words=True)
+    copied = best.program is not found.program
+    return replace(
+        found,
+        program=best.program,
+        draft=best.draft,
+        batched=best.batched,
+        prompt_words=copied,
+    )
 
 
 def draft_plan(program: Program, target: TargetSpec) -> Plan:

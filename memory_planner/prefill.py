@@ -29,9 +29,11 @@ from memory_planner.plan import Plan, PrefillPlan
 from memory_planner.prefill_jobs import (
     LARGEST_BATCH,
     MOST_TABLES,
+    BatchChains,
     batch_chains,
     batch_sizes,
     is_one_function,
+    jobs_and_savings,
     planned_chains,
     saved_by_jobs,
     tables_size,
@@ -158,31 +160,49 @@ def _with_jobs(program: Program, target: TargetSpec, plan: Plan, wanted: int | N
     """The plan with jobs of so many tokens as save most, as far as there is room."""
     sizes = [size for size in batch_sizes(program) if wanted in (None, size)]
     best = Batched(plan, 0, NO_ROOM if sizes else NO_WINDOWS)
+    chosen: tuple[Plan, PrefillPlan, BatchChains] | None = None
     for size in sizes:
-        roomy = _jobs_of(program, target, plan, size)
-        if roomy is None or roomy.prefill is None:
+        found = _jobs_of(program, target, plan, size)
+        if found is None:
             continue
-        gain = saved_per_token(program, target, plan, roomy.prefill)
+        roomy, how, batch = found
+        jobs, saved = jobs_and_savings(program, target, roomy, batch)
+        if tables_size(program, jobs) > MOST_TABLES:
+            continue
+        gain = _per_token(program, target, saved, size)
         if gain > best.saved or wanted:
-            best = Batched(roomy, gain, "")
-        elif not best.plan.prefill:
+            best, chosen = Batched(plan, gain, ""), found
+        elif chosen is None:
             best = Batched(plan, 0, PAYS_NOT)
-    return best
+    if chosen is None:
+        return best
+    roomy, how, batch = chosen
+    how = replace(how, chains=planned_chains(program, target, roomy, batch))
+    return replace(best, plan=replace(roomy, prefill=how))
 
 
 def saved_per_token(
     program: Program, target: TargetSpec, plan: Plan, prefill: PrefillPlan
 ) -> float:
     """Modelled cycles per token that jobs of several tokens save, less those of choosing tokens."""
+    saved = saved_by_jobs(program, target, plan, prefill.chains, prefill.batch)
+    return _per_token(program, target, saved, prefill.batch)
+
+
+def _per_token(program: Program, target: TargetSpec, saved: float, tokens: int) -> float:
+    """What is left of the cycles that a batch saves when tokens have been chosen."""
     costs = target.costs.batch
     assert costs is not None
     turns = sum(_turns(program, group) for group in _groups_beside_jobs(program))
-    saved = saved_by_jobs(program, target, plan, prefill.chains, prefill.batch)
-    return saved / prefill.batch - costs.select_token * turns
+    return saved / tokens - costs.select_token * turns
 
 
-def _jobs_of(program: Program, target: TargetSpec, plan: Plan, size: int) -> Plan | None:
-    """The plan with jobs of so many tokens in the largest tiles that have room."""
+def _jobs_of(
+    program: Program, target: TargetSpec, plan: Plan, size: int
+) -> tuple[Plan, PrefillPlan, BatchChains] | None:
+    """The plan with room for jobs of so many tokens in the largest tiles that have it, and the
+    chains of these.
+    """
     tokens = _token_buffers(program, target, _groups_beside_jobs(program))
     end = _end_of_blocks(program, plan)
     angles = 2 * program.shape.head_dim  # int16
@@ -197,10 +217,7 @@ def _jobs_of(program: Program, target: TargetSpec, plan: Plan, size: int) -> Pla
         buffers = [_token_buffer(program, plan, how), partials, *batch.buffers(plan, end)]
         roomy = with_buffers(program, target, plan, buffers, _resting(program, plan))
         if roomy:
-            jobs = planned_chains(program, target, roomy, batch)
-            if tables_size(program, jobs) > MOST_TABLES:
-                return None
-            return replace(roomy, prefill=replace(how, chains=jobs))
+            return roomy, how, batch
     return None
 
 

@@ -222,19 +222,36 @@ def saved_by_jobs(
     )
 
 
-def tables_size(program: Program, chains: Sequence[ChainPlan]) -> int:
-    """Bytes that the jobs of all blocks take in tables of the generated code."""
-    jobs = sum(len(chain.jobs) for chain in chains)
+def tables_size(program: Program, jobs: int) -> int:
+    """Bytes that so many jobs of all blocks take in tables of the generated code."""
     return -(-jobs // program.shape.layers) * JOB_SIZE + jobs * NOTE_SIZE
+
+
+def jobs_and_savings(
+    program: Program, target: TargetSpec, plan: Plan, batch: BatchChains
+) -> tuple[int, float]:
+    """The number of jobs of all blocks, and the modelled cycles that they save a batch; the
+    buffers have addresses in `plan`.
+    """
+    known: dict[tuple[object, ...], tuple[int, float]] = {}
+    jobs, saved = 0, 0.0
+    for chain in batch.chains:
+        key = chain.ops[0].role, chain.layouts, len(chain.ops), chain.tile_channels
+        if key not in known:
+            planned = _planned(program, target, plan, chain)
+            cycles = saved_by_jobs(program, target, plan, [planned], batch.tokens)
+            known[key] = len(planned.jobs), cycles
+        jobs, saved = jobs + known[key][0], saved + known[key][1]
+    return jobs, saved
 
 
 def planned_chains(
     program: Program, target: TargetSpec, plan: Plan, batch: BatchChains
 ) -> tuple[ChainPlan, ...]:
     """The registers of all jobs, once their buffers have addresses in `plan`."""
-    found = []
-    for chain in batch.chains:
-        runs = runs_of(program, target, plan, chain)
-        parts = chain, runs, even_cuts(chain, runs, 1)
-        found.append(chain_plan(program, target, plan, parts))
-    return tuple(found)
+    return tuple(_planned(program, target, plan, chain) for chain in batch.chains)
+
+
+def _planned(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> ChainPlan:
+    runs = runs_of(program, target, plan, chain)
+    return chain_plan(program, target, plan, (chain, runs, even_cuts(chain, runs, 1)))

@@ -71,14 +71,23 @@ def check_batch(wanted: int | None, context: int) -> None:
         raise ConfigError("some options cannot be used", [problem])
 
 
-def copies_that_pay(
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A program with second copies of words or without, its draft, and its plan with batches."""
+
+    program: Program
+    draft: Plan
+    batched: Batched
+
+
+def with_copies_that_pay(
     program: Program,
     target: TargetSpec,
     draft: Plan,
     wanted: int | None,
     planning: tuple[Drafter, Mover],
-) -> tuple[Program, Plan] | None:
-    """The program with second copies of words, and its draft; None where it is better without."""
+) -> Prompts | None:
+    """Second copies of words where prompts gain by them; None where they are not in question."""
     drafter, mover = planning
     if target.costs.batch is None or target.costs.fused is None or wanted == 1:
         return None
@@ -88,13 +97,13 @@ def copies_that_pay(
         return None
     if not is_one_function(program, plan):
         return None
+    alone = Prompts(program, draft, with_batches(program, target, plan, wanted))
     copied = with_prompt_words(program)
     roomy = drafter(copied)
     if roomy is None or not _leaves_alone(draft, roomy):
-        return None
-    alone = with_batches(program, target, plan, wanted)
+        return alone
     found = with_batches(copied, target, mover(copied, roomy), wanted)
-    return (copied, roomy) if _is_better(found, alone) else None
+    return Prompts(copied, roomy, found) if _is_better(found, alone.batched) else alone
 
 
 def _leaves_alone(draft: Plan, copied: Plan) -> bool:

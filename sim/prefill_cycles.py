@@ -26,29 +26,30 @@ Piece = tuple[Op, int | None, int]  # op, stream that it waits for, cycles
 
 
 EXACT = 64  # tokens in front of the last batch of which each is counted
-SAMPLES = 16  # batches of longer prompts
+SAMPLES = 32  # tokens of longer prompts, at least
 
 
 def prefill_cycles(step: Step, tokens: int) -> int:
     """Cycles of the first `tokens` tokens of a context as one prompt; `step` is one of them.
 
-    Of more than `EXACT` tokens in front of the last batch, `SAMPLES` batches are counted and the
-    others interpolated.
+    Of more than `EXACT` tokens in front of the last batch, batches of `SAMPLES` tokens are counted,
+    four at least, and the others interpolated.
     """
     plan = step.context.plan
     size = plan.prefill.batch if plan.prefill else 1
     before = (tokens - 1) // size  # batches without a head, all of them full
+    samples = max(4, SAMPLES // size)
 
     def at(batch: int) -> int:
         return _batch(step, range(batch * size, (batch + 1) * size), is_last=False)
 
     last = _batch(step, range(before * size, tokens), is_last=True)
-    if before * size <= EXACT or before <= SAMPLES:
+    if before * size <= EXACT or before <= samples:
         return sum(map(at, range(before))) + last
-    places = [(before - 1) * index // (SAMPLES - 1) for index in range(SAMPLES)]
-    samples = [(place, at(place)) for place in places]
-    cycles = samples[-1][1] + last
-    for (begin, low), (end, high) in pairwise(samples):  # `begin` counted, `end` not
+    places = [(before - 1) * index // (samples - 1) for index in range(samples)]
+    counted = [(place, at(place)) for place in places]
+    cycles = counted[-1][1] + last
+    for (begin, low), (end, high) in pairwise(counted):  # `begin` counted, `end` not
         length = end - begin
         cycles += length * low + (high - low) * (length - 1) // 2
     return cycles
@@ -72,6 +73,7 @@ def _blocks(step: Step, by_token: Sequence[Sequence[OpCycles]]) -> Iterator[Piec
     points = stream_points(program, plan.streams)
     costs = target.costs.batch if plan.prefill else None
     jobs = plan.prefill.chains if plan.prefill else ()
+    chains = {chain.linears[0].op: chain for chain in jobs}
     for places, schedule in prompt_order(program, plan, len(by_token)):
         first = places[0]
         for op in schedule:
@@ -86,8 +88,8 @@ def _blocks(step: Step, by_token: Sequence[Sequence[OpCycles]]) -> Iterator[Piec
                 cycles -= warm_saving(target, op)
             if costs and op is schedule[0]:
                 cycles += costs.select_token * (len(places) if jobs else 1)
-            chain = [one for one in jobs if one.linears[0].op == op.id]
-            cycles -= saved_by_jobs(program, target, plan, chain, len(by_token))
+            if op.id in chains:
+                cycles -= saved_by_jobs(program, target, plan, [chains[op.id]], len(by_token))
             yield op, point, round(cycles)
 
 

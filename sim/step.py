@@ -7,8 +7,9 @@ computed. Of all ops attention alone depends on the position, which makes sums o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from memory_planner.fused_ops import FusedBlock, FusedOp, fused_block
 from memory_planner.plan import Plan
@@ -40,7 +41,7 @@ class Unit:
     fused: FusedOp | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """The ops of one token in cycles, and the streams that they wait for."""
 
@@ -76,11 +77,21 @@ class Step:
         """By op: what it costs for another token, without streams."""
         context = replace(self.context, position=position)
         cycles = list(self.cycles)
-        units = schedule_units(context.program, self.block)
-        attention = (unit for unit in units if any(op.kind is OpKind.ATTENTION for op in unit.ops))
-        for first, found in _cycles(context, attention):
-            cycles[first : first + len(found)] = found
+        for places in self.attention.values():
+            found = _unit_cycles(context, places[0])
+            for unit in places:
+                cycles[unit.first : unit.first + len(found)] = found
         return tuple(cycles)
+
+    @cached_property
+    def attention(self) -> Mapping[tuple[CostKey, ...], Sequence[Unit]]:
+        """Units with attention, by what they cost."""
+        found: dict[tuple[CostKey, ...], list[Unit]] = {}
+        for unit in schedule_units(self.context.program, self.block):
+            if any(op.kind is OpKind.ATTENTION for op in unit.ops):
+                key = tuple(cost_key(self.context, op) for op in unit.ops)
+                found.setdefault(key, []).append(unit)
+        return found
 
 
 def decode_step(
@@ -100,7 +111,7 @@ def decode_step(
     costs = context.target.costs.fused
     block = fused_block(program, plan) if costs else FusedBlock()
     units = schedule_units(program, block)
-    cycles = [each for _, found in _cycles(context, units) for each in found]
+    cycles = list(_cycles(context, units))
     if costs and block.ops:
         last = next(index for index, op in enumerate(program.ops) if op.layer >= 0) - 1
         cycles[last] = _longer(cycles[last], costs.fixed["token"])
@@ -123,18 +134,20 @@ def schedule_units(program: Program, block: FusedBlock) -> Iterator[Unit]:
         index = end
 
 
-def _cycles(context: Context, units: Iterable[Unit]) -> Iterator[tuple[int, tuple[OpCycles, ...]]]:
-    """The place of each unit and the cycles of its ops."""
+def _cycles(context: Context, units: Iterable[Unit]) -> Iterator[OpCycles]:
+    """The cycles of their ops."""
     known: dict[tuple[CostKey, ...], tuple[OpCycles, ...]] = {}
     for unit in units:
         key = tuple(cost_key(context, op) for op in unit.ops)
         if key not in known:
-            known[key] = (
-                fused_cycles(context, unit.fused, unit.ops)
-                if unit.fused
-                else (op_cycles(context, unit.ops[0]),)
-            )
-        yield unit.first, known[key]
+            known[key] = _unit_cycles(context, unit)
+        yield from known[key]
+
+
+def _unit_cycles(context: Context, unit: Unit) -> tuple[OpCycles, ...]:
+    if unit.fused:
+        return fused_cycles(context, unit.fused, unit.ops)
+    return (op_cycles(context, unit.ops[0]),)
 
 
 def _longer(each: OpCycles, cycles: float) -> OpCycles:

@@ -77,7 +77,7 @@ def test_jobs_of_several_tokens(
     """Prompts in C by jobs of four windows, or of 1 x 1 from second copies of the words, in a model
     so small that they would not pay.
     """
-    monkeypatch.setattr(prefill, "saved_by_jobs", lambda *a: 1e6 * a[-1] ** 2)
+    monkeypatch.setattr(prefill, "jobs_and_savings", lambda *a: (0, 1e6 * a[-1].tokens ** 2))
     monkeypatch.setattr(prompts, "_is_better", lambda *_: copies)
     shape: dict[str, Any] = {"hidden_size": 72, "intermediate_size": 100, "context": 7}
     quant = QuantConfig(4, group_size, overrides=(Override("*.k_proj", 3),))

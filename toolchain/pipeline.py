@@ -168,7 +168,9 @@ def _plan(design: Design, outline: Program, target: TargetSpec) -> tuple[Assignm
     """Where linears run, and the plan; the error of `edgec fit` when the model does not fit."""
     engines = choose_engines(outline, target, design.wish)
     try:
-        return engines, plan_memory(engines.program, target, engines.draft, design.batch)
+        return engines, plan_memory(
+            engines.program, target, engines.draft, design.batch, engines.batched
+        )
     except DoesNotFitError as error:
         raise explain_misfit(design, target) from error
 

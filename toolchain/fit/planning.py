@@ -54,7 +54,7 @@ def plan_design(design: Design, target: TargetSpec) -> Outcome:
     lacking: tuple[Shortfall, ...] = ()
     problems: tuple[Problem, ...] = ()
     try:
-        plan = complete_plan(program, target, draft, design.batch)
+        plan = complete_plan(program, target, draft, design.batch, chosen.batched)
     except PlanDoesNotFitError as error:
         lacking = error.shortfalls
         problems = tuple(map(_problem, lacking))
