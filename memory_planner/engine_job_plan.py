@@ -100,7 +100,7 @@ def _cuts_in_functions(runs: list[Run]) -> list[Cuts]:
 
     Jobs end between linears; all but the last may be halved, so that the cores begin early, and the
     last one is divided further: the rows of its last part alone are finished when the engine has
-    nothing left to do.
+    nothing left to do. With groups or a tail the rows of a linear are finished at once.
     """
     choices = []
     for run in runs:
@@ -108,9 +108,12 @@ def _cuts_in_functions(runs: list[Run]) -> list[Cuts]:
         kept = product((False, True), repeat=len(ends) - 1)
         choices.append([tuple(e for e, k in zip(ends, (*k, True), strict=True) if k) for k in kept])
     found: list[Cuts] = []
+    layouts = [layout for run in runs for layout in run.layouts]
+    by_piece = all(layout.groups == 1 and not layout.tail for layout in layouts)
     for *others, last in product(*choices):
         first = last[-2] if len(last) > 1 else 0
-        for parts, halved in product(_parts(first, last[-1]), (False, True)):
+        parts_of_last = _parts(first, last[-1]) if by_piece else [(last[-1],)]
+        for parts, halved in product(parts_of_last, (False, True) if by_piece else (False,)):
             if halved:
                 found.append((*map(_halved, others), (*_halved(last[:-1]), *parts)))
             else:

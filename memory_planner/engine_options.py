@@ -103,8 +103,11 @@ def _options(
 
 
 def _most_parts(layout: EngineLayout, in_block: bool) -> int:
-    """Parts in which the rows of a linear can be finished."""
-    return min(MOST_JOBS, MOST_RUNS // layout.shared) if in_block else MOST_JOBS
+    """Parts in which the rows of a linear can be finished; in a block 1 with groups or a tail."""
+    if not in_block:
+        return MOST_JOBS
+    plain = layout.groups == 1 and not layout.tail
+    return min(MOST_JOBS, MOST_RUNS // layout.shared) if plain else 1
 
 
 def arrangements(layout: WeightLayout, bits: int) -> list[EngineLayout]:
