@@ -95,7 +95,6 @@ def _finished(works: Sequence[_Work], target: TargetSpec, parts: int, *, fused: 
     engine = target.engine
     assert engine is not None
     each = target.costs.barrier + finish_cycles(works[0].layout, 0, 1, target, fused=fused)
-    each += meet_cycles(target, fused=fused)
     ends = []
     for most in range(1, parts + 1):
         now = done = 0.0
@@ -135,12 +134,6 @@ def finish_cycles(
     product = costs.work["tail"] if costs is not None else target.costs.mac["byte"]
     tail = windows * layout.tail * product
     return engine.piece_cycles + -(-rows // target.cores) * (engine.row_cycles + sums + tail)
-
-
-def meet_cycles(target: TargetSpec, *, fused: bool) -> float:
-    """Cycles in which the cores look for the jobs of a piece, besides the barrier."""
-    costs = target.costs.fused
-    return costs.fixed["wait"] if fused and costs is not None else 0.0
 
 
 def core_cycles(layout: WeightLayout, target: TargetSpec) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_planner.engine_chains import windows_of
-from memory_planner.engine_cost import finish_cycles, meet_cycles, stage_cycles
+from memory_planner.engine_cost import finish_cycles, stage_cycles
 from memory_planner.engine_plan import QUEUE_DEPTH, ChainPlan, EngineLinear, PiecePlan
 from memory_planner.engine_registers import shape_of
 from memory_planner.engine_time import job_cycles, weight_words
@@ -130,7 +130,7 @@ class _Run:
             self._issue(piece.before)
         if arrived:
             self.now = max(self.now, tables[arrived - 1].end)
-        self._work("meet", meet_cycles(self.target, fused=self.fused))
+        self._work("meet", 0.0)
         self._issue(piece.after)
         self._move(how, tables, self.now)
         rows = min(piece.channels * layout.shared, layout.rows)
