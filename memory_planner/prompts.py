@@ -22,7 +22,7 @@ from memory_planner.prefill import (
 from memory_planner.prefill_jobs import is_one_function
 from memory_planner.target import TargetSpec
 from toolchain.model.errors import ConfigError, DoesNotFitError, Problem
-from toolchain.model.program import Program, is_prompt_words
+from toolchain.model.program import OpKind, Program, is_prompt_words
 from toolchain.model.prompt_words import prompt_words, with_prompt_words
 
 OPTION = "--prefill-batch"
@@ -91,6 +91,8 @@ def with_copies_that_pay(
     drafter, mover = planning
     if target.costs.batch is None or target.costs.fused is None or wanted == 1:
         return None
+    if not has_one_width(program):
+        return None
     try:
         plan = mover(program, draft)
     except DoesNotFitError:
@@ -104,6 +106,13 @@ def with_copies_that_pay(
         return alone
     found = with_batches(copied, target, mover(copied, roomy), wanted)
     return Prompts(copied, roomy, found) if _is_better(found, alone.batched) else alone
+
+
+def has_one_width(program: Program) -> bool:
+    """Whether all vectors of the blocks' linears have as many bits: rows of pixels of a 1 x 1 job
+    then have as many tokens for all.
+    """
+    return len({op.mode for op in program.ops if op.kind is OpKind.LINEAR and op.layer >= 0}) == 1
 
 
 def _leaves_alone(draft: Plan, copied: Plan) -> bool:
@@ -149,6 +158,8 @@ def prompt_choice(program: Program, target: TargetSpec, plan: Plan) -> PromptCho
 def _why_no_copies(program: Program, target: TargetSpec, plan: Plan) -> str:
     """Why jobs of several tokens read the words of steps."""
     assert target.engine is not None
+    if not has_one_width(program):
+        return "second copies serve vectors of one width, a16 or a8 at all sites"
     size = sum(spec.size for spec in prompt_words(program).values())
     free = sum(max(0, plan.region(name).free) for name in target.engine.weights)
     if size > free:

@@ -646,6 +646,7 @@ static void block(const step *s, uint32_t layer) {
 /* Every block in turn. */
 DEMO_HOT DEMO_OUTLINE void all_blocks(const step *s) {
     for (uint32_t layer = 0U; layer < LAYERS; layer++) {
+        DEMO_KEEP(s); /* or the loop begins with addresses of all that blocks use */
         block(s, layer);
     }
 }

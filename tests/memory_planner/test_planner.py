@@ -284,9 +284,9 @@ def test_peak_of_siracusa_l1() -> None:
     target = load_target("siracusa")
     plan = plan_memory(program, target)
     peak = peak_of(plan, program, target, "l1")
-    assert peak.op == "l00.mlp.down_proj"  # beside the tokens of a prompt that wait
+    assert peak.op == "lm_head"
     assert peak.size == plan.region("l1").peak
-    assert [place.name for place in peak.live[:2]] == ["tile.mlp.down_proj", "prefill.tokens"]
+    assert [place.name for place in peak.live[:2]] == ["tile.lm_head", "logits"]
 
 
 @needs_shared
