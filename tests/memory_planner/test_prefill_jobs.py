@@ -122,7 +122,7 @@ def test_windows_of_a_job_are_distinct(halves: int, tokens: int) -> None:
 
 def test_copies_need_room_and_leave_all_else_alone(tmp_path: Path) -> None:
     """Without room for them, or without a gain, jobs read the words of steps."""
-    shape = {**SHAPE, "hidden_size": 256, "intermediate_size": 512}
+    shape = {**SHAPE, "hidden_size": 192, "intermediate_size": 512}
     lean = lowered(tmp_path, QuantConfig(4, -1), ActMode.A16, **shape)
     assigned, plan = planned(lean)
     program = assigned.program
