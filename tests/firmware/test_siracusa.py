@@ -134,7 +134,7 @@ def test_programs_are_as_planned(
     bundle: LoadedBundle = request.getfixturevalue(name)
     report = check_sizes(bundle.directory, compiler(using))
     assert [use.program for use in report.memories] == ["runner", "tracer", "checker", "profiler"]
-    assert all(8_000 < use.used <= use.reserved == 131072 + 8192 for use in report.memories)
+    assert all(8_000 < use.used <= use.reserved == 163840 + 8192 for use in report.memories)
     assert len(report.stacks) == (8 if using == "gcc" else 0)
     assert report.instruction_cache == 4096
     if using == "gcc":
@@ -189,8 +189,8 @@ def test_code_that_is_too_large_does_not_link(tiny_bundle: LoadedBundle, tmp_pat
     shutil.copytree(tiny_bundle.directory, copy)
     script = copy / "runtime/port/siracusa/link.ld"
     text = script.read_text(encoding="utf-8")
-    assert "LENGTH = 73736" in text
-    script.write_text(text.replace("LENGTH = 73736", "LENGTH = 8192"), encoding="utf-8")
+    assert "LENGTH = 106504" in text
+    script.write_text(text.replace("LENGTH = 106504", "LENGTH = 8192"), encoding="utf-8")
     with pytest.raises(ToolError, match=r"region 'code'|region `code'"):
         run_make(Build(copy, tmp_path / "out", "siracusa", any_compiler(), ("runner",)))
 

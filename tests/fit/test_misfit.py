@@ -96,7 +96,7 @@ def test_contributors_sum_equal_blocks() -> None:
 
 @pytest.fixture(scope="module")
 def tight() -> tuple[TargetSpec, list[Remedy]]:
-    target = shrunk(SIRACUSA, 420_000, "mram", "tile_sram", "l2")
+    target = shrunk(shrunk(SIRACUSA, 420_000, "mram", "tile_sram"), 452_768, "l2")
     return target, find_remedies(WIDE, target)
 
 
@@ -172,7 +172,7 @@ def test_remedies_of_overridden_layers_are_real() -> None:
 
     quant = replace(WIDE.quant, overrides=(Override("l03.*", bits=8),))
     design = replace(WIDE, quant=quant)
-    target = shrunk(SIRACUSA, 420_000, "mram", "tile_sram", "l2")
+    target = shrunk(shrunk(SIRACUSA, 420_000, "mram", "tile_sram"), 452_768, "l2")
     assert "blocks" not in by_change(find_remedies(design, target))
 
 
