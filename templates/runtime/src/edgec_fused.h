@@ -7,6 +7,7 @@
 #define EDGEC_FUSED_H
 
 #include "edgec_vector.h"
+#include "edgec_xpulp_asm.h"
 
 /* One copy of the code, wherever it is called from: the instruction cache is small. SETUP: what
  * runs once per token at most. */
@@ -66,9 +67,10 @@ static inline void edgec_put_amplitude(const edgec_worker *worker, uint32_t whic
 }
 
 /* Of a team of any size. */
-EDGEC_RARE static uint32_t edgec_any_amplitude(const uint32_t *x, uint32_t count) {
+EDGEC_RARE static uint32_t edgec_any_amplitude(const edgec_worker *worker, uint32_t which) {
+    const uint32_t *const x = edgec_exchange_of(worker)->amplitude[which];
     uint32_t amplitude = 0U;
-    for (uint32_t core = 0U; core < count; core++) {
+    for (uint32_t core = 0U; core < worker->count; core++) {
         amplitude = edgec_maxu32(amplitude, x[core]);
     }
     return amplitude;
@@ -76,13 +78,25 @@ EDGEC_RARE static uint32_t edgec_any_amplitude(const uint32_t *x, uint32_t count
 
 /* The team's, after a barrier. */
 EDGEC_SHARED uint32_t edgec_team_amplitude(const edgec_worker *worker, uint32_t which) {
-    const uint32_t *const x = edgec_exchange_of(worker)->amplitude[which];
-    if (EDGEC_LIKELY(worker->count == 8U)) {
-        const uint32_t a = edgec_maxu32(edgec_maxu32(x[0], x[1]), edgec_maxu32(x[2], x[3]));
-        const uint32_t b = edgec_maxu32(edgec_maxu32(x[4], x[5]), edgec_maxu32(x[6], x[7]));
-        return edgec_maxu32(a, b);
+    if (!EDGEC_LIKELY(worker->count == 8U)) {
+        return edgec_any_amplitude(worker, which);
     }
-    return edgec_any_amplitude(x, worker->count);
+    const uint32_t *x = edgec_exchange_of(worker)->amplitude[which];
+    uint32_t most = 0U;
+#if EDGEC_XPULP
+    uint32_t a;
+    uint32_t b;
+    __asm__ volatile(EDGEC_X_LOOP(4, EDGEC_X_LWP(a, x, 4) EDGEC_X_LWP(b, x, 4)
+                                         EDGEC_X_MAXU(most, most, a) EDGEC_X_MAXU(most, most, b))
+                     : [a] "=&r"(a), [b] "=&r"(b), [x] "+&r"(x), [most] "+&r"(most)
+                     : [n] "r"(4)
+                     : "memory");
+#else
+    for (uint32_t core = 0U; core < 8U; core++) {
+        most = edgec_maxu32(most, x[core]);
+    }
+#endif
+    return most;
 }
 
 /* blen(max |x|) - bits */

@@ -129,21 +129,19 @@ EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edge
         high = (uint32_t)(start >> 32);
     } else if (left.shift < 0) { /* in the first blocks: the shift is to the left */
         high = low;
-        low = (uint32_t)eps << (32U - right);
+        low = (uint32_t)eps << ((0U - right) & 31U);
     }
     edgec_add_sums(exchange, worker->count, &low, &high);
-    low = (low | high) != 0U ? low : 1U;
-    const int32_t bits = high != 0U ? 32 + edgec_bits32(high) : edgec_bits32(low);
-    const int32_t root_shift = (bits - 31) >> 1;
-    uint32_t square = low; /* the sum in [2^30, 2^32) */
-    if (high != 0U) {
-        const uint32_t by = 2U * (uint32_t)root_shift; /* 2 .. 32 */
-        square = by < 32U ? high << (32U - by) | low >> by : high;
-    } else if (root_shift >= 0) {
-        square = low >> (2U * (uint32_t)root_shift);
-    } else {
-        square = low << (uint32_t)(-2 * root_shift);
+    int32_t root_shift = 16;
+    if (high == 0U) {
+        high = edgec_maxu32(low, 1U);
+        low = 0U;
+        root_shift = 0;
     }
+    const uint32_t by = (31U - edgec_top_bit(high)) & ~1U;
+    root_shift -= (int32_t)(by >> 1);
+    uint32_t square = high << by | low >> 1 >> (31U - by); /* the sum in [2^30, 2^32) */
+    EDGEC_KEEP(square);
     const uint32_t root = edgec_isqrt32(square);
     edgec_scale scale;
     if (halves == 2U) {
@@ -151,9 +149,9 @@ EDGEC_FOLDED edgec_scale edgec_fused_norm_scale(const edgec_worker *worker, edge
         scale.e = left.quantizer_shift - 30 - root_shift;
     } else {
         const uint32_t a = ((uint32_t)left.amax << 16) / root;
-        const int over = a > 1U << 15;
-        scale.a = (int32_t)(over != 0 ? (a + 1U) >> 1 : a);
-        scale.e = left.quantizer_shift - 16 - root_shift + over;
+        const uint32_t over = a > 1U << 15 ? 1U : 0U;
+        scale.a = (int32_t)edgec_round_shift_u(a, over);
+        scale.e = left.quantizer_shift - 16 - root_shift + (int32_t)over;
     }
     return scale;
 }

@@ -137,29 +137,25 @@ static inline const int32_t *edgec_stage_elements(const edgec_vector_quantizer *
     return t;
 }
 
-/* Behind the columns of the engine. */
-EDGEC_RARE static void edgec_stage_tail(const edgec_stage_part *part, uint32_t halves,
+/* What is left behind the runs that are known: those of a part that has many, and the columns
+ * behind those of the engine. */
+EDGEC_RARE static void edgec_stage_rest(const edgec_stage_part *part, uint32_t halves,
                                         edgec_vector_quantizer by, const int32_t *t) {
-    const uint32_t first = part->last > part->share.first ? part->last : part->share.first;
-    for (uint32_t i = first; i < part->share.last; i++) {
+    edgec_stage_place place = part->place;
+    uint32_t i = part->share.first;
+    while (part->run_count == 0U && i < part->last) {
+        const edgec_stage_run run = edgec_stage_next(part->stage, &place, part->last - i);
+        (void)edgec_stage_elements(&by, halves, t + i, run.count, part->first + run.at,
+                                   part->below);
+        i += run.count;
+    }
+    for (i = i > part->last ? i : part->last; i < part->share.last; i++) {
         const int32_t value = edgec_rounded(t[i], by.by);
         if (halves == 2U) {
             ((int16_t *)part->tail)[i] = (int16_t)value;
         } else {
             ((int8_t *)part->tail)[i] = (int8_t)edgec_round_shift(value * by.reciprocal, 23U);
         }
-    }
-}
-
-/* As edgec_fused_stage, for a part of many runs. */
-EDGEC_RARE static void edgec_stage_runs(const edgec_stage_part *part, uint32_t halves,
-                                        const edgec_vector_quantizer *quantizer, const int32_t *t) {
-    edgec_stage_place place = part->place;
-    for (uint32_t i = part->share.first; i < part->last;) {
-        const edgec_stage_run run = edgec_stage_next(part->stage, &place, part->last - i);
-        (void)edgec_stage_elements(quantizer, halves, t + i, run.count, part->first + run.at,
-                                   part->below);
-        i += run.count;
     }
 }
 
@@ -173,14 +169,9 @@ EDGEC_FOLDED void edgec_fused_stage(const edgec_stage_part *part, uint32_t halve
                                     part->below);
         run++;
     }
-    if (EDGEC_LIKELY(next == t + part->share.last)) {
-        return;
-    }
-    if (part->run_count == 0U) {
-        edgec_stage_runs(part, halves, quantizer, t);
-    }
-    if (part->last < part->share.last) {
-        edgec_stage_tail(part, halves, *quantizer, t);
+    EDGEC_KEEP(next);
+    if (!EDGEC_LIKELY(next == t + part->share.last)) {
+        edgec_stage_rest(part, halves, *quantizer, t);
     }
 }
 

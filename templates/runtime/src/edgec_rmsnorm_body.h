@@ -19,8 +19,8 @@ static inline uint32_t edgec_isqrt32(uint32_t v) {
     uint32_t root = (v >> 17) + (v >> 19) + 24379U;
     root = (root + v / root) >> 1;
     root = (root + v / root) >> 1;
-    root = root <= 65535U ? root : 65535U;
-    return root * root > v ? root - 1U : root;
+    root = (uint32_t)edgec_min32((int32_t)root, 65535);
+    return root - (root * root > v ? 1U : 0U);
 }
 
 /* eps at the fixed point of squares that were shifted right by 2 * shift; shift is -15 .. 17. */

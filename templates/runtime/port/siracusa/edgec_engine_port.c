@@ -58,7 +58,7 @@ static int is_done(uint32_t count) {
     return (committed && !is_busy(count)) || edgec_signed(jobs.done - count) > 0;
 }
 
-EDGEC_HOT EDGEC_OUTLINE void write_registers(const uint32_t *from, uint32_t words) {
+EDGEC_INLINE void put_registers(const uint32_t *from, uint32_t words) {
     const uint32_t count = jobs.committed;
     while (is_busy(count)) {
     }
@@ -74,6 +74,11 @@ EDGEC_HOT EDGEC_OUTLINE void write_registers(const uint32_t *from, uint32_t word
         to[i + 3U] = values[3];
     }
     to[0] = from[0] + words;
+}
+
+/* For jobs that come alone; those of blocks have a copy of their own. */
+EDGEC_OUTLINE void write_registers(const uint32_t *from, uint32_t words) {
+    put_registers(from, words);
 }
 
 /* The context that was acquired last is committed; counted first, as a worker that the job's event
@@ -100,7 +105,7 @@ EDGEC_HOT EDGEC_OUTLINE void feed_planned(const edgec_engine_note *note,
                                           const edgec_engine_note *last) {
     for (; note != last; note++) {
         if (note->registers != NULL) {
-            write_registers(note->registers, note->words);
+            put_registers(note->registers, note->words);
             if (note->begins != 0U) {
                 (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER +
                           SIRACUSA_BARRIER_WAIT_CLEAR);
@@ -108,6 +113,23 @@ EDGEC_HOT EDGEC_OUTLINE void feed_planned(const edgec_engine_note *note,
             commit();
         }
     }
+}
+
+EDGEC_HOT void edgec_engine_go(void) {
+    __asm__ volatile("" ::: "memory");
+    (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_ARRIVE);
+}
+
+/* Events of two jobs may merge, hence the loop; an old one does no harm. */
+EDGEC_HOT void edgec_engine_meet(const edgec_worker *worker, uint32_t count) {
+    const uint32_t met = jobs.met[worker->id] + count;
+    jobs.met[worker->id] = met;
+    while (!is_done(met - 1U)) {
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_ENGINE_EVENT;
+        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
+        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
+    }
+    __asm__ volatile("" ::: "memory");
 }
 
 /* A job that comes alone. */
@@ -143,7 +165,7 @@ void edgec_engine_feed(void) {
     }
 }
 
-EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
+void edgec_engine_prepare(edgec_engine_job *job) {
     const uint32_t message = jobs.sent % EDGEC_ENGINE_QUEUE;
     jobs.messages[message].own.registers = job->registers;
     jobs.messages[message].own.words = job->words;
@@ -152,7 +174,7 @@ EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
     wake_feeder();
 }
 
-EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
+void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
     __asm__ volatile("" ::: "memory");
     jobs.started++;
@@ -170,23 +192,6 @@ void edgec_engine_plan(const edgec_worker *worker, const edgec_engine_note *note
     jobs.sent++;
     wake_feeder();
     jobs.settled = jobs.sent;
-}
-
-EDGEC_HOT void edgec_engine_go(void) {
-    __asm__ volatile("" ::: "memory");
-    (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_ARRIVE);
-}
-
-/* Events of two jobs may merge, hence the loop; an old one does no harm. */
-EDGEC_HOT void edgec_engine_meet(const edgec_worker *worker, uint32_t count) {
-    const uint32_t met = jobs.met[worker->id] + count;
-    jobs.met[worker->id] = met;
-    while (!is_done(met - 1U)) {
-        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_ENGINE_EVENT;
-        (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
-        *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
-    }
-    __asm__ volatile("" ::: "memory");
 }
 #else
 EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
