@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.c.data import SANITIZED
+from tests.c.test_on_core import MODULES as OF_KERNELS
 from tests.paths import REPOSITORY
 
-MODULES = ("test_math", "test_vectors", "test_linear", "test_attention", "test_blob_check")
+MODULES = (*OF_KERNELS, "test_math", "test_blob_check")
 
 
 def preloaded_library() -> str | None:

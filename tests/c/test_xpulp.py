@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,7 @@ ENCODINGS = {
     "int edgec_max32(int a, int b)": "0000010 01011 01010 110 01010 0110011",
     "unsigned edgec_maxu32(unsigned a, unsigned b)": "0000010 01011 01010 111 01010 0110011",
     "int edgec_abs32(int a)": "0000010 00000 01010 000 01010 0110011",
+    "unsigned edgec_top_bit(unsigned a)": "0001000 00000 01010 001 01010 0110011",
     "unsigned edgec_mul_low16(unsigned a, unsigned b)": "0000000 01011 01010 000 01010 1011011",
     "unsigned edgec_mul_high16(unsigned a, unsigned b)": "0100000 01011 01010 000 01010 1011011",
     "unsigned edgec_mul_high16_rs15(unsigned a, unsigned b)": (
@@ -37,9 +39,11 @@ ENCODINGS = {
 }
 
 
-# d is x10, a x11, b x12, s x13.
+# In registers from x10 on.
+OPERANDS = ("d", "a", "b", "s", "n", "rows")
 IN_ASSEMBLY = {
     "EDGEC_X_LWP(d, a, 4)": "000000000100 01011 010 01010 0001011",
+    "EDGEC_X_LHP(d, a, 2)": "000000000010 01011 001 01010 0001011",
     "EDGEC_X_LBUP(d, a, 4)": "000000000100 01011 100 01010 0001011",
     "EDGEC_X_LWS(d, a, s)": "0010000 01101 01011 111 01010 0001011",
     "EDGEC_X_LHUX(d, b, a)": "0101000 01100 01011 111 01010 0000011",
@@ -67,6 +71,7 @@ IN_ASSEMBLY = {
     "EDGEC_X_MULU_RS15(d, a, b)": "0001111 01100 01011 100 01010 1011011",
     "EDGEC_X_MULU_RS16(d, a, b)": "0010000 01100 01011 100 01010 1011011",
     "EDGEC_X_MULHHU_19(d, a, b)": "0110011 01100 01011 000 01010 1011011",
+    "EDGEC_X_MULS_RS11(d, a, b)": "1001011 01100 01011 100 01010 1011011",
     "EDGEC_X_MACU(d, a, b)": "0000000 01100 01011 001 01010 1011011",
     "EDGEC_X_SUB_SRA16(d, a, b)": "0010000 01100 01011 011 01010 1011011",
     "EDGEC_X_RS(d, a)": "0100000 01011 00000 110 01010 1011011",
@@ -78,6 +83,15 @@ IN_ASSEMBLY = {
     "EDGEC_X_SHUFFLE4(d, a, b)": "1100100 01100 01011 001 01010 1010111",
     "EDGEC_X_PACK2(d, a, b)": "1101000 01100 01011 000 01010 1010111",
 }
+
+# lp.setup: half words to the end, count in x14 or x15, loop 0 or 1. Bodies of two instructions.
+BODY = "EDGEC_X_CLEAR(d) EDGEC_X_CLEAR(d)"
+SET_UP = {
+    f"EDGEC_X_LOOP(2, {BODY})": "000000000100 01110 100 00000 1111011",
+    f"EDGEC_X_OUTER(2, {BODY})": "000000000100 01111 100 00001 1111011",
+}
+# What these are made of, and instructions of the base set.
+PARTS = {"TEXT", "TEXT_OF", "R", "R0", "OP", "OPI", "LUI", "CLEAR", "LW", "NEG"}
 
 
 def rv32_command(*flags: str) -> list[str]:
@@ -123,17 +137,25 @@ def test_encoding(tmp_path: Path, prototype: str) -> None:
     assert word.to_bytes(4, "little") in target.read_bytes()
 
 
-@pytest.mark.parametrize("macro", IN_ASSEMBLY)
+def test_every_instruction_in_assembly_has_its_encoding_here() -> None:
+    header = (RUNTIME / "include" / "edgec_xpulp_asm.h").read_text(encoding="utf-8")
+    defined = set(re.findall(r"#define EDGEC_X_(\w+)\(", header))
+    tested = {text.removeprefix("EDGEC_X_").split("(")[0] for text in (*IN_ASSEMBLY, *SET_UP)}
+    assert defined - PARTS == tested - PARTS
+
+
+@pytest.mark.parametrize("macro", [*IN_ASSEMBLY, *SET_UP])
 def test_encoding_in_assembly(tmp_path: Path, macro: str) -> None:
     source = tmp_path / "one.c"
+    operands = ", ".join(f'[{name}] "+r"({name})' for name in OPERANDS)
     source.write_text(
         '#include "edgec_xpulp_asm.h"\nvoid f(void);\nvoid f(void) {\n'
-        + "".join(f'register int {r} __asm__("a{i}") = 0;\n' for i, r in enumerate("dabs"))
-        + f'__asm__ volatile({macro} : [d] "+r"(d), [a] "+r"(a), [b] "+r"(b), [s] "+r"(s));\n}}\n'
+        + "".join(f'register int {r} __asm__("a{i}") = 0;\n' for i, r in enumerate(OPERANDS))
+        + f"__asm__ volatile({macro} : {operands});\n}}\n"
     )
     target = tmp_path / "one.o"
     compile_c([*rv32_command("-c", str(source), "-o", str(target))])
-    word = int(IN_ASSEMBLY[macro].replace(" ", ""), 2)
+    word = int({**IN_ASSEMBLY, **SET_UP}[macro].replace(" ", ""), 2)
     assert word.to_bytes(4, "little") in target.read_bytes()
 
 
