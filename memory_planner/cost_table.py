@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from memory_planner.fused_costs import FAST, FIXED, WORK, FusedCosts
+from memory_planner.fused_costs import FAST, FAST_ROWS, FIXED, WORK, FusedCosts
 from memory_planner.target import BatchCosts, Costs, SparseCosts
 from memory_planner.toml_table import Table
 from toolchain.model.packing import CORE_PACKINGS
@@ -52,7 +52,7 @@ def read_costs(table: Table) -> Costs:
         group=cost(sparse, "group", "group"),
     )
     sparse.finish()
-    fixed = _fixed(table)
+    fixed, score = _fixed(table), cost(table, "attention_score", "score")
     costs = Costs(
         mac=macs,
         linear_row=cost(table, "linear_row", "row"),
@@ -65,7 +65,7 @@ def read_costs(table: Table) -> Costs:
         rope=cost(table, "rope", "element"),
         kv_append=cost(table, "kv_append", "element"),
         attention_mac=cost(table, "attention_mac", "MAC"),
-        attention_score=cost(table, "attention_score", "score"),
+        attention_score=score,
         attention_head=optional("attention_head", "head"),
         attention_chunk=optional("attention_chunk", "chunk"),
         attention_left=optional("attention_left", "MAC"),
@@ -80,7 +80,7 @@ def read_costs(table: Table) -> Costs:
         sparse=sparse_costs,
         fixed=fixed,
         batch=_batch(table),
-        fused=_fused(table, cost),
+        fused=_fused(table, cost, score),
     )
     table.finish()
     return costs
@@ -92,6 +92,7 @@ def _batch(table: Table) -> BatchCosts | None:
         return None
     batch = table.table("batch")
     refetched = batch.number("refetched", "cycles/cycle")
+    batch.limit("refetched", refetched, 1, "cycles/cycle")
     select_token = batch.number("select_token", "cycles/token")
     found = BatchCosts(refetched, select_token, batch.number("piece", "cycles/piece"))
     batch.finish()
@@ -108,8 +109,10 @@ def _fixed(table: Table) -> dict[str, float]:
     return found
 
 
-def _fused(table: Table, cost: Callable[[Table, str, str], float]) -> FusedCosts | None:
-    """The optional `[costs.fused]`; without it ops are priced one by one."""
+def _fused(
+    table: Table, cost: Callable[[Table, str, str], float], score: float
+) -> FusedCosts | None:
+    """The optional `[costs.fused]`; without it ops are priced one by one. score: cycles of one."""
     if not table.has("fused"):
         return None
     fused = table.table("fused")
@@ -120,7 +123,10 @@ def _fused(table: Table, cost: Callable[[Table, str, str], float]) -> FusedCosts
     fast = {}
     if fused.has("fast"):
         less = fused.table("fast")
-        fast = {key: less.number(key, f"cycles/{unit}") for key, unit in FAST.items()}
+        fast = {key: cost(less, key, unit) for key, unit in FAST.items()}
+        rows = min(work[key] for key in FAST_ROWS)
+        for key, most in (("row", rows), ("silu", work["silu"]), ("score", score)):
+            less.limit(key, fast[key], most, f"cycles/{FAST[key]}, all that it is to save from")
         less.finish()
     fused.finish()
     return FusedCosts(work, fixed, fast)

@@ -135,6 +135,11 @@ class Table:
             return self._wrong(key, value, f"a whole number of at least {low}{top} {unit}", low)
         return value
 
+    def limit(self, key: str, found: float, most: float, unit: str) -> None:
+        """Notes a constant that has been read when it is more than `most`."""
+        if found > most:
+            self._wrong(key, found, f"at most {most:g} {unit}", most)
+
     def finish(self) -> None:
         """Notes every key that was never asked for."""
         for key in self._raw.keys() - self._asked:

@@ -120,6 +120,18 @@ def _spoil(old: str, new: str) -> Callable[[str], str]:
     return spoil
 
 
+def _set(section: str, key: str, value: str) -> Callable[[str], str]:
+    """The first constant of this name behind the head of a section."""
+
+    def spoil(text: str) -> str:
+        before, head, behind = text.partition(f"[{section}]\n")
+        changed, count = re.subn(rf"(?m)^({key} = {{ value = )[^,]+", rf"\g<1>{value}", behind, 1)
+        assert (head, count) == (f"[{section}]\n", 1)
+        return before + head + changed
+
+    return spoil
+
+
 CLOCK = "clock = { value = 100000000"
 DEFECTS = [
     (_spoil('name = "rv32"', 'title = "rv32"'), "name: found nothing"),
@@ -179,6 +191,9 @@ SIRACUSA_DEFECTS = [
     (_spoil(POWER, "cores = { value = 100, low = 150, high = 167"), "low <= value <= high"),
     (_spoil(POWER, "dma = { value = 100, low = 50, high = 167"), "energy.power.dma: found an un"),
     (_spoil(POWER, "dma = { value = 100, low = 50, high = 167"), "energy.power.cores: found not"),
+    (_set("costs.batch", "refetched", "1.5"), "found 1.5, allowed at most 1 cycles/cycle"),
+    (_set("costs.fused.fast", "row", "400"), "costs.fused.fast.row: found 400.0, allowed at most"),
+    (_set("costs.fused.fast", "score", "1e4"), "costs.fused.fast.score: found 10000.0, allowed"),
     (_spoil("hyperbus = {", "bus = {"), "energy.per_byte.hyperbus: found nothing"),
     (_spoil("hyperbus = {", "bus = {"), "energy.per_byte.bus: found an unknown key"),
 ]
