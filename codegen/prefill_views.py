@@ -31,7 +31,7 @@ from memory_planner.engine_jobs import (
 from memory_planner.engine_plan import EngineLinear, chain_members
 from memory_planner.footprint import MAX_CORES, PARTIAL_SIZE, PREFILL_PARTIALS
 from memory_planner.plan import Plan
-from memory_planner.prefill import token_groups
+from memory_planner.token_groups import token_groups
 from sim.engine import covered_inputs
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.program import Op, Program

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from memory_planner.allocate import Allocation, Buffer, allocate
 from memory_planner.engine_chains import sums_limit
@@ -42,68 +41,19 @@ from memory_planner.prefill_jobs import (
 from memory_planner.prefill_room import with_buffers
 from memory_planner.target import BatchCosts, TargetSpec, align_up
 from memory_planner.tile_time import pieces_cycles, transfer_cycles
-from toolchain.model.program import Op, OpKind, Program
-from toolchain.model.silent_parts import whole_block
+from memory_planner.token_groups import (
+    TokenGroup,
+    group_of,
+    groups_beside_jobs,
+    token_groups,
+    turns_of,
+)
+from toolchain.model.program import Op, Program
 
 NO_ROOM = "no room"
-NO_WINDOWS = "no windows in 3 x 3, and no second copies of words"
 PAYS_NOT = "it saves nothing"
+TABLES = f"registers of its jobs take more than {MOST_TABLES:,} bytes"
 SUMS_SHARES = (1, 2, 3, 4, 6, 8)  # of what sums may take, tried from the largest tiles on
-
-
-@dataclass(frozen=True, slots=True)
-class TokenGroup:
-    """Roles of a block that run one after the other for a token before the next token's turn."""
-
-    roles: tuple[str, ...]
-    batched: bool  # a linear of the cores: every tile serves all tokens
-
-
-def token_groups(program: Program, plan: Plan) -> tuple[TokenGroup, ...]:
-    """The groups of a block in order: single ops where the cores compute all linears of the blocks.
-
-    With linears on the engine a group is what lies between two waits for off-chip weights, the
-    whole block without such: the generated code joins ops there, and their jobs follow each other.
-    Where the jobs are for all tokens it is a linear, for all of them, or what lies between two.
-    """
-    block = whole_block(program)
-    if plan.prefill and plan.prefill.chains:
-        return _groups_beside_jobs(program)
-    starts = list(range(len(block)))
-    if any(program.engine_layout_of(op) for op in program.ops if op.layer >= 0):
-        cuts = plan.streams.cuts if plan.streams else ()
-        starts = [index for index, op in enumerate(block) if index == 0 or op.role in cuts]
-    return tuple(
-        _group(program, plan, block[begin:end]) for begin, end in pairwise([*starts, len(block)])
-    )
-
-
-def _groups_beside_jobs(program: Program) -> tuple[TokenGroup, ...]:
-    groups: list[TokenGroup] = []
-    for op in whole_block(program):
-        batched = op.kind is OpKind.LINEAR
-        if batched or not groups or groups[-1].batched:
-            groups.append(TokenGroup((op.role,), batched))
-        else:
-            groups[-1] = TokenGroup((*groups[-1].roles, op.role), batched=False)
-    return tuple(groups)
-
-
-def _group_of(groups: Sequence[TokenGroup]) -> dict[str, int]:
-    """The number of the group of each role of a block."""
-    return {role: number for number, group in enumerate(groups) for role in group.roles}
-
-
-def _group(program: Program, plan: Plan, ops: Sequence[Op]) -> TokenGroup:
-    roles = tuple(op.role for op in ops)
-    tiled = len(ops) == 1 and all(
-        op.kind is OpKind.LINEAR
-        and not program.engine_layout_of(op)
-        and plan.linears[op.id].tile_buffer is not None
-        for op in program.ops
-        if op.role == roles[0]
-    )
-    return TokenGroup(roles, tiled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +103,20 @@ def _with_groups(
         if roomy:
             return Batched(replace(roomy, prefill=how), saved * (batch - 1) / batch, "")
         batch = 1 if wanted else batch // 2
-    return Batched(plan, 0, NO_ROOM)
+    return Batched(plan, 0, no_room_in(target))
+
+
+def no_room_in(target: TargetSpec) -> str:
+    """Why a batch is not possible: the memory of activations is full."""
+    return f"{NO_ROOM} in {target.placement['activations'][0]}"
 
 
 def _with_jobs(program: Program, target: TargetSpec, plan: Plan, wanted: int | None) -> Batched:
     """The plan with jobs of so many tokens as save most, as far as there is room."""
-    sizes = [size for size in batch_sizes(program) if wanted in (None, size)]
-    best = Batched(plan, 0, NO_ROOM if sizes else NO_WINDOWS)
+    possible = batch_sizes(program)
+    sizes = [size for size in possible if wanted in (None, size)]
+    few = f"a job that reads the words of a step serves {max(possible, default=1)} at most"
+    best = Batched(plan, 0, no_room_in(target) if sizes else few)
     chosen: tuple[Plan, PrefillPlan, BatchChains] | None = None
     for size in sizes:
         found = _jobs_of(program, target, plan, size)
@@ -168,6 +125,7 @@ def _with_jobs(program: Program, target: TargetSpec, plan: Plan, wanted: int | N
         roomy, how, batch = found
         jobs, saved = jobs_and_savings(program, target, roomy, batch)
         if tables_size(program, jobs) > MOST_TABLES:
+            best = best if chosen else Batched(plan, 0, TABLES)
             continue
         gain = _per_token(program, target, saved, size)
         if gain > best.saved or wanted:
@@ -193,7 +151,7 @@ def _per_token(program: Program, target: TargetSpec, saved: float, tokens: int) 
     """What is left of the cycles that a batch saves when tokens have been chosen."""
     costs = target.costs.batch
     assert costs is not None
-    turns = sum(_turns(program, group) for group in _groups_beside_jobs(program))
+    turns = sum(turns_of(program, group) for group in groups_beside_jobs(program))
     return saved / tokens - costs.select_token * turns
 
 
@@ -203,7 +161,7 @@ def _jobs_of(
     """The plan with room for jobs of so many tokens in the largest tiles that have it, and the
     chains of these.
     """
-    tokens = _token_buffers(program, target, _groups_beside_jobs(program))
+    tokens = _token_buffers(program, target, groups_beside_jobs(program))
     end = _end_of_blocks(program, plan)
     angles = 2 * program.shape.head_dim  # int16
     own_size = MAX_CORES * (PARTIAL_SIZE + TOKEN_STATE_SIZE) + angles
@@ -249,11 +207,11 @@ def _token_buffers(program: Program, target: TargetSpec, parts: Sequence[TokenGr
     """Offsets of one token's activations that go from one group of ops to another."""
     last = 1 + max(i for i, op in enumerate(program.ops) if op.layer >= 0)
     every = replace(program, ops=program.ops[:last])
-    group_of = _group_of(parts)
+    places = group_of(parts)
     groups: dict[str, set[int]] = {}
     for op in every.ops:
         for name in (*op.inputs, *op.outputs):
-            groups.setdefault(name, set()).add(group_of.get(op.role, -1))
+            groups.setdefault(name, set()).add(places.get(op.role, -1))
     buffers = [
         Buffer(name, program.tensors[name].size, *interval)
         for name, interval in lifetimes(every).items()
@@ -265,10 +223,10 @@ def _token_buffers(program: Program, target: TargetSpec, parts: Sequence[TokenGr
 def _splits_chains(program: Program, plan: Plan) -> bool:
     """Whether a stream begins between linears of the blocks that share jobs of the engine."""
     roles = {op.id: op.role for op in program.ops if op.layer >= 0}
-    group_of = _group_of(token_groups(program, plan))
+    places = group_of(token_groups(program, plan))
     chains = plan.engine.chains if plan.engine else ()
     return any(
-        len({group_of[roles[each.op]] for each in chain.linears if each.op in roles}) > 1
+        len({places[roles[each.op]] for each in chain.linears if each.op in roles}) > 1
         for chain in chains
     )
 
@@ -282,13 +240,8 @@ def saved_once(program: Program, target: TargetSpec, plan: Plan, costs: BatchCos
         for op in program.ops
         if op.layer >= 0 and op.role in single
     )
-    selections = sum(_turns(program, group) for group in groups if not group.batched)
+    selections = sum(turns_of(program, group) for group in groups if not group.batched)
     return saved + _streamed(target, plan) - costs.select_token * selections
-
-
-def _turns(program: Program, group: TokenGroup) -> int:
-    """Blocks that have ops of a group."""
-    return len({op.layer for op in program.ops if op.layer >= 0 and op.role in group.roles})
 
 
 def warm_saving(target: TargetSpec, op: Op) -> float:

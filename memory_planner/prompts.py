@@ -8,7 +8,7 @@ modelled cycles per token than one without.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory_planner.plan import Plan
 from memory_planner.prefill import (
@@ -26,6 +26,7 @@ from toolchain.model.program import OpKind, Program, is_prompt_words
 from toolchain.model.prompt_words import prompt_words, with_prompt_words
 
 OPTION = "--prefill-batch"
+COPIES = "second copies"
 BATCHES = (1, 2, 4, 8, 16)
 Drafter = Callable[[Program], Plan | None]  # None where something would lie off chip
 Mover = Callable[[Program, Plan], Plan]  # with transfers; DoesNotFitError
@@ -99,13 +100,17 @@ def with_copies_that_pay(
         return None
     if not is_one_function(program, plan):
         return None
-    alone = Prompts(program, draft, with_batches(program, target, plan, wanted))
+    alone = with_batches(program, target, plan, wanted)
     copied = with_prompt_words(program)
-    roomy = drafter(copied)
-    if roomy is None or not _leaves_alone(draft, roomy):
-        return alone
-    found = with_batches(copied, target, mover(copied, roomy), wanted)
-    return Prompts(copied, roomy, found) if _is_better(found, alone.batched) else alone
+    roomy, why = drafter(copied), _no_room_for_copies(program, target, plan)
+    if roomy is not None and _leaves_alone(draft, roomy):
+        found = with_batches(copied, target, mover(copied, roomy), wanted)
+        if _is_better(found, alone):
+            return Prompts(copied, roomy, found)
+        why = f"{COPIES}: {found.reason or PAYS_NOT}"
+    if alone.plan.prefill is None and wanted != 1:
+        alone = replace(alone, reason=f"{alone.reason}; {why}")
+    return Prompts(program, draft, alone)
 
 
 def has_one_width(program: Program) -> bool:
@@ -133,7 +138,8 @@ def check_wish(wanted: int | None, found: Batched) -> None:
     """ConfigError where a batch that was asked for is not in the plan."""
     batch = found.plan.prefill.batch if found.plan.prefill else 1
     if wanted is not None and batch != wanted:
-        problem = Problem(OPTION, f"{wanted} tokens: {found.reason}", "auto, or fewer tokens")
+        allowed = "auto, or fewer tokens" if wanted > 2 else "auto or 1"
+        problem = Problem(OPTION, f"{wanted} tokens: {found.reason}", allowed)
         raise ConfigError("some options cannot be used", [problem])
 
 
@@ -144,8 +150,10 @@ def prompt_choice(program: Program, target: TargetSpec, plan: Plan) -> PromptCho
         return PromptChoice(1, "", 0, 0, "the model does not fit")
     copies = sum(spec.size for spec in program.tensors.values() if is_prompt_words(spec))
     if how is None or costs is None:
-        reason = with_batches(program, target, plan).reason or "asked for"
-        return PromptChoice(1, "", 0, 0, reason)
+        reason = with_batches(program, target, plan).reason
+        if reason and not copies and is_one_function(program, plan):
+            reason += f"; {_why_no_copies(program, target, plan)}"
+        return PromptChoice(1, "", 0, 0, reason or "asked for")
     if not how.chains:
         saved = saved_once(program, target, plan, costs) * (how.batch - 1) / how.batch
         return PromptChoice(how.batch, "tiles", 0, round(saved), "")
@@ -156,12 +164,22 @@ def prompt_choice(program: Program, target: TargetSpec, plan: Plan) -> PromptCho
 
 
 def _why_no_copies(program: Program, target: TargetSpec, plan: Plan) -> str:
-    """Why jobs of several tokens read the words of steps."""
-    assert target.engine is not None
+    """Why jobs of several tokens, if there are any, read the words of steps."""
     if not has_one_width(program):
-        return "second copies serve vectors of one width, a16 or a8 at all sites"
-    size = sum(spec.size for spec in prompt_words(program).values())
-    free = sum(max(0, plan.region(name).free) for name in target.engine.weights)
+        return f"{COPIES} serve vectors of one width, a16 or a8 at all sites"
+    size, free = _copies_against_room(program, target, plan)
     if size > free:
-        return f"second copies: {NO_ROOM}, {size:,} of {free:,} bytes"
-    return f"second copies of {size:,} bytes: {PAYS_NOT} more, or {NO_ROOM} in L1"
+        return _no_room_for_copies(program, target, plan)
+    return f"{COPIES} of {size:,} bytes: {PAYS_NOT} more, or {NO_ROOM} for their jobs"
+
+
+def _no_room_for_copies(program: Program, target: TargetSpec, plan: Plan) -> str:
+    size, free = _copies_against_room(program, target, plan)
+    return f"{COPIES}: {NO_ROOM}, {size:,} of {free:,} bytes"
+
+
+def _copies_against_room(program: Program, target: TargetSpec, plan: Plan) -> tuple[int, int]:
+    """Bytes that second copies take, and that the memories which the engine reads have left."""
+    assert target.engine is not None
+    size = sum(spec.size for spec in prompt_words(program).values())
+    return size, sum(max(0, plan.region(name).free) for name in target.engine.weights)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memory_planner.plan import Plan
-from memory_planner.prefill import token_groups
+from memory_planner.token_groups import token_groups
 from toolchain.model.program import Op, Program
 
 

@@ -96,6 +96,12 @@ def test_without_a_model_the_bundled_one_is_compiled(tmp_path: Path) -> None:
         (["--prefix", "story"], "src/story_model.c"),
         (["--golden-steps", "3"], "golden/golden.json"),
         (["--target", "rv32"], "weights/flash.bin"),
+        (["--engine", "cores"], "weights/mram.bin"),
+        (["--arithmetic", "fast"], "runtime/include/edgec_arithmetic.h"),
+        (["--prefill-batch", "2"], "src/edgec_model.c"),
+        (["--pin", "kv.*=l2"], "plan.json"),
+        (["--region", "l1=64KiB"], "plan.json"),
+        (["--l1", "64KiB"], "plan.json"),
     ],
 )
 def test_every_compile_option_changes_the_bundle(
@@ -141,6 +147,10 @@ def test_bits_by_pattern(model: Path) -> None:
         (["--prefix", "9x"], 2, ["9x", "identifier"]),
         (["--golden-steps", "0"], 2, ["--golden-steps", "1..24"]),
         (["--golden-steps", "25"], 2, ["--golden-steps", "25", "1..24"]),
+        (["--arithmetic", "exact"], 2, ["--arithmetic", "exact", "precise", "fast"]),
+        (["--prefill-batch", "3"], 2, ["--prefill-batch", "'3'", "auto, 1, 2, 4, 8, 16"]),
+        (["--prefill-batch", "8", "--context", "7"], 2, ["--prefill-batch", "8", "auto, 1, 2, 4"]),
+        (["--prefill-batch", "4", "--target", "rv32"], 2, ["4 tokens: rv32 has no costs of"]),
     ],
 )
 def test_bad_options_are_refused(

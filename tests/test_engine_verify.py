@@ -13,8 +13,8 @@ from codegen.bundle_read import load_bundle
 from memory_planner import prefill, prompts
 from memory_planner.engines import EngineChoice
 from memory_planner.limits import MemoryLimits
-from memory_planner.prefill import token_groups
 from memory_planner.target import Pin
+from memory_planner.token_groups import token_groups
 from tests.bundles import compile_tiny, edit, seal
 from tests.paths import STORIES, needs_shared
 from tests.test_verify import needs_rv32

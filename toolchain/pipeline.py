@@ -147,6 +147,7 @@ def compile_model(
             **settings_of(quant, config, tokenizer),
             "memory": options.limits.to_dict(),
             "engine": options.engine.value,
+            "prefill_batch": "auto" if options.batch is None else options.batch,
         },
         weight_bits=weight_bits(quant),
         extra_files=extra_files(model_dir, reports, read_target_text(target_name)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,8 @@ def test_no_data_race_beside_the_engine(
 ) -> None:
     monkeypatch.setattr(prefill, "jobs_and_savings", lambda *a: (0, 1e6 * a[-1].tokens ** 2))
     monkeypatch.setattr(prompts, "_is_better", lambda *_: copies)
-    quant, shape = QuantConfig(4, group_size), {"hidden_size": 72, "context": 7}
+    quant = QuantConfig(4, group_size)
+    shape: dict[str, Any] = {"hidden_size": 72, "context": 7}
     bundle = compile_tiny(tmp_path, mode=mode, quant=quant, engine=EngineChoice.NEUREKA, **shape)
     assert bundle.plan.prefill is not None
     assert bundle.plan.prefill.chains

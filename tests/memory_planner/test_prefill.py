@@ -12,9 +12,9 @@ import pytest
 from memory_planner.limits import MemoryLimits, limited_target
 from memory_planner.plan import Plan, PrefillPlan
 from memory_planner.planner import plan_memory
-from memory_planner.prefill import token_groups
 from memory_planner.target import TargetSpec
 from memory_planner.target_file import load_target
+from memory_planner.token_groups import token_groups
 from memory_planner.validate import validate_plan
 from sim.memory import MemoryFaultError
 from sim.prefill_cycles import prefill_cycles

@@ -125,7 +125,8 @@ def _set(section: str, key: str, value: str) -> Callable[[str], str]:
 
     def spoil(text: str) -> str:
         before, head, behind = text.partition(f"[{section}]\n")
-        changed, count = re.subn(rf"(?m)^({key} = {{ value = )[^,]+", rf"\g<1>{value}", behind, 1)
+        constant = rf"(?m)^({key} = {{ value = )[^,]+"
+        changed, count = re.subn(constant, rf"\g<1>{value}", behind, count=1)
         assert (head, count) == (f"[{section}]\n", 1)
         return before + head + changed
 

@@ -112,6 +112,7 @@ def _settings(outcome: Outcome) -> Json:
         "overrides": [asdict(override) for override in quant.overrides],
         "activations": modes,
         "arithmetic": outcome.program.arithmetic.value,
+        "prefill_batch": "auto" if outcome.design.batch is None else outcome.design.batch,
     }
 
 
