@@ -92,6 +92,7 @@ class EngineTables:
             first_piece=self._first_pieces[pieces],
             piece_count=len(pieces),
             done=member.done,
+            issued=member.issued,
             mode=mode_suffix(op),
             table_rows=how.records_per_tile * TABLE_ROWS if how.tile_buffer else 0,
             slot_size=how.slot_size,

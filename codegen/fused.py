@@ -5,7 +5,9 @@ A build with EDGEC_FUSED=0 runs op by op.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from codegen.views import (
     BlockView,
@@ -31,12 +33,8 @@ def fuse(
     for item in fused:
         assert engine is not None
         items += ops[place : item.first]
-        uses = _USES.get(item.kind, (_STAY,) * len(item.linears))
-        linears = (
-            _linear(part, ops[part.place], blocks, engine, use)
-            for part, use in zip(item.linears, uses, strict=True)
-        )
-        items.append(_view(item, ops[item.first : item.last], tuple(linears)))
+        linears = tuple(_linears(item, ops, blocks, engine))
+        items.append(_view(item, ops[item.first : item.last], linears))
         place = item.last
     return (*items, *ops[place:])
 
@@ -65,16 +63,15 @@ def _view(item: FusedOp, own: Sequence[OpView], linears: tuple[FusedLinear, ...]
 
 def fused_jobs(fused: Sequence[FusedView], engine: EngineView | None) -> tuple[FusedJob, ...]:
     """The jobs of a block's fused ops in the order in which they are started."""
+    if engine is None:
+        return ()
     jobs: list[FusedJob] = []
-    for item in fused:
-        for linear in item.linears:
-            if engine and linear.first:
-                chain = engine.chains[engine.linears[linear.entry].chain]
-                numbers = range(chain.first_job, chain.first_job + chain.job_count)
-                jobs += (
-                    FusedJob(number, linear.field, int(number == chain.first_job))
-                    for number in numbers
-                )
+    for linear in (linear for item in fused for linear in item.linears):
+        if linear.first:
+            chain = engine.chains[engine.linears[linear.entry].chain]
+            field, number = linear.field, chain.first_job
+        jobs += (FusedJob(number + i, field, int(i == 0)) for i in range(linear.begins))
+        number += linear.begins
     return tuple(jobs)
 
 
@@ -97,20 +94,6 @@ def head_jobs(head: FusedView | None, engine: EngineView | None) -> tuple[FusedJ
     )
 
 
-def _linear(
-    part: FusedPart,
-    op: OpView,
-    blocks: Sequence[BlockView],
-    engine: EngineView,
-    uses: tuple[str, str],
-) -> FusedLinear:
-    """A linear that is the same entry of ENGINE_LINEARS in all blocks."""
-    weights = (weight for block in blocks for weight in block.linears)
-    entries = {weight.engine for weight in weights if weight.field == op.function}
-    (entry,) = entries
-    return _entry(part, op, entry, engine, uses)
-
-
 # What becomes of the rows of each linear, and where their amplitude is left. That of a vector is
 # free then, and stands for none.
 _STAY, _ADD = ("STAY", "VECTOR"), ("ADD", "RESIDUAL")
@@ -119,6 +102,21 @@ _USES = {
     FusedKind.ATTENTION: (_STAY, _STAY, _STAY, _ADD),
     FusedKind.ROWS_RESIDUAL: (_ADD,),
 }
+
+
+def _linears(
+    item: FusedOp, ops: Sequence[OpView], blocks: Sequence[BlockView], engine: EngineView
+) -> Iterator[FusedLinear]:
+    """Linears that are the same entries of ENGINE_LINEARS in all blocks."""
+    uses = _USES.get(item.kind, (_STAY,) * len(item.linears))
+    starts = [number for number, part in enumerate(item.linears) if part.begins]
+    ends = dict(pairwise((*starts, len(item.linears))))
+    for number, (part, use) in enumerate(zip(item.linears, uses, strict=True)):
+        op = ops[part.place]
+        weights = (weight for block in blocks for weight in block.linears)
+        (entry,) = {weight.engine for weight in weights if weight.field == op.function}
+        called = ends.get(number, number) - number
+        yield replace(_entry(part, op, entry, engine, use), called=called)
 
 
 def _entry(
@@ -141,6 +139,8 @@ def _entry(
         runs=(matrix.slots + part.by_piece) * linear.piece_count,
         apart=int(part.by_piece),
         first=part.first,
+        begins=part.begins,
+        called=1,
         waited=0 if part.by_piece else part.waited,
         use=use,
         amplitude=amplitude,

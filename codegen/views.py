@@ -164,6 +164,8 @@ class FusedLinear:
     runs: int  # of rows and between them waits for jobs, at most
     apart: int  # 1: the cores finish piece by piece together, not each the next rows of all
     first: bool  # of its chain
+    begins: int  # jobs that may begin when the rows of the linears before it are finished
+    called: int  # linears from it on whose rows are finished in one call; 0: in an earlier one
     waited: int  # jobs to wait for first, beyond those of the linear before it; 0: piece by piece
     use: str  # of the rows: STAY, GATE of SwiGLU, or ADD to the residual stream
     amplitude: str  # where that of the rows is left: part of the name
@@ -176,7 +178,7 @@ class FusedJob:
 
     job: int  # index in JOBS
     field: str  # member of block_weights whose words it counts from
-    begins: int  # 1: first of its chain
+    begins: int  # 1: first of those that may begin at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +280,7 @@ class EngineLinearView:
     first_piece: int  # index in PIECES
     piece_count: int
     done: int
+    issued: int
     mode: str  # s8 or s16
     table_rows: int
     slot_size: int

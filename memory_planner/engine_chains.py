@@ -38,6 +38,7 @@ class Chain:
     `tile_channels` is 0 when the sums of all channels have room at the same time; else tiles of so
     many channels take turns in two slots. For one token such a chain has a single linear. A job of
     several tokens of a prompt (memory_planner/prefill_jobs.py) has a window, or two, for each.
+    `in_turn`: the sums of a linear have room when the rows of the one before it are finished.
     """
 
     ops: tuple[Op, ...]
@@ -45,8 +46,9 @@ class Chain:
     stage: StageGeometry  # of one group of columns
     input_stride: int  # bytes from one group's part of the input buffer to the next
     tile_channels: int
-    sums_size: int  # bytes of all accumulators, or of both slots
+    sums_size: int  # bytes of all accumulators, of both slots, or of the largest linear in turn
     tokens: int = 1
+    in_turn: bool = False
 
     @property
     def windows(self) -> int:
@@ -105,13 +107,19 @@ def _shares_vector(program: Program, one: Op, other: Op) -> bool:
 
 
 def _split(program: Program, target: TargetSpec, ops: list[Op]) -> list[Chain]:
-    """One chain, or one per linear when their sums have no room together."""
+    """One chain; its linears in turn when their sums have no room together; or one chain per linear
+    when those of a linear have no room either.
+    """
     if not ops:
         return []
-    whole = _chain(program, target, ops)
-    if whole.sums_size <= sums_limit(target):
+    whole, limit = _chain(program, target, ops), sums_limit(target)
+    if whole.sums_size <= limit:
         return [whole]
-    return [_tiled(_chain(program, target, [op]), target) for op in ops]
+    single = [_chain(program, target, [op]) for op in ops]
+    largest = max(chain.sums_size for chain in single)
+    if largest <= limit:
+        return [replace(whole, sums_size=largest, in_turn=True)]
+    return [_tiled(chain, target) for chain in single]
 
 
 def _chain(program: Program, target: TargetSpec, ops: list[Op]) -> Chain:

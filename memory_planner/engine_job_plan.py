@@ -203,7 +203,9 @@ def chain_plan(
 
 
 def runs_of(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> list[Run]:
-    """Linears whose words are contiguous and alike, together; each group of columns on its own."""
+    """Linears whose words are contiguous and alike, together; each group of columns on its own, and
+    each linear that has to wait for its turn.
+    """
     engine = target.engine
     assert engine is not None
     runs: list[Run] = []
@@ -211,7 +213,8 @@ def runs_of(program: Program, target: TargetSpec, plan: Plan, chain: Chain) -> l
         place = plan.placements[program.words_of(op, layout).name]
         words = target.region(place.region).base + place.offset - engine.weight_base
         last = runs[-1] if runs else None
-        if last and layout.groups == 1 and layout.bits == last.layouts[0].bits:
+        joins = layout.groups == 1 and not chain.in_turn
+        if last and joins and layout.bits == last.layouts[0].bits:
             end = last.words + sum(other.size for other in last.layouts)
             if words == end:
                 runs[-1] = Run((*last.ops, op), (*last.layouts, layout), last.words)
@@ -228,6 +231,7 @@ def _tiles(chain: Chain, runs: list[Run], cuts: Cuts, target: TargetSpec) -> Ite
     for run, ends in zip(runs, cuts, strict=True):
         layout = run.layouts[0]
         slot = align_up(sums_size(layout, chain.windows, chain.tile_channels), align)
+        cursor = 0 if chain.in_turn else cursor
         for first, last in pairwise((0, *ends)):
             yield Tile(run, first, last, index % 2 * slot if chain.tile_channels else cursor)
             cursor += sums_size(layout, chain.windows, last - first)
@@ -259,10 +263,12 @@ def _width(chain: Chain, tile: Tile) -> int:
 
 def _pieces(chain: Chain, tiles: list[Tile], op: Op, layout: EngineLayout) -> Iterator[PiecePlan]:
     """The parts of a linear that the chain's tiles compute."""
-    total = sum(tile.run.layouts[0].groups for tile in tiles)
+    ends = accumulate(tile.run.layouts[0].groups for tile in tiles)
+    ends_of_runs = {tile.run.words: end for tile, end in zip(tiles, ends, strict=True)}
     done = 0
     for tile in tiles:
         groups = tile.run.layouts[0].groups
+        total = ends_of_runs[(tile if chain.in_turn else tiles[-1]).run.words]
         after = min(total, done + 2 * groups) if chain.tile_channels else total
         free = chain.tokens > 1 and done == 0  # nobody reads the second slot yet
         before = done + groups if chain.tile_channels and not free else after

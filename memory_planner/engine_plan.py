@@ -73,19 +73,23 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class ChainMember:
-    """A linear of a chain; `done` jobs have been waited for by those before it."""
+    """A linear of a chain; `done` jobs have been waited for by those before it, and `issued` have
+    been issued: as many as the engine holds, and the last of them allows.
+    """
 
     chain: ChainPlan
     linear: EngineLinear
     done: int
+    issued: int
 
 
 def chain_members(chains: Sequence[ChainPlan]) -> dict[str, ChainMember]:
     """By op id of every linear of some chains."""
     found = {}
     for chain in chains:
-        done = 0
+        done = allowed = 0
         for linear in chain.linears:
-            found[linear.op] = ChainMember(chain, linear, done)
-            done = linear.pieces[-1].needed
+            issued = min(done + QUEUE_DEPTH, allowed)
+            found[linear.op] = ChainMember(chain, linear, done, issued)
+            done, allowed = linear.pieces[-1].needed, linear.pieces[-1].after
     return found

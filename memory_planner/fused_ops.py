@@ -55,6 +55,8 @@ class FusedPart:
 
     place: int  # in the block, or behind the blocks
     first: bool  # of its chain
+    # Jobs of the chain that may begin when the rows of all linears before it are finished.
+    begins: int
     # Jobs to wait for, beyond those that have been: at once, or in front of each piece's rows.
     waits: tuple[int, ...]
 
@@ -135,7 +137,7 @@ def _head(program: Program, plan: Plan, *, told: bool) -> FusedOp | None:
     )
     if layout is None or member is None or layout.rows > MOST_ROWS or layout.shared > MOST_RUNS:
         return None
-    part = FusedPart(1, True, _waits(member.linear.pieces, 0))
+    part = FusedPart(1, True, member.linear.pieces[0].before, _waits(member.linear.pieces, 0))
     return FusedOp(FusedKind.HEAD, 0, len(ops), (part,), measures=not told)
 
 
@@ -251,14 +253,15 @@ class _Finder:
             return []
         if members[0].done or last.needed != len(chain.jobs):
             return []
-        parts, met = [], 0
+        parts, met, begun = [], 0, 0
         for place, each in zip(places, members, strict=True):
             layout = self._layouts[place]
             plain = layout is not None and layout.groups == 1 and not layout.tail
             pieces = each.linear.pieces if by_piece and plain else each.linear.pieces[-1:]
-            part = FusedPart(place, not each.done, _waits(pieces, met))
+            part = FusedPart(place, not each.done, pieces[0].before - begun, _waits(pieces, met))
             parts.append(part)
             met += part.waited
+            begun += part.begins
         return parts
 
 
@@ -272,7 +275,7 @@ def _waits(pieces: Sequence[PiecePlan], met: int) -> tuple[int, ...]:
 
 
 def _stays(program: Program, member: ChainMember | None, op: Op) -> bool:
-    """Whether no sums of the chain make room for others before it ends."""
+    """Whether no sums of a linear make room for others of its own."""
     layout = program.engine_layout_of(op)
     if member is None or layout is None:
         return False
@@ -280,8 +283,8 @@ def _stays(program: Program, member: ChainMember | None, op: Op) -> bool:
 
 
 def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool:
-    """Whether a linear of a chain of `jobs` jobs can be part of a fused op: all sums have places of
-    their own, and the tables of its rows are small.
+    """Whether a linear of a chain of `jobs` jobs can be part of a fused op: all its sums have
+    places of their own, and the tables of its rows are small.
     """
     pieces = linear.pieces
     small = layout.shared * len(pieces) <= MOST_RUNS and layout.rows <= MOST_ROWS
@@ -290,7 +293,12 @@ def fits_function(linear: EngineLinear, layout: EngineLayout, jobs: int) -> bool
     near = all(
         (piece.accumulators + pixels * piece.pixel_stride) // 4 <= MOST_ROWS for piece in pieces
     )
-    return small and few and near and all(piece.before == jobs for piece in pieces)
+    return (
+        small
+        and few
+        and near
+        and all(each.before == each.after == pieces[0].before for each in pieces)
+    )
 
 
 def _signature(

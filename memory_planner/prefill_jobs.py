@@ -133,7 +133,7 @@ def _of_tokens(program: Program, chain: Chain, tokens: int, target: TargetSpec) 
     )
     if layouts:
         chain = replace(chain, layouts=layouts)
-    chain = replace(chain, tokens=tokens, sums_size=0)
+    chain = replace(chain, tokens=tokens, sums_size=0, in_turn=False)
     stage = stage_geometry(chain.layouts[0], chain.windows)
     align = target.region(target.engine.activations).align
     return replace(chain, stage=stage, input_stride=align_up(stage.size, align))
@@ -191,7 +191,6 @@ def chain_cycles(
 
     done = 0
     ops = {op.id: op for op in program.ops}
-    issue(chain.linears[0].pieces[0].before)
     for linear in chain.linears:
         layout, op = program.tensors[linear.weight].layout, ops[linear.op]
         assert isinstance(layout, EngineLayout)
@@ -199,6 +198,7 @@ def chain_cycles(
         extra = target.extra_load(plan.placements[plan.linears[op.id].weight].region)
         row = row_cycles(unit, layout, op.mode, windows_of(op), extra)
         for piece in linear.pieces if tokens else linear.pieces[-1:]:
+            issue(piece.before)
             if piece.needed > done:
                 done = piece.needed
                 wake = ends[done] + engine.cycles.wake

@@ -240,20 +240,27 @@ def _leaves(job: _Job, size: int, words: int, at: int, piece: PiecePlan) -> bool
 
 
 def _check_order(chain: ChainPlan, jobs: list[_Job], where: str) -> Iterator[Problem]:
-    """Limits grow, and no job that may run while cores read a piece writes to its sums."""
+    """Limits grow, and no job that may run while cores read a piece writes to its sums.
+
+    Cores meet between linears, in front of the limits of the next one.
+    """
     pieces = [piece for linear in chain.linears for piece in linear.pieces]
+    following = [
+        limit
+        for linear in chain.linears
+        for limit in (*(piece.before for piece in linear.pieces[1:]), 0)
+    ]
     ends = sorted({0, *(piece.needed for piece in pieces)})
     done = 0
     for number, piece in enumerate(pieces):
         name = f"{where}, piece {number}"
-        following = pieces[number + 1].before if number + 1 < len(pieces) else piece.after
         limits = (done, piece.needed, piece.before, piece.after)
         if not max(1, done) <= piece.needed <= piece.before <= piece.after <= len(jobs):
             yield Problem(name, f"limits {limits}", "a sequence that does not fall")
             return
         done = piece.needed
         own = jobs[max(end for end in ends if end < piece.needed) : piece.needed]
-        for index in range(piece.needed, min(max(piece.after, following), len(jobs))):
+        for index in range(piece.needed, min(max(piece.after, following[number]), len(jobs))):
             low, high = jobs[index].sums
             if any(low < job.sums[1] and job.sums[0] < high for job in own):
                 yield Problem(name, f"job {index} writes to it", "jobs that leave it alone")

@@ -214,6 +214,8 @@ class _Run:
         extra = context.target.extra_load(table)
         row = row_cycles(self.unit, layout, op.mode, windows_of(op), extra) + more
         linear = next(each for each in chain.linears if each.op == op.id)
+        if part.begins and not part.first:
+            self._meet(op)  # the sums take the place of others
         fixed = self.fixed["rows"]
         for jobs, piece in zip(part.waits, linear.pieces, strict=False):
             self.allowed = max(self.allowed, piece.before)

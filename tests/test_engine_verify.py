@@ -10,8 +10,9 @@ import pytest
 
 from codegen.bundle import LoadedBundle
 from codegen.bundle_read import load_bundle
-from memory_planner import prefill, prompts
+from memory_planner import engine_chains, prefill, prompts
 from memory_planner.engines import EngineChoice
+from memory_planner.fused_ops import FusedKind, fused_block
 from memory_planner.limits import MemoryLimits
 from memory_planner.target import Pin
 from memory_planner.token_groups import token_groups
@@ -54,6 +55,27 @@ def test_builds_are_equal_and_verify(tmp_path: Path, mode: ActMode, group_size: 
     report = verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True))
     assert report.passed
     assert [run.cores for run in report.runs] == [1, 3, 8]
+
+
+@pytest.mark.parametrize(
+    ("mode", "share"), [(ActMode.A16, 90), (ActMode.A8, 200), (ActMode.A8, 90)]
+)
+def test_sums_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: ActMode, share: int
+) -> None:
+    """Linears of a vector whose sums have no room together, fused and op by op."""
+    monkeypatch.setattr(engine_chains, "SHARE", share)
+    heads = {"num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "context": 7}
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 40, **heads}
+    quant = QuantConfig(4, 16, overrides=(Override("*.k_proj", 3),))
+    bundle = compile_tiny(tmp_path, mode=mode, quant=quant, engine=EngineChoice.NEUREKA, **shape)
+    kinds = [item.kind for item in fused_block(bundle.program, bundle.plan).ops]
+    assert kinds == [FusedKind.ATTENTION, FusedKind.MLP]
+    assert bundle.plan.engine is not None
+    chains = bundle.plan.engine.chains[:3]  # q to v, o, gate and up
+    in_turn = [each.linears[0].pieces[0].before < len(each.jobs) for each in chains]
+    assert in_turn == [True, False, share != 90 or mode is ActMode.A16]
+    assert verify_bundle(bundle.directory, options=VerifyOptions(sanitize=True)).passed
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from memory_planner import engine_chains
 from memory_planner.engines import EngineChoice, EngineWish
 from memory_planner.fused_ops import (
     MOST_JOBS,
@@ -20,6 +21,7 @@ from memory_planner.fused_ops import (
 from memory_planner.plan import Plan
 from memory_planner.planner import choose_engines, plan_memory
 from memory_planner.target_file import load_target
+from memory_planner.validate import validate_plan
 from tests.memory_planner.toy import toy_program
 from toolchain.model.packing import Packing
 from toolchain.model.program import OpKind, Program, ProgramShape
@@ -67,7 +69,9 @@ def test_both_halves_of_a_block() -> None:
 def test_norm_head_and_argmax_behind_the_blocks() -> None:
     program, plan = planned()
     assert plan.engine is not None
-    part = FusedPart(1, True, (1,) * len(plan.engine.chains[-1].jobs))
+    part = FusedPart(
+        1, True, len(plan.engine.chains[-1].jobs), (1,) * len(plan.engine.chains[-1].jobs)
+    )
     assert plan.engine.chains[-1].linears[0].op == "lm_head"
     assert fused_block(program, plan).head == FusedOp(FusedKind.HEAD, 0, 3, (part,))
     longer = replace(program, ops=(*program.ops, program.ops[-1]))
@@ -132,6 +136,31 @@ def test_any_number_of_groups() -> None:
     assert spans(fused_block(*planned(group_size=4))) == HALVES
 
 
+def test_sums_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """q, k and v have no room together, nor have gate and up: each in turn, in the same bytes."""
+    monkeypatch.setattr(engine_chains, "SHARE", 60)
+    program, plan = planned(group_size=16)
+    block = fused_block(program, plan)
+    assert spans(block) == HALVES
+    begins = [[part.begins for part in item.linears] for item in block.ops]
+    assert begins == [[4, 4, 4, 4], [4, 4, 6]]
+    assert plan.engine is not None
+    chain = plan.engine.chains[0]
+    pieces = [piece for linear in chain.linears for piece in linear.pieces]
+    assert [(each.needed, each.before, each.after) for each in pieces] == [
+        (4, 4, 4),
+        (8, 8, 8),
+        (12, 12, 12),
+    ]
+    assert {each.accumulators for each in pieces} == {0}
+    early = replace(chain.linears[0], pieces=(replace(pieces[0], after=8),))
+    chains = (replace(chain, linears=(early, *chain.linears[1:])), *plan.engine.chains[1:])
+    wrong = replace(plan, engine=replace(plan.engine, chains=chains))
+    assert not validate_plan(program, SIRACUSA, plan)
+    problems = validate_plan(program, SIRACUSA, wrong)
+    assert {each.allowed for each in problems} == {"jobs that leave it alone"}
+
+
 @pytest.mark.parametrize("group_size", [64, 16])
 def test_many_tiles_keep_their_tables_beside_the_engine(group_size: int) -> None:
     program, plan = planned(group_size=group_size)
@@ -142,7 +171,7 @@ def test_many_tiles_keep_their_tables_beside_the_engine(group_size: int) -> None
     most = MOST_JOBS * layout.groups
 
     def fits(jobs: int) -> bool:
-        pieces = tuple(replace(piece, before=jobs) for piece in linear.pieces)
+        pieces = tuple(replace(each, before=jobs, after=jobs) for each in linear.pieces)
         return fits_function(replace(linear, pieces=pieces), layout, jobs)
 
     assert fits(most)
@@ -166,6 +195,6 @@ def test_sums_that_move_are_not_fused(change: str) -> None:
     plan = replace(plan, engine=replace(plan.engine, chains=chains))
     found = fused_block(program, plan).ops
     assert [item.kind for item in found] == [FusedKind.NORM_ROWS, FusedKind.MLP]
-    part = FusedPart(1, True, found[0].linears[0].waits)
+    part = found[0].linears[0]
     assert found[0] == FusedOp(FusedKind.NORM_ROWS, 0, 4, (part, *found[0].linears[1:]))
     assert found[1].measures

@@ -52,9 +52,8 @@ typedef struct edgec_engine_piece {
 typedef struct edgec_engine_chain {
     const edgec_engine_stage *stage;
     const uint32_t (*jobs)[EDGEC_ENGINE_REGISTERS]; /* register 0 counts from the first words */
-    uint32_t job_count;
-    uint32_t input;        /* bytes from the arena's start */
-    uint32_t accumulators; /* likewise */
+    uint32_t input;                                 /* bytes from the arena's start */
+    uint32_t accumulators;                          /* likewise */
 } edgec_engine_chain;
 
 /* What a kernel computes with. */
@@ -98,7 +97,8 @@ typedef struct edgec_engine_linear {
     const edgec_engine_chain *chain;
     const edgec_engine_piece *pieces;
     uint32_t piece_count;
-    uint32_t done; /* jobs that the linears before it have waited for; the first one stages */
+    uint32_t done;   /* jobs that the linears before it have waited for; the first one stages */
+    uint32_t issued; /* jobs that they have issued */
     edgec_engine_stager stager;
     edgec_engine_kernel kernel;
     uint32_t table_rows; /* rows per transfer of the table; 0: the cores read it in place */

@@ -38,7 +38,7 @@ void edgec_engine_linear_run(const edgec_worker *worker, const edgec_engine_line
     const edgec_engine_chain *const chain = linear->chain;
     const uint32_t table_rows = linear->table_rows;
     uint32_t done = linear->done;
-    uint32_t issued = done; /* the linear before it has filled the queue */
+    uint32_t issued = linear->issued;
     edgec_dma dma[2];
     edgec_engine_operands operands = {
         place->table, 0U, place->arena + chain->accumulators, x, scale, shift, y};
@@ -48,9 +48,6 @@ void edgec_engine_linear_run(const edgec_worker *worker, const edgec_engine_line
     if (done == 0U) {
         linear->stager(worker, chain->stage, x, (int8_t *)(place->arena + chain->input));
         edgec_barrier(worker);
-    } else {
-        issued = done + EDGEC_ENGINE_QUEUE < chain->job_count ? done + EDGEC_ENGINE_QUEUE
-                                                              : chain->job_count;
     }
     uint32_t tile = 0U;
     for (uint32_t i = 0U; i < linear->piece_count; i++) {
