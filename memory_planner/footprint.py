@@ -43,7 +43,7 @@ def scratch_size(program: Program, op: Op) -> int:
         OpKind.SWIGLU: prod(program.tensors[op.inputs[0]].shape),
         OpKind.ROPE: shape.heads * shape.head_dim,
         OpKind.KV_APPEND: shape.kv_heads * shape.head_dim,
-        OpKind.ATTENTION: shape.heads * shape.context,
+        OpKind.ATTENTION: shape.heads * shape.cache_rows,
         OpKind.ATTENTION_MERGE: shape.heads * shape.head_dim,
     }
     return 4 * elements.get(op.kind, 0)

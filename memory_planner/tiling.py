@@ -119,16 +119,13 @@ def linear_sizes(layout: WeightLayout, link: Link, target: TargetSpec) -> tuple[
 def chunk_sizes(shape: ProgramShape, target: TargetSpec) -> list[int]:
     """Cache rows that a slot may hold, fewest first, up to what the target's caps allow.
 
-    Multiples of 4 unless fewer or all, for alignment; at least 1.
+    Multiples of 4 unless fewer, for alignment; at least 1.
     """
     assert target.tiling is not None
     row = shape.kv_heads * shape.head_dim
     capped = target.tiling.slot_cap // (row + 4 * shape.kv_heads)
-    most = min(target.tiling.positions_cap, capped, max_transfer(target) // row, shape.context)
-    counts = [count for count in range(1, most + 1) if count < 4 or count % 4 == 0]
-    if most == shape.context and counts[-1] != most:
-        counts.append(most)
-    return counts or [1]
+    most = min(target.tiling.positions_cap, capped, max_transfer(target) // row, shape.cache_rows)
+    return [count for count in range(1, most + 1) if count < 4 or count % 4 == 0] or [1]
 
 
 def attention_sizes(shape: ProgramShape, target: TargetSpec) -> tuple[TileSize, ...]:

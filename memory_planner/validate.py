@@ -144,12 +144,13 @@ def _prefill_times(program: Program) -> frozenset[int]:
 def _scratch(program: Program) -> dict[str, tuple[int, int]]:
     """Folded time and bytes of the scratch of each role that has one."""
     shape = program.shape
+    rows = (shape.context + 3) // 4 * 4
     roles = list(dict.fromkeys(op.role for op in program.ops))
     words = {
         OpKind.ROPE: shape.heads * shape.head_dim,
         OpKind.ATTENTION_MERGE: shape.heads * shape.head_dim,
         OpKind.KV_APPEND: shape.kv_heads * shape.head_dim,
-        OpKind.ATTENTION: shape.heads * shape.context,
+        OpKind.ATTENTION: shape.heads * rows,
         OpKind.RMSNORM: shape.hidden,
         OpKind.SWIGLU: shape.ffn,
     }

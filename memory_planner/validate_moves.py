@@ -69,9 +69,10 @@ def check_attention(program: Program, target: TargetSpec, plan: Plan) -> list[Pr
     positions = how.positions_per_chunk
     need = (positions * row + 3) // 4 * 4 + 4 * positions * shape.kv_heads
     problems = []
-    if not 1 <= positions <= shape.context:
+    most = (shape.context + 3) // 4 * 4
+    if not 1 <= positions <= most:
         found = f"{positions} positions per chunk"
-        problems.append(Problem("attention", found, f"1 to {shape.context}"))
+        problems.append(Problem("attention", found, f"1 to {most}"))
     if how.slot_size < need:
         problems.append(Problem("attention", f"slots of {how.slot_size} bytes", f"{need} or more"))
     if how.slots not in (1, 2):

@@ -8,7 +8,8 @@
 void fused_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
                      const edgec_kv_cache *cache, const uint16_t *exp2, int32_t *scratch,
-                     int32_t *acc, int32_t *stats, int32_t top, uint32_t *amplitudes);
+                     uint8_t *tiles, int32_t *acc, int32_t *stats, int32_t top,
+                     uint32_t *amplitudes);
 void fused_append(const edgec_worker *worker, const edgec_attention_params *params, int32_t *q,
                   int32_t *k, int32_t *v, const int16_t *rope, uint32_t position,
                   const edgec_kv_cache *cache, int8_t *queries, int32_t *query_scale,
@@ -30,11 +31,12 @@ void fused_append(const edgec_worker *worker, const edgec_attention_params *para
 void fused_attention(const edgec_worker *worker, const edgec_attention_params *params,
                      uint32_t length, const int8_t *q, const int32_t *q_scale,
                      const edgec_kv_cache *cache, const uint16_t *exp2, int32_t *scratch,
-                     int32_t *acc, int32_t *stats, int32_t top, uint32_t *amplitudes) {
+                     uint8_t *tiles, int32_t *acc, int32_t *stats, int32_t top,
+                     uint32_t *amplitudes) {
     const edgec_attention_args args = {params, NULL, 0U, q, q_scale, exp2, scratch, acc, stats};
     edgec_heads heads = {.args = args, .cache = *cache};
     edgec_begin_heads(&heads, worker, params, NULL, NULL, NULL, NULL, NULL, NULL);
-    amplitudes[worker->id] = edgec_fused_attend(worker, &heads, params, 0U, length, NULL, top);
+    amplitudes[worker->id] = edgec_fused_attend(worker, &heads, params, 0U, length, tiles, top);
 }
 
 void group_sums(const edgec_worker *worker, const uint8_t *sums, uint32_t below, uint32_t stride,

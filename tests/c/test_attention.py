@@ -299,14 +299,15 @@ def run_fused(
     """Attention inside a fused op, against the sums of `ops` merged by hand."""
     acc, stats = expected_attention(cache, length, query, constants)
     top = int(stats[:, 2].max()) + length % 3
-    guarded = Guarded()
+    params, guarded = params_of(shape, constants), Guarded()
     merged = guarded.array((shape.heads, shape.head_dim), np.int32)
     amplitudes = guarded.array(MAX_CORES, np.uint32)
     runtime.run(
-        *(cores, "fused_attention", params_of(shape, constants), length, *query, cache.view),
+        *(cores, "fused_attention", params, length, *query, cache.view),
         *(
             POWERS(constants["exp_bits"]),
             guarded.array((shape.heads, shape.context), np.int32),
+            guarded.array(params.slots * params.slot_size, np.uint8),
             merged,
         ),
         *(guarded.array((shape.heads, 3), np.int32), top, amplitudes),
@@ -336,17 +337,38 @@ def test_attention_of_a_fused_op(runtime: Runtime, cores: int, shape: Shape) -> 
             run_fused(runtime, cores, shape, cache, length, query, constants)
 
 
+MOVED_SHAPES = (
+    *(Shape(3, 3, 4, 12), Shape(2, 1, 8, 24), Shape(3, 1, 20, 16), Shape(10, 5, 8, 12)),
+    *(Shape(9, 3, 32, 12), Shape(3, 1, 6, 9), Shape(2, 1, 8, 10)),
+)
+
+
+@pytest.mark.parametrize("cores", [*CORES, *({8} - {*CORES})])
+@pytest.mark.parametrize("shape", MOVED_SHAPES)
+def test_fused_attention_in_chunks(runtime: Runtime, cores: int, shape: Shape) -> None:
+    constants = attention_constants(shape.head_dim, shape.context)
+    cache = filled_cache(runtime, 1, shape, shape.context)
+    for chunk, slots in product((3, 4, 8, shape.context), (1, 2)):
+        moved = replace(shape, chunk=chunk, slots=slots)
+        for length in {1, 4, 7, shape.context}:
+            for bits in (-12, 3):
+                query = queries(shape, length, bits)
+                run_fused(runtime, cores, moved, cache, length, query, constants)
+
+
 @pytest.mark.parametrize("exp_bits", [15, 14, 8])
-def test_fused_attention_with_shorter_weights(runtime: Runtime, exp_bits: int) -> None:
-    shape = Shape(4, 2, 8, 48)
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_fused_attention_with_shorter_weights(runtime: Runtime, exp_bits: int, chunk: int) -> None:
+    shape = Shape(2, 1, 8, 48, chunk)
     constants = attention_constants(8, 48) | {"exp_bits": exp_bits}
     cache = filled_cache(runtime, 1, shape, 48)
     for bits in (-6, 0, 4):
         run_fused(runtime, 2, shape, cache, 45, queries(shape, bits + 9, bits), constants)
 
 
-def test_fused_attention_over_all_exponents_of_v(runtime: Runtime) -> None:
-    shape = Shape(2, 1, 8, 32)
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_fused_attention_over_all_exponents_of_v(runtime: Runtime, chunk: int) -> None:
+    shape = Shape(2, 1, 8, 32, chunk)
     constants = attention_constants(8, 32)
     cache = empty_cache(shape)
     for position in range(32):

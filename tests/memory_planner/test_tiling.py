@@ -177,7 +177,7 @@ def test_more_room_is_never_slower() -> None:
     [
         (32, 16, [1, 2, 3, 4, 8, 12, 16]),
         (64, 64, [1, 2, 3, 4, *range(8, 33, 4)]),  # 16 bytes per position: 32 fit in 512
-        (10, 64, [1, 2, 3, 4, 8, 10]),  # the whole cache at once
+        (10, 64, [1, 2, 3, 4, 8, 12]),  # the whole cache at once, in rows of four positions
         (32, 2, [1, 2]),
     ],
 )

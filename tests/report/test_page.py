@@ -198,8 +198,8 @@ def test_kv_cache_grows_as_the_plan_says(tiny_bundle: LoadedBundle, page: Elemen
     assert f"= {per_position:,} bytes per position" in growth.one("p").text
     rows = table_rows(growth.one("table"))
     assert sum(value(row[2]) for row in rows) == per_position
-    assert sum(value(row[3]) for row in rows) == per_position * shape.context
-    total = f"{per_position * shape.context:,} bytes at {shape.context} positions"
+    assert sum(value(row[3]) for row in rows) == per_position * shape.cache_rows
+    total = f"{per_position * shape.cache_rows:,} bytes at {shape.cache_rows} positions"
     assert growth.one("text", "end-text").text == total
 
 

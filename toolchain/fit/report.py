@@ -135,7 +135,7 @@ def _kv_cache(outcome: Outcome) -> Json:
     return {
         "bits": bits,
         "formula": f"{blocks} blocks * 2 * {shape.kv_heads} KV heads * ({width} + 4) bytes",
-        "bytes": _position_size(outcome) * shape.context,
+        "bytes": _position_size(outcome) * shape.cache_rows,
     }
 
 

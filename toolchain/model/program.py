@@ -173,6 +173,11 @@ class ProgramShape:
     vocab: int
     context: int
 
+    @property
+    def cache_rows(self) -> int:
+        """Rows of one block's KV cache: sums over values are over four positions at a time."""
+        return (self.context + 3) // 4 * 4
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:

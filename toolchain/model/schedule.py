@@ -161,8 +161,8 @@ def _constant_specs(shape: ProgramShape, arithmetic: Arithmetic) -> list[TensorS
 
 
 def _state_specs(shape: ProgramShape) -> list[TensorSpec]:
-    rows = (shape.layers, shape.context, shape.kv_heads * shape.head_dim)
-    scales = (shape.layers, shape.context, shape.kv_heads)
+    rows = (shape.layers, shape.cache_rows, shape.kv_heads * shape.head_dim)
+    scales = (shape.layers, shape.cache_rows, shape.kv_heads)
     return [
         TensorSpec("kv.k", Kind.STATE, DType.I8, rows),
         TensorSpec("kv.k_scale", Kind.STATE, DType.I32, scales),

@@ -43,8 +43,8 @@ class Growth(LineChart):
 
 
 def kv_growth(program: Program, plan: Plan) -> Growth:
-    """The KV cache from no position to the context that was compiled."""
-    context = program.shape.context
+    """The KV cache from no position to all of its rows."""
+    rows = program.shape.cache_rows
     specs = [spec for spec in program.tensors.values() if spec.kind is Kind.STATE]
     total = sum(spec.size for spec in specs)
     held: dict[str, int] = {}
@@ -56,19 +56,19 @@ def kv_growth(program: Program, plan: Plan) -> Growth:
         for name, size in held.items()
         if total < size + plan.region(name).free <= LEVEL_SHOWN * total
     ]
-    x = CHART.x_axis(0, context)
+    x = CHART.x_axis(0, rows)
     y = CHART.y_axis(0, HEADROOM * max([total, *(room for _, room in shown)]))
-    each = " + ".join(count(spec.size // context) for spec in specs)
-    line = f"{decimal(x.at(0))},{decimal(y.at(0))} {decimal(x.at(context))},{decimal(y.at(total))}"
+    each = " + ".join(count(spec.size // rows) for spec in specs)
+    line = f"{decimal(x.at(0))},{decimal(y.at(0))} {decimal(x.at(rows))},{decimal(y.at(total))}"
     return Growth(
         frame=CHART.text(),
         height=decimal(CHART_HEIGHT),
         line=line,
-        area=f"{line} {decimal(x.at(context))},{decimal(y.at(0))}",
-        end_x=decimal(x.at(context)),
+        area=f"{line} {decimal(x.at(rows))},{decimal(y.at(0))}",
+        end_x=decimal(x.at(rows)),
         end_y=decimal(y.at(total)),
-        end_text=f"{count(total)} bytes at {count(context)} positions",
-        formula=f"{each} = {count(total // context)} bytes per position",
+        end_text=f"{count(total)} bytes at {count(rows)} positions",
+        formula=f"{each} = {count(total // rows)} bytes per position",
         parts=_parts(program, plan),
         levels=[_level(y, name, room) for name, room in shown],
         room=[
@@ -81,12 +81,12 @@ def kv_growth(program: Program, plan: Plan) -> Growth:
 
 
 def _parts(program: Program, plan: Plan) -> list[Part]:
-    context = program.shape.context
+    rows = program.shape.cache_rows
     return [
         Part(
             name=spec.name,
             region=plan.placements[spec.name].region,
-            per_position=count(spec.size // context),
+            per_position=count(spec.size // rows),
             total=count(spec.size),
             shape=f"{spec.dtype.value}[{', '.join(str(size) for size in spec.shape)}]",
         )

@@ -62,7 +62,7 @@ typedef struct edgec_attention_params {
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t head_dim;
-    uint32_t context;             /* positions per head in the scratch */
+    uint32_t context;             /* rows of the cache, and of a head in the scratch */
     uint32_t positions_per_chunk; /* positions moved at a time */
     uint32_t slot_size;           /* bytes of a chunk slot; 0: read in place */
     uint32_t slots;               /* 2: transfers overlap with the work; 1: they take turns */

@@ -49,6 +49,7 @@ extern "C" {
 
 EDGEC_INSN_AB(edgec_min32, int32_t, 0x33, 4, 0x02)
 EDGEC_INSN_AB(edgec_max32, int32_t, 0x33, 6, 0x02)
+EDGEC_INSN_AB(edgec_minu32, uint32_t, 0x33, 5, 0x02)
 EDGEC_INSN_AB(edgec_maxu32, uint32_t, 0x33, 7, 0x02)
 EDGEC_INSN_A(edgec_abs32, int32_t, 0x33, 0, 0x02, 0)
 EDGEC_INSN_AB(edgec_mul_low16, uint32_t, 0x5b, 0, 0x00)
@@ -106,6 +107,10 @@ static inline int32_t edgec_min32(int32_t a, int32_t b) {
 
 static inline int32_t edgec_max32(int32_t a, int32_t b) {
     return a > b ? a : b;
+}
+
+static inline uint32_t edgec_minu32(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
 }
 
 static inline uint32_t edgec_maxu32(uint32_t a, uint32_t b) {

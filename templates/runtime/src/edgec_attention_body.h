@@ -166,13 +166,11 @@ EDGEC_INLINE void edgec_attend_moved(const edgec_attention_args *args, edgec_sli
     for (uint32_t head = share.first; head < share.last; head++) {
         edgec_begin_head(args, head);
     }
-    if (stream->worker->id == 0U) {
-        edgec_kv_start(stream);
-    }
-    while (stream->pass < EDGEC_PASSES) {
-        const edgec_kv_chunk chunk = edgec_kv_next(stream);
+    edgec_kv_chunk chunk = {NULL, NULL, 0U, 0U, 0U};
+    do {
+        edgec_kv_send(stream, args->params);
         uint32_t heads;
-        for (uint32_t head = share.first; head < share.last; head += heads) {
+        for (uint32_t head = share.first; chunk.count != 0U && head < share.last; head += heads) {
             heads = 1U;
             if (chunk.pass == EDGEC_PASS_K) {
                 heads = edgec_heads_from(args->params, head, share.last);
@@ -181,7 +179,7 @@ EDGEC_INLINE void edgec_attend_moved(const edgec_attention_args *args, edgec_sli
                 edgec_visit_v(args, head, &chunk);
             }
         }
-    }
+    } while (edgec_kv_receive(stream, args->params, &chunk));
     for (uint32_t head = share.first; head < share.last; head++) {
         edgec_end_head(args, head);
     }
@@ -194,11 +192,9 @@ EDGEC_INLINE void edgec_attend(const edgec_worker *worker, const edgec_attention
     if (args->params->slot_size == 0U) {
         edgec_attend_in_place(args, share);
     } else {
-        edgec_kv_stream stream = {.worker = worker,
-                                  .params = args->params,
-                                  .cache = args->cache,
-                                  .tiles = tiles,
-                                  .length = args->length};
+        edgec_dma dma[2];
+        edgec_kv_stream stream =
+            edgec_kv_begin(worker, args->params, args->cache, args->length, tiles, dma);
         edgec_attend_moved(args, share, &stream);
     }
 }

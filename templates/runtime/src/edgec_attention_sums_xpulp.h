@@ -10,9 +10,8 @@
 #include "edgec_xpulp_asm.h"
 
 /* clang-format off */
-#define EDGEC_X_CLEAR_SUMS                                                                         \
-    EDGEC_X_CLEAR(h0) EDGEC_X_CLEAR(h1) EDGEC_X_CLEAR(h2) EDGEC_X_CLEAR(h3)                        \
-    EDGEC_X_CLEAR(l0) EDGEC_X_CLEAR(l1) EDGEC_X_CLEAR(l2) EDGEC_X_CLEAR(l3)
+#define EDGEC_X_CLEAR_UPPER                                                                        \
+    EDGEC_X_CLEAR(h0) EDGEC_X_CLEAR(h1) EDGEC_X_CLEAR(h2) EDGEC_X_CLEAR(h3)
 /* Lower bytes of four weights in low, upper bytes in a; one dimension of four rows each in x, v1,
  * v0, v3. */
 #define EDGEC_X_WEIGHTS                                                                            \
@@ -48,9 +47,10 @@ typedef struct edgec_x_choices {
 
 #define EDGEC_X_CHOICES {0x06040200U, 0x07050301U, 0x07060302U}
 
-#define EDGEC_X_SUMS(how, sums)                                                                    \
-    [h0] how(sums.h0), [h1] how(sums.h1), [h2] how(sums.h2), [h3] how(sums.h3), [l0] how(sums.l0), \
-        [l1] how(sums.l1), [l2] how(sums.l2), [l3] how(sums.l3)
+#define EDGEC_X_UPPER_SUMS(how, sums)                                                              \
+    [h0] how(sums.h0), [h1] how(sums.h1), [h2] how(sums.h2), [h3] how(sums.h3)
+#define EDGEC_X_LOWER_SUMS(how, sums)                                                              \
+    [l0] how(sums.l0), [l1] how(sums.l1), [l2] how(sums.l2), [l3] how(sums.l3)
 
 /* Weighted sums of four dimensions, upper and lower bytes of the weights apart. */
 typedef struct edgec_x_sums {
@@ -59,21 +59,25 @@ typedef struct edgec_x_sums {
 } edgec_x_sums;
 
 #define EDGEC_X_SUM(size, first, second)                                                           \
-    __asm__ volatile(                                                                              \
-        EDGEC_X_CLEAR_SUMS EDGEC_X_LOOP(size, EDGEC_X_WEIGH(first, second))                        \
-        : [v] "+&r"(v), [weights] "+&r"(weights),                                                  \
-          EDGEC_X_SUMS("=&r", sums), [a] "=&r"(a), [b] "=&r"(b), [low] "=&r"(low), [v0] "=&r"(v0), \
-          [v1] "=&r"(v1), [v2] "=&r"(v2), [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)               \
-        : [n] "r"(fours), [stride] "r"(stride), [even] "r"(choices->even),                         \
-          [odd] "r"(choices->odd), [upper] "r"(choices->upper)                                     \
-        : "memory")
+    __asm__ volatile(EDGEC_X_CLEAR_UPPER EDGEC_X_LOOP(size, EDGEC_X_WEIGH(first, second))          \
+                     : [v] "+&r"(v), [weights] "+&r"(weights), EDGEC_X_UPPER_SUMS("=&r", sums),    \
+                       EDGEC_X_LOWER_SUMS("+&r", sums), [a] "=&r"(a), [b] "=&r"(b),                \
+                       [low] "=&r"(low), [v0] "=&r"(v0), [v1] "=&r"(v1), [v2] "=&r"(v2),           \
+                       [v3] "=&r"(v3), [x] "=&r"(x), [y] "=&r"(y)                                  \
+                     : [n] "r"(fours), [stride] "r"(stride), [even] "r"(choices->even),            \
+                       [odd] "r"(choices->odd), [upper] "r"(choices->upper)                        \
+                     : "memory")
 
-/* Over 4 * fours positions; the bytes of the weights may already be `apart`. */
-EDGEC_INLINE edgec_x_sums edgec_x_sums_4(const int8_t *v, uint32_t stride, uint32_t fours,
-                                         const uint16_t *weights, const edgec_x_choices *choices,
-                                         int apart) {
+/* 4 * fours positions beside `before`; the bytes of the weights may already be `apart`. */
+EDGEC_INLINE edgec_x_sums edgec_x_sums_4(const int32_t before[4], const int8_t *v, uint32_t stride,
+                                         uint32_t fours, const uint16_t *weights,
+                                         const edgec_x_choices *choices, int apart) {
     edgec_x_sums sums;
     uint32_t a, b, low, v0, v1, v2, v3, x, y;
+    sums.l0 = before[0];
+    sums.l1 = before[1];
+    sums.l2 = before[2];
+    sums.l3 = before[3];
     if (apart) {
         EDGEC_X_SUM(24, EDGEC_X_WEIGHTS_APART, "");
     } else {
@@ -94,6 +98,20 @@ EDGEC_INLINE void edgec_x_take_apart(uint16_t *weights, uint32_t fours,
                      : "memory");
 }
 
+/* acc[i] += sum of weights[u] * v[u][i] over 4 * fours positions. */
+EDGEC_INLINE void edgec_x_add_sums(int32_t *acc, uint32_t head_dim, const int8_t *v,
+                                   uint32_t stride, uint32_t fours, const uint16_t *weights,
+                                   const edgec_x_choices *choices, int apart) {
+    for (const int8_t *const end = v + head_dim; v != end; v += 4) {
+        const edgec_x_sums sums = edgec_x_sums_4(acc, v, stride, fours, weights, choices, apart);
+        acc[0] = sums.h0 * 256 + sums.l0;
+        acc[1] = sums.h1 * 256 + sums.l1;
+        acc[2] = sums.h2 * 256 + sums.l2;
+        acc[3] = sums.h3 * 256 + sums.l3;
+        acc += 4;
+    }
+}
+
 #define EDGEC_X_EACH(of) of(h0, l0) of(h1, l1) of(h2, l2) of(h3, l3)
 #define EDGEC_X_UPPER(h, l) EDGEC_X_OPI("slli", h, h, 8)
 #define EDGEC_X_JOIN(h, l) EDGEC_X_OP("add", h, h, l)
@@ -107,11 +125,22 @@ EDGEC_INLINE int32_t *edgec_x_merge_4(edgec_x_sums sums, int32_t factor, uint32_
     __asm__ volatile(EDGEC_X_EACH(EDGEC_X_UPPER) EDGEC_X_EACH(EDGEC_X_JOIN)
                          EDGEC_X_EACH(EDGEC_X_SCALE) EDGEC_X_EACH(EDGEC_X_ROUND)
                              EDGEC_X_EACH(EDGEC_X_PUT)
-                     : EDGEC_X_SUMS("+&r", sums), [to] "+&r"(to), [max] "+&r"(range->max),
-                       [min] "+&r"(range->min)
+                     : EDGEC_X_UPPER_SUMS("+&r", sums), EDGEC_X_LOWER_SUMS("+&r", sums),
+                       [to] "+&r"(to), [max] "+&r"(range->max), [min] "+&r"(range->min)
                      : [factor] "r"(factor), [right] "r"(right)
                      : "memory");
     return to;
+}
+
+/* x[i] = rs(x[i] * factor, 32 + right), i < n */
+EDGEC_INLINE void edgec_x_merge(int32_t *x, uint32_t n, int32_t factor, uint32_t right,
+                                edgec_range *range) {
+    int32_t h;
+    __asm__ volatile(
+        EDGEC_X_LOOP(6, EDGEC_X_LW(h, to, 0) EDGEC_X_SCALE(h, ) EDGEC_X_ROUND(h, ) EDGEC_X_PUT(h, ))
+        : [h] "=&r"(h), [to] "+&r"(x), [max] "+&r"(range->max), [min] "+&r"(range->min)
+        : [n] "r"(n), [factor] "r"(factor), [right] "r"(right)
+        : "memory");
 }
 
 #endif

@@ -94,7 +94,7 @@ EDGEC_INLINE void edgec_x_dot_16(const edgec_rows *rows, uint32_t done, const ed
         : [k] "+&r"(k), [z] "+&r"(z), [scales] "+&r"(scales), [top] "+&r"(top), [k0] "=&r"(k0),    \
           [k1] "=&r"(k1), [k2] "=&r"(k2), [k3] "=&r"(k3), [s] "=&r"(s), [w] "=&r"(w), [p] "=&r"(p) \
         : [n] "r"(rows->count), [stride] "r"(rows->stride), [step] "r"(4U * rows->step),           \
-          [q0] "r"(q0), [q1] "r"(q1), [q2] "r"(q2), [q3] "r"(q3), [qa] "r"(scale->factor),         \
+          [q0] "r"(q0), [q1] "ri"(q1), [q2] "ri"(q2), [q3] "ri"(q3), [qa] "r"(scale->factor),      \
           [cq] "r"(cq), EDGEC_X_LOGIT_OPERANDS(scale)                                              \
         : "memory")
 
@@ -216,13 +216,9 @@ EDGEC_INLINE void edgec_x_weigh_rows(const edgec_rows *rows, const uint16_t *wei
                                      int32_t *acc) {
     const edgec_x_choices choices = EDGEC_X_CHOICES;
     const uint32_t whole = rows->count & ~3U;
-    for (uint32_t i = 0U; whole != 0U && i < rows->head_dim; i += 4U) {
-        const edgec_x_sums sums =
-            edgec_x_sums_4(rows->row + i, rows->stride, whole / 4U, weights, &choices, 0);
-        acc[i] += sums.h0 * 256 + sums.l0;
-        acc[i + 1U] += sums.h1 * 256 + sums.l1;
-        acc[i + 2U] += sums.h2 * 256 + sums.l2;
-        acc[i + 3U] += sums.h3 * 256 + sums.l3;
+    if (whole != 0U) {
+        edgec_x_add_sums(acc, rows->head_dim, rows->row, rows->stride, whole / 4U, weights,
+                         &choices, 0);
     }
     for (uint32_t u = whole; u < rows->count; u++) {
         const int8_t *const v = rows->row + u * rows->stride;

@@ -72,11 +72,44 @@ static inline edgec_range edgec_attend_singly(const edgec_worker *worker, const 
 
 #if EDGEC_XPULP
 
+/* Whether the loops of XpulpV2 serve: sums are over four positions. */
+EDGEC_INLINE int edgec_by_fours(const edgec_attention_params *params) {
+    return edgec_by_words(params) && params->context % 4U == 0U &&
+           (params->slot_size == 0U ||
+            (params->positions_per_chunk % 4U == 0U && params->exp_bits >= 10U));
+}
+
 /* Any head: scales may lie wherever they like. */
 EDGEC_RARE static edgec_range edgec_attend_any(const edgec_heads *heads, const edgec_heads_at *at,
                                                uint32_t head) {
     const edgec_slice one = {head, head + 1U};
     return edgec_attend_singly(NULL, heads, heads->args.params, at, one, NULL);
+}
+
+/* Whether all shifts by the scales of a KV head are near; k and v: codes of the newest scales. */
+EDGEC_INLINE int edgec_x_is_near(const edgec_logit_scale *scale, uint32_t k, uint32_t v) {
+    const int32_t least = scale->exponent - edgec_kv_bits_6((int32_t)k);
+    return edgec_maxu32(k, v) < EDGEC_KV_SPREAD << 12 &&
+           (uint32_t)(least - EDGEC_LEAST_LOGIT_SHIFT) <=
+               (31U - EDGEC_LEAST_LOGIT_SHIFT) - (k >> 12);
+}
+
+/* The merged part of a head is rs(sums * lifted, 32 + right). */
+typedef struct edgec_x_merger {
+    int32_t lifted;
+    int32_t right; /* 1 or more for exponents of ten bits or more */
+} edgec_x_merger;
+
+/* sum: of the e, of which the largest is not 0; up: to the exponent of the merged vector. */
+EDGEC_INLINE edgec_x_merger edgec_x_merger_of(const edgec_attention_params *params, uint32_t sum,
+                                              int32_t up) {
+    const int32_t b = (int32_t)edgec_top_bit(sum) - 15;
+    const int32_t normal = params->exp_bits == 15U /* the largest e is 2^15, b is not negative */
+                               ? edgec_round_shift((int32_t)sum, (uint32_t)b)
+                               : edgec_rounded((int32_t)sum, edgec_rounder_of(b));
+    const edgec_x_merger merger = {(int32_t)((1U << 31) / (uint32_t)normal) * (1 << 14),
+                                   edgec_min32(6 + b + up, 31)};
+    return merger;
 }
 
 /* A head whose scales are near; anything else is left alone, and 0 returned. */
@@ -85,16 +118,9 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const uint32_t kv_head = edgec_kv_head_of(params, head);
     const uint32_t newest = (at->length - 1U) * params->kv_heads + kv_head;
     const edgec_kv_cache cache = edgec_heads_cache(heads, at);
-    if (params->context % 4U != 0U && at->length > (params->context & ~3U)) {
-        return 0; /* sums are over four positions */
-    }
-    const uint32_t code = cache.k_scale[newest].code;
     const edgec_kv_scale last = cache.v_scale[newest];
     const edgec_logit_scale scale = edgec_logit_scale_of(params, heads->args.q_scale + 2U * head);
-    const int32_t least = scale.exponent - edgec_kv_top(cache.k_scale[newest]);
-    if (edgec_maxu32(code, last.code) >= EDGEC_KV_SPREAD << 12 ||
-        (uint32_t)(least - EDGEC_LEAST_LOGIT_SHIFT) >
-            (31U - EDGEC_LEAST_LOGIT_SHIFT) - (code >> 12)) {
+    if (!edgec_x_is_near(&scale, cache.k_scale[newest].code, last.code)) {
         return 0;
     }
     int32_t *const z = heads->args.scratch + head * params->context;
@@ -106,17 +132,11 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
     const edgec_rows v = edgec_rows_of(params, kv_head, cache.v, cache.v_scale, at->length);
     uint16_t *end;
     const uint32_t sum = edgec_x_softmax(&v, &softmax, z, &end);
-    end[0] = end[1] = end[2] = 0U;                      /* up to a multiple of four */
-    const int32_t b = (int32_t)edgec_top_bit(sum) - 15; /* the largest e is not 0 */
-    const int32_t shift = 6 + b + at->top - softmax.v_exponent;
-    if (shift < 1) {
+    end[0] = end[1] = end[2] = 0U; /* up to a multiple of four */
+    const edgec_x_merger merger = edgec_x_merger_of(params, sum, at->top - softmax.v_exponent);
+    if (params->exp_bits < 10U && merger.right < 1) {
         return 0;
     }
-    const int32_t normal = params->exp_bits == 15U /* the largest e is 2^15, b is not negative */
-                               ? edgec_round_shift((int32_t)sum, (uint32_t)b)
-                               : edgec_rounded((int32_t)sum, edgec_rounder_of(b));
-    const int32_t lifted = (int32_t)((1U << 31) / (uint32_t)normal) * (1 << 14);
-    const uint32_t right = (uint32_t)edgec_min32(shift, 31);
     int32_t *merged = heads->args.acc + head * params->head_dim;
     const uint32_t fours = (at->length + 3U) / 4U;
     uint16_t *const weights = (uint16_t *)(void *)z;
@@ -125,11 +145,124 @@ EDGEC_INLINE int edgec_x_attend(const edgec_heads *heads, const edgec_attention_
         edgec_x_take_apart(weights, fours, &heads->choices);
     }
     for (uint32_t i = 0U; i < params->head_dim; i += 4U) {
+        const int32_t none[4] = {0, 0, 0, 0};
         const edgec_x_sums sums =
-            edgec_x_sums_4(v.row + i, v.stride, fours, weights, &heads->choices, apart);
-        merged = edgec_x_merge_4(sums, lifted, right, merged, range);
+            edgec_x_sums_4(none, v.row + i, v.stride, fours, weights, &heads->choices, apart);
+        merged = edgec_x_merge_4(sums, merger.lifted, (uint32_t)merger.right, merged, range);
     }
     return 1;
+}
+
+/* Heads with any scales whose cache travels. */
+EDGEC_RARE static uint32_t edgec_attend_any_moved(const edgec_worker *worker,
+                                                  const edgec_heads *heads,
+                                                  const edgec_heads_at *at, uint8_t *tiles) {
+    return edgec_amplitude_of(
+        edgec_attend_singly(worker, heads, heads->args.params, at, heads->share, tiles));
+}
+
+/* A head of the worker while its cache travels. */
+typedef struct edgec_x_head {
+    const int8_t *q;
+    edgec_logit_scale scale;
+    uint32_t kv_head;
+    int32_t *z;
+    int32_t *acc;
+    int32_t top;        /* largest logit so far */
+    uint32_t sum;       /* of the e so far */
+    int32_t v_exponent; /* vm */
+} edgec_x_head;
+
+/* Returns whether the scales of the head are near. */
+EDGEC_INLINE int edgec_x_begin_head(edgec_x_head *own, const edgec_heads *heads,
+                                    const edgec_attention_params *params, const edgec_heads_at *at,
+                                    uint32_t head) {
+    own->kv_head = edgec_kv_head_of(params, head);
+    const uint32_t newest = (at->length - 1U) * params->kv_heads + own->kv_head;
+    const edgec_kv_cache cache = edgec_heads_cache(heads, at);
+    const edgec_kv_scale last = cache.v_scale[newest];
+    own->q = heads->args.q + head * params->head_dim;
+    own->scale = edgec_logit_scale_of(params, heads->args.q_scale + 2U * head);
+    own->z = heads->args.scratch + head * params->context;
+    own->acc = heads->args.acc + head * params->head_dim;
+    own->top = INT32_MIN;
+    own->sum = 0U;
+    own->v_exponent = edgec_kv_top(last);
+    return edgec_x_is_near(&own->scale, cache.k_scale[newest].code, last.code);
+}
+
+EDGEC_INLINE void edgec_x_clear(int32_t *x, uint32_t n) {
+    for (const int32_t *const end = x + n; x != end; x++) {
+        *x = 0;
+        EDGEC_IN_ORDER /* no call of memset */
+    }
+}
+
+/* Sums over a chunk of v, whose first logit is at z. */
+EDGEC_INLINE void edgec_x_visit_v(edgec_x_head *own, const edgec_heads *heads,
+                                  const edgec_attention_params *params, const edgec_rows *v,
+                                  int32_t *z) {
+    const edgec_softmax softmax = {heads->args.exp2, own->top, own->v_exponent,
+                                   15U - params->exp_bits};
+    uint16_t *const weights = (uint16_t *)(void *)z;
+    const uint32_t fours = (v->count + 3U) / 4U;
+    const int apart = params->head_dim >= 16U; /* then it pays to do it once */
+    uint16_t *end;
+    own->sum += edgec_x_softmax(v, &softmax, z, &end);
+    end[0] = end[1] = end[2] = 0U; /* up to a multiple of four */
+    if (apart) {
+        edgec_x_take_apart(weights, fours, &heads->choices);
+    }
+    edgec_x_add_sums(own->acc, params->head_dim, v->row, v->stride, fours, weights, &heads->choices,
+                     apart);
+}
+
+/* Of a team of eight or more, which has most of the code to itself. */
+#define EDGEC_X_TEAM 8U
+#define EDGEC_X_OWN 8U
+
+/* Heads whose cache travels. */
+EDGEC_INLINE uint32_t edgec_x_attend_moved(const edgec_worker *worker, const edgec_heads *heads,
+                                           const edgec_attention_params *params,
+                                           const edgec_heads_at *at, uint8_t *tiles) {
+    edgec_x_head own[EDGEC_X_OWN];
+    const uint32_t most = (params->heads + EDGEC_X_TEAM - 1U) / EDGEC_X_TEAM;
+    const uint32_t count = heads->share.last - heads->share.first;
+    int near = count <= most;
+    for (uint32_t i = 0U; i < most; i++) {
+        const uint32_t head = edgec_minu32(heads->share.first + i, params->heads - 1U);
+        near &= edgec_x_begin_head(&own[i], heads, params, at, head);
+    }
+    if (!near) {
+        const edgec_heads_at copy = *at; /* so that nothing else needs an address */
+        return edgec_attend_any_moved(worker, heads, &copy, tiles);
+    }
+    edgec_dma dma[2];
+    const edgec_kv_cache cache = edgec_heads_cache(heads, at);
+    edgec_kv_stream stream = edgec_kv_begin(worker, params, &cache, at->length, tiles, dma);
+    edgec_kv_chunk chunk = {NULL, NULL, 0U, 0U, 0U};
+    edgec_range range = {0, 0};
+    EDGEC_KEEP(chunk.count); /* one copy of the loop */
+    do {
+        edgec_kv_send(&stream, params);
+        for (uint32_t i = 0U; i < most && chunk.count != 0U && i < count; i++) {
+            const edgec_rows rows =
+                edgec_rows_of(params, own[i].kv_head, chunk.rows, chunk.scales, chunk.count);
+            int32_t *const z = own[i].z + chunk.first;
+            if (chunk.pass == EDGEC_PASS_K) {
+                edgec_x_clear(own[i].acc, params->head_dim);
+                own[i].top = edgec_x_scores(&rows, own[i].q, &own[i].scale, z, own[i].top);
+            } else {
+                edgec_x_visit_v(&own[i], heads, params, &rows, z);
+            }
+        }
+    } while (edgec_kv_receive(&stream, params, &chunk));
+    for (uint32_t i = 0U; i < most && i < count; i++) {
+        const edgec_x_merger merger =
+            edgec_x_merger_of(params, own[i].sum, at->top - own[i].v_exponent);
+        edgec_x_merge(own[i].acc, params->head_dim, merger.lifted, (uint32_t)merger.right, &range);
+    }
+    return edgec_amplitude_of(range);
 }
 
 #endif
@@ -140,7 +273,11 @@ EDGEC_INLINE uint32_t edgec_fused_attend(const edgec_worker *worker, const edgec
                                          uint32_t length, uint8_t *tiles, int32_t top) {
     const edgec_heads_at at = {layer * heads->layer_rows, layer * heads->layer_scales, length, top};
 #if EDGEC_XPULP
-    if (edgec_by_words(params) && params->slot_size == 0U) {
+    if (edgec_by_fours(params) && params->slot_size != 0U) {
+        EDGEC_KEEP(heads);
+        return edgec_x_attend_moved(worker, heads, params, &at, tiles);
+    }
+    if (edgec_by_fours(params)) {
         edgec_range range = {0, 0};
         EDGEC_KEEP(heads);
         for (uint32_t head = heads->share.first; head < heads->share.last; head++) {

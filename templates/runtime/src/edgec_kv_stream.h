@@ -16,7 +16,7 @@
 #define EDGEC_PASS_V 1U
 #define EDGEC_PASSES 2U
 
-/* Consecutive positions that can be read now. */
+/* Consecutive positions that can be read now; none: there is no chunk yet. */
 typedef struct edgec_kv_chunk {
     const int8_t *rows;           /* [count][kv_heads][head_dim] of k or v */
     const edgec_kv_scale *scales; /* [count][kv_heads] */
@@ -25,96 +25,95 @@ typedef struct edgec_kv_chunk {
     uint32_t count;
 } edgec_kv_chunk;
 
+/* pass, first and slot are those of the next chunk, the one behind those that were received. */
 typedef struct edgec_kv_stream {
     const edgec_worker *worker;
-    const edgec_attention_params *params;
     const edgec_kv_cache *cache;
-    uint8_t *tiles;
+    edgec_dma *dma;  /* [2]: of rows and of scales */
     uint32_t length; /* positions of each pass */
-    uint32_t pass;   /* of the chunk under way; EDGEC_PASSES at the end */
-    uint32_t first;  /* position of the chunk under way */
-    uint32_t slot;   /* of the chunk under way */
-    edgec_dma rows_dma[2];
-    edgec_dma scales_dma[2];
+    uint32_t pass;   /* EDGEC_PASSES at the end */
+    uint32_t first;  /* position */
+    uint8_t *slot;
+    uint8_t *other; /* the slot of the chunk behind it */
 } edgec_kv_stream;
 
-/* The chunk under way where the cache has it. */
-EDGEC_INLINE edgec_kv_chunk edgec_kv_in_cache(const edgec_kv_stream *stream) {
-    const edgec_attention_params *const params = stream->params;
-    const edgec_kv_cache *const cache = stream->cache;
-    const uint32_t scale = stream->first * params->kv_heads;
-    const uint32_t row = scale * params->head_dim;
-    const uint32_t left = stream->length - stream->first;
-    const uint32_t most = params->slot_size == 0U ? left : params->positions_per_chunk;
-    const int is_k = stream->pass == EDGEC_PASS_K;
-    const edgec_kv_chunk chunk = {(is_k ? cache->k : cache->v) + row,
-                                  (is_k ? cache->k_scale : cache->v_scale) + scale, stream->pass,
-                                  stream->first, left < most ? left : most};
-    return chunk;
+EDGEC_INLINE edgec_kv_stream edgec_kv_begin(const edgec_worker *worker,
+                                            const edgec_attention_params *params,
+                                            const edgec_kv_cache *cache, uint32_t length,
+                                            uint8_t *tiles, edgec_dma dma[2]) {
+    const edgec_kv_stream stream = {
+        worker,       cache, dma,   length,
+        EDGEC_PASS_K, 0U,    tiles, tiles + (params->slots == 2U ? params->slot_size : 0U)};
+    return stream;
 }
 
-/* The same chunk where its slot has it. */
+/* The next chunk where its slot has it. */
 EDGEC_INLINE edgec_kv_chunk edgec_kv_in_slot(const edgec_kv_stream *stream,
-                                             const edgec_kv_chunk *in_cache) {
-    const edgec_attention_params *const params = stream->params;
+                                             const edgec_attention_params *params) {
     const uint32_t words = params->positions_per_chunk * params->kv_heads;
-    const uint8_t *const rows = stream->tiles + stream->slot * params->slot_size;
-    const void *const scales = rows + ((words * params->head_dim + 3U) & ~3U);
-    edgec_kv_chunk chunk = *in_cache;
-    chunk.rows = (const int8_t *)rows;
-    chunk.scales = (const edgec_kv_scale *)scales;
+    const void *const scales = stream->slot + ((words * params->head_dim + 3U) & ~3U);
+    const uint32_t left = stream->length - stream->first;
+    const edgec_kv_chunk chunk = {(const int8_t *)stream->slot, (const edgec_kv_scale *)scales,
+                                  stream->pass, stream->first,
+                                  edgec_minu32(left, params->positions_per_chunk)};
     return chunk;
 }
 
-/* Begins to move the chunk under way, if there is one. Core 0 alone calls it. */
-EDGEC_INLINE void edgec_kv_start(edgec_kv_stream *stream) {
-    const edgec_attention_params *const params = stream->params;
-    if (params->slot_size == 0U || stream->pass == EDGEC_PASSES) {
+/* Begins to move the next chunk, if there is one. */
+EDGEC_INLINE void edgec_kv_start(const edgec_kv_stream *stream,
+                                 const edgec_attention_params *params) {
+    if (stream->worker->id != 0U || stream->pass == EDGEC_PASSES) {
         return;
     }
-    const uint32_t slot = stream->slot;
-    const edgec_kv_chunk from = edgec_kv_in_cache(stream);
-    const edgec_kv_chunk to = edgec_kv_in_slot(stream, &from);
-    const uint32_t words = from.count * params->kv_heads;
-    edgec_dma_start(&stream->rows_dma[slot], (void *)(uintptr_t)to.rows, from.rows,
+    const edgec_kv_chunk to = edgec_kv_in_slot(stream, params);
+    const uint32_t first = to.first * params->kv_heads;
+    const uint32_t words = to.count * params->kv_heads;
+    const int8_t *rows = stream->cache->k;
+    const edgec_kv_scale *scales = stream->cache->k_scale;
+    if (to.pass == EDGEC_PASS_V) {
+        rows = stream->cache->v;
+        scales = stream->cache->v_scale;
+    }
+    edgec_dma_start(&stream->dma[0], (void *)(uintptr_t)to.rows, rows + first * params->head_dim,
                     words * params->head_dim);
-    edgec_dma_start(&stream->scales_dma[slot], (void *)(uintptr_t)to.scales, from.scales,
-                    (uint32_t)sizeof *from.scales * words);
+    edgec_dma_start(&stream->dma[1], (void *)(uintptr_t)to.scales, scales + first,
+                    (uint32_t)sizeof *to.scales * words);
 }
 
-/* Returns the chunk under way as soon as it can be read, and starts its successor if it has a slot
- * of its own. */
-EDGEC_INLINE edgec_kv_chunk edgec_kv_next(edgec_kv_stream *stream) {
-    const uint32_t slot = stream->slot;
-    const int is_mover = stream->worker->id == 0U;
-    const int is_first = stream->first == 0U && stream->pass == EDGEC_PASS_K;
-    edgec_kv_chunk chunk = edgec_kv_in_cache(stream);
-    if (stream->params->slots == 1U && !is_first) {
+/* In front of the work on the chunk that was received last, or on none: the next one begins to move
+ * if it has a slot of its own. */
+EDGEC_INLINE void edgec_kv_send(const edgec_kv_stream *stream,
+                                const edgec_attention_params *params) {
+    if (params->slots == 2U) {
+        edgec_kv_start(stream, params);
+    }
+}
+
+/* Behind that work: the next chunk as soon as it can be read. Returns whether there is one. */
+EDGEC_INLINE int edgec_kv_receive(edgec_kv_stream *stream, const edgec_attention_params *params,
+                                  edgec_kv_chunk *chunk) {
+    if (stream->pass == EDGEC_PASSES) {
+        return 0;
+    }
+    if (params->slots == 1U) {
         edgec_barrier(stream->worker); /* nobody reads the only slot any more */
-        if (is_mover) {
-            edgec_kv_start(stream);
-        }
+        edgec_kv_start(stream, params);
     }
-    if (stream->params->slot_size != 0U) {
-        chunk = edgec_kv_in_slot(stream, &chunk);
-        if (is_mover) {
-            edgec_dma_wait(&stream->rows_dma[slot]);
-            edgec_dma_wait(&stream->scales_dma[slot]);
-        }
-        edgec_barrier(stream->worker);
+    if (stream->worker->id == 0U) {
+        edgec_dma_wait(&stream->dma[0]);
+        edgec_dma_wait(&stream->dma[1]);
     }
-    if (stream->params->slots == 2U) {
-        stream->slot ^= 1U;
-    }
-    stream->first += chunk.count;
+    edgec_barrier(stream->worker);
+    *chunk = edgec_kv_in_slot(stream, params);
+    stream->first += chunk->count;
     if (stream->first == stream->length) {
         stream->first = 0U;
         stream->pass++;
     }
-    if (is_mover && stream->params->slots == 2U) {
-        edgec_kv_start(stream);
-    }
-    return chunk;
+    uint8_t *const slot = stream->slot;
+    stream->slot = stream->other;
+    stream->other = slot;
+    return 1;
 }
 
 #endif

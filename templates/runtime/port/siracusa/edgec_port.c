@@ -3,6 +3,7 @@
 #include "edgec_math.h"
 #include "edgec_runner.h"
 #include "edgec_siracusa.h"
+#include "edgec_xpulp.h"
 
 void edgec_cluster_core(uint32_t id);
 extern const uint8_t edgec_cluster_entry[];
@@ -35,18 +36,18 @@ static void set_barrier(uint32_t barrier, uint32_t triggers, uint32_t targets) {
     *at(SIRACUSA_EVENT_UNIT + barrier + SIRACUSA_BARRIER_TARGETS) = targets;
 }
 
-static int in_l1(uint32_t address) {
-    return address - SIRACUSA_L1_BASE < SIRACUSA_L1_SIZE;
-}
+/* One of both places is in L1, which lies below all else. */
+_Static_assert(SIRACUSA_L1_BASE == 0x10000000U, "what is not in L1 lies above it");
 
 void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint32_t size) {
     const uint32_t to = (uint32_t)(uintptr_t)destination;
     const uint32_t from = (uint32_t)(uintptr_t)source;
-    const uint32_t inward = in_l1(to) ? SIRACUSA_DMA_TO_L1 : 0U;
+    const uint32_t near = edgec_minu32(to, from);
+    const uint32_t inward = near == to ? SIRACUSA_DMA_TO_L1 : 0U;
     dma->id = *at(SIRACUSA_DMA);
     *at(SIRACUSA_DMA) = size | inward | SIRACUSA_DMA_LINEAR | SIRACUSA_DMA_EVENT;
-    *at(SIRACUSA_DMA) = inward != 0U ? to : from;
-    *at(SIRACUSA_DMA) = inward != 0U ? from : to;
+    *at(SIRACUSA_DMA) = near;
+    *at(SIRACUSA_DMA) = to ^ from ^ near;
 }
 
 void edgec_dma_wait(edgec_dma *dma) {
