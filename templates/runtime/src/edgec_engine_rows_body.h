@@ -3,7 +3,7 @@
  * Included with EDGEC_ACTIVATION, EDGEC_HALVES (see edgec_engine_finish_body.h) and
  * EDGEC_ENGINE_ROWS (name of the function). */
 #include "edgec_engine_finish_body.h"
-#include "edgec_fused_engine.h"
+#include "edgec_fused_groups.h"
 
 /* Where a slot of the channels begins. */
 typedef struct edgec_slot {

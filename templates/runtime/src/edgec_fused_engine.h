@@ -4,7 +4,6 @@
 
 #include "edgec_engine.h"
 #include "edgec_fused.h"
-#include "edgec_group_sums.h"
 #include "edgec_row_rule.h"
 #include "edgec_xpulp_asm.h"
 
@@ -13,11 +12,12 @@ typedef struct edgec_row_run {
     uint16_t sums;  /* words from the chain's sums to theirs */
     uint16_t lower; /* words from these to those of lower halves */
     uint16_t first;
-    uint16_t count; /* 0: `first` jobs are to be waited for */
+    uint16_t count;  /* 0: `first` jobs are to be waited for */
+    uint16_t stride; /* words from group to group */
 } edgec_row_run;
 
 static inline edgec_row_run edgec_run_of_jobs(uint32_t jobs) {
-    return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U};
+    return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U, 0U};
 }
 
 static inline edgec_slice edgec_share_of(const edgec_row_run *run) {
@@ -30,7 +30,8 @@ static inline edgec_row_run edgec_run_of(const edgec_engine_piece *piece, uint32
                                          uint32_t channel, uint32_t first, uint32_t count) {
     const uint32_t sums = (piece->accumulators + pixel * piece->pixel_stride) / 4U + channel;
     const edgec_row_run run = {(uint16_t)sums, (uint16_t)(3U * piece->pixel_stride / 4U),
-                               (uint16_t)first, (uint16_t)count};
+                               (uint16_t)first, (uint16_t)count,
+                               (uint16_t)(piece->group_stride / 4U)};
     return run;
 }
 
@@ -104,8 +105,9 @@ typedef struct edgec_row_plan {
     uint8_t use;       /* of the rows */
     uint8_t amplitude; /* number of the one that own->amplitude points to */
     uint8_t halves;
-    uint8_t plain; /* one group and no tail */
-    uint8_t apart; /* the rows of each piece are divided, and finished when it is there */
+    uint8_t plain;    /* one group and no tail */
+    uint8_t apart;    /* the rows of each piece are divided, and finished when it is there */
+    uint16_t at_once; /* groups that are added up at a time */
 } edgec_row_plan;
 
 /* The worker's rows of a linear, the same in all blocks. */
@@ -146,30 +148,44 @@ typedef struct edgec_fused_rows {
     uint32_t shift; /* the element of linear.shift */
 } edgec_fused_rows;
 
+/* In place of a number of halves: two, and the lower sums are to be rounded. */
+#define EDGEC_SUMMED 3U
+
 /* v = a row: 9 instructions, 7 with one half; `between` may use z. */
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 #define EDGEC_X_HALVES EDGEC_X_OPI("slli", v, v, 8) EDGEC_X_ADD_RS(v, z, room)
+#define EDGEC_X_SUMMED EDGEC_X_OP("sll", v, v, upper) EDGEC_X_ADD_RS(v, z, room)
+#define EDGEC_X_RAISE(rule) (8U - (rule)->shift)
 #define EDGEC_X_SINGLE EDGEC_X_RS(v, room)
 #define EDGEC_X_SCALED EDGEC_X_MULHHU_19(z, p, a) EDGEC_X_MAC(v, v, z)
 #else
 #define EDGEC_X_HALVES EDGEC_X_MAC(z, v, upper) EDGEC_X_OP("sll", v, z, room)
+#define EDGEC_X_SUMMED EDGEC_X_HALVES
+#define EDGEC_X_RAISE(rule) (256U >> (rule)->shift)
 #define EDGEC_X_SINGLE EDGEC_X_OP("sll", v, v, room)
 #define EDGEC_X_SCALED EDGEC_X_MULHHU(z, p, a) EDGEC_X_OP("mulh", v, v, z)
 #endif
 #define EDGEC_X_ROW_16(between)                                                                    \
     EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(p, words, 4)                      \
     EDGEC_X_HALVES EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
+/* Lower sums are rounded by the rule's shift. */
+#define EDGEC_X_ROW_SUMMED(between)                                                                \
+    EDGEC_X_LWP(z, lower, 4) EDGEC_X_LWP(v, sums, 4) EDGEC_X_RS(z, shift) EDGEC_X_LWP(p, words, 4) \
+    EDGEC_X_SUMMED EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
 #define EDGEC_X_ROW_8(between)                                                                     \
     EDGEC_X_LWP(v, sums, 4) EDGEC_X_LWP(p, words, 4)                                               \
     EDGEC_X_SINGLE EDGEC_X_SCALED between EDGEC_X_OP("sub", p, p, exponent) EDGEC_X_RS(v, p)
 #define EDGEC_X_ROW_IN(rule)                                                                       \
     [exponent] "r"((rule)->exponent), [a] "r"((rule)->a_high), [room] "r"((rule)->room),           \
         [upper] "r"(256)
+#define EDGEC_X_SUMMED_IN(rule)                                                                    \
+    [exponent] "r"((rule)->exponent), [a] "r"((rule)->a_high), [room] "r"((rule)->room),           \
+        [upper] "r"(EDGEC_X_RAISE(rule)), [shift] "r"((rule)->shift)
 #define EDGEC_X_STORE EDGEC_X_SWP(v, y, 4) EDGEC_X_ABS(v, v) EDGEC_X_MAXU(most, most, v)
 /* clang-format on */
 
-/* Rows with one group and no tail. */
+/* Rows with one group and no tail; EDGEC_SUMMED halves: any whose sums are added up. */
 static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t halves,
                                         const uint8_t *sums, const uint8_t *lower,
                                         const uint8_t *words, uint32_t count, int32_t *y) {
@@ -184,6 +200,13 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), EDGEC_X_ROW_IN(rule)
+            : "memory");
+    } else if (halves == EDGEC_SUMMED) {
+        __asm__ volatile(
+            EDGEC_X_LOOP(13, EDGEC_X_ROW_SUMMED("") EDGEC_X_STORE)
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
+              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            : [n] "r"(count), EDGEC_X_SUMMED_IN(rule)
             : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP(10, EDGEC_X_ROW_8("") EDGEC_X_STORE)
@@ -211,39 +234,6 @@ static inline uint32_t edgec_plain_rows(const edgec_row_rule *rule, uint32_t hal
 #endif
 }
 
-/* The accumulator of a row over halves, groups and tail; shift: 0 .. 7. */
-static inline uint32_t edgec_row_sum(const edgec_engine_matrix *matrix, uint32_t halves,
-                                     const uint8_t *sums, uint32_t below, uint32_t group_stride,
-                                     const uint8_t *scales, const void *tail, uint32_t shift) {
-    edgec_half_sums sum;
-    uint32_t m = 1U;
-    const uint8_t *weights = scales; /* of the tail */
-    if (matrix->groups > 1U) {
-        const edgec_row_groups groups = {sums, below, group_stride, scales, matrix->groups};
-        sum = edgec_group_sums(groups, halves);
-        weights += 4U * matrix->groups;
-        m = weights[-4];
-    } else {
-        const void *const upper = sums;
-        const void *const lower = sums + below;
-        sum.upper = *(const edgec_word *)upper;
-        sum.lower = halves == 2U ? *(const edgec_word *)lower : 0U;
-    }
-    for (uint32_t i = 0U; i < matrix->tail; i++) {
-        const int32_t w = ((int32_t)weights[4U * i] - 128) * (int32_t)m;
-        const int32_t q = halves == 2U ? ((const int16_t *)tail)[i] : ((const int8_t *)tail)[i];
-        const int32_t high = halves == 2U ? edgec_round_shift(q, 8U) : q;
-        sum.upper += (uint32_t)(w * high);
-        sum.lower += halves == 2U ? (uint32_t)(w * (q - 256 * high)) : 0U;
-    }
-    if (halves == 1U) {
-        return sum.upper;
-    }
-    return shift == 0U
-               ? (sum.upper << 8) + sum.lower
-               : (sum.upper << (8U - shift)) + (uint32_t)edgec_rs32(edgec_signed(sum.lower), shift);
-}
-
 /* The piece of a linear that has a row. */
 static inline const edgec_engine_piece *edgec_piece_of(const edgec_engine_linear *linear,
                                                        uint32_t row) {
@@ -256,43 +246,6 @@ static inline const edgec_engine_piece *edgec_piece_of(const edgec_engine_linear
         piece++;
     }
     return piece;
-}
-
-/* A run of rows as a kernel wants it. */
-typedef struct edgec_rows_at {
-    const uint8_t *sums;
-    const edgec_engine_piece *piece;
-    uint32_t first;
-    uint32_t count;
-} edgec_rows_at;
-
-/* Rows with groups or a tail. */
-static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t halves,
-                                         const edgec_engine_matrix *matrix,
-                                         const edgec_rows_at *run, const uint8_t *table,
-                                         const void *tail, int32_t *y) {
-    const uint32_t below = 3U * run->piece->pixel_stride;
-    const uint32_t group_stride = run->piece->group_stride;
-    const uint32_t record_size = matrix->record_size;
-    const uint8_t *record = table + run->first / 4U * record_size;
-    const uint8_t *sums = run->sums;
-    uint32_t lane = run->first % 4U;
-    uint32_t most = 0U;
-    for (const int32_t *const end = y + run->count; y != end; y++) {
-        const void *const at = record + 4U * lane;
-        const uint32_t word = *(const edgec_word *)at;
-        const uint32_t sum = edgec_row_sum(matrix, halves, sums, below, group_stride,
-                                           record + 16U + lane, tail, rule->shift);
-        *y = edgec_ruled_row(rule, sum, word);
-        most = edgec_maxu32(most, (uint32_t)edgec_abs32(*y));
-        sums += 4U;
-        lane++;
-        if (lane == 4U) {
-            lane = 0U;
-            record += record_size;
-        }
-    }
-    return most;
 }
 
 #endif

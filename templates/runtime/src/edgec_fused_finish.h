@@ -3,6 +3,7 @@
 #define EDGEC_FUSED_FINISH_H
 
 #include "edgec_fused_groups.h"
+#include "edgec_fused_jobs.h"
 #include "edgec_fused_mlp.h"
 #include "edgec_fused_residual.h"
 
@@ -64,6 +65,13 @@ static inline uint32_t edgec_x_gate_rows(const edgec_row_rule *rule, uint32_t ha
                            [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
                          : EDGEC_X_SILU_IN, [n] "r"(count), EDGEC_X_ROW_IN(rule)
                          : "memory");
+    } else if (halves == EDGEC_SUMMED) {
+        __asm__ volatile(EDGEC_X_LOOP((13 + EDGEC_X_SILU_SIZE), EDGEC_X_ROW_SUMMED("") EDGEC_X_ABS(
+                                                                    m, v) EDGEC_X_SILU EDGEC_X_KEEP)
+                         : EDGEC_X_SILU_OUT, [sums] "+&r"(sums), [lower] "+&r"(lower),
+                           [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+                         : EDGEC_X_SILU_IN, [n] "r"(count), EDGEC_X_SUMMED_IN(rule)
+                         : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP((10 + EDGEC_X_SILU_SIZE),
                                       EDGEC_X_ROW_8("") EDGEC_X_ABS(m, v) EDGEC_X_SILU EDGEC_X_KEEP)
@@ -90,6 +98,14 @@ static inline uint32_t edgec_x_add_rows(const edgec_row_rule *rule, uint32_t hal
             : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
               [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
             : [n] "r"(count), EDGEC_X_ROW_IN(rule)
+            : "memory");
+    } else if (halves == EDGEC_SUMMED) {
+        __asm__ volatile(
+            EDGEC_X_LOOP(15, EDGEC_X_ROW_SUMMED(EDGEC_X_LW(z, y, 0)) EDGEC_X_OP("add", v, v, z)
+                                 EDGEC_X_STORE)
+            : [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [sums] "+&r"(sums), [lower] "+&r"(lower),
+              [words] "+&r"(words), [y] "+&r"(y), [most] "+&r"(most)
+            : [n] "r"(count), EDGEC_X_SUMMED_IN(rule)
             : "memory");
     } else {
         __asm__ volatile(EDGEC_X_LOOP(12, EDGEC_X_ROW_8(EDGEC_X_LW(z, y, 0))
@@ -154,41 +170,76 @@ EDGEC_FOLDED int edgec_rows_simple(const edgec_own_rows *own, uint32_t plain,
 }
 
 #if EDGEC_XPULP
+/* A run's rows and what becomes of them; returns the largest magnitude. */
+EDGEC_FOLDED uint32_t edgec_x_finish_run(uint32_t use, const edgec_row_rule *rule,
+                                         edgec_row_kind kind, edgec_x_run at, int32_t *y,
+                                         const uint16_t *gates) {
+    const uint32_t summed = kind.halves == 2U ? EDGEC_SUMMED : 1U;
+    const uint32_t halves = kind.plain != 0U ? kind.halves : summed;
+    edgec_row_rule of = *rule;
+    if (kind.plain == 0U) { /* loaded once, whatever becomes of them */
+        __asm__ volatile("" : "+r"(of.exponent), "+r"(of.a_high), "+r"(of.room), "+r"(of.shift));
+    }
+    if (use == EDGEC_ROWS_GATE) {
+        return edgec_x_gate_rows(&of, halves, at.sums, at.lower, at.words, at.count, y, gates);
+    }
+    if (use == EDGEC_ROWS_ADD) {
+        return edgec_x_add_rows(&of, halves, at.sums, at.lower, at.words, at.count, y);
+    }
+    return edgec_plain_rows(&of, halves, at.sums, at.lower, at.words, at.count, y);
+}
+
 /* As edgec_fused_finish, in hardware loops. */
 EDGEC_FOLDED void edgec_x_finish(const edgec_worker *worker, edgec_engine_queue *queue,
                                  const edgec_own_rows *own, edgec_row_kind kind,
                                  const uint8_t *table, const edgec_row_rule *rule,
                                  edgec_row_aim aim) {
-    const uint32_t halves = kind.plain != 0U ? kind.halves : 1U; /* else they are joined */
-    const uint32_t use = own->plan.use;
+    const uint32_t groups = kind.plain != 0U ? 1U : own->linear->matrix->groups;
+    const uint8_t *const words = kind.plain != 0U ? table : (const uint8_t *)own->y;
+    uint32_t use = own->plan.use;
+    EDGEC_KEEP(use);
     int32_t *const y = use == EDGEC_ROWS_ADD ? aim.r : own->y;
+    edgec_x_turn turn = {0U, 1U, 0U};
     uint32_t most = 0U;
-    if (kind.plain == 0U) {
-        edgec_x_add_groups(worker, queue, own, kind, table, rule->shift);
-        table = (const uint8_t *)own->y;
-    } else if (own->plan.jobs != 0U) {
-        edgec_meet_jobs(worker, queue, own->plan.jobs);
-    }
-    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
-        const uint32_t count = run->count;
-        if (kind.plain != 0U && count == 0U) {
-            edgec_meet_jobs(worker, queue, run->first);
-            continue;
+    uint32_t jobs = own->plan.jobs;
+    uint32_t left = groups;
+    do { /* groups that are added up together; those of the last time are finished */
+        if (kind.plain == 0U) {
+            turn.count = (uint32_t)edgec_min32((int32_t)left, own->plan.at_once);
         }
-        const uint8_t *const words = table + 4U * run->first;
-        const uint8_t *const sums = own->sums + 4U * run->sums;
-        const uint8_t *const lower = sums + 4U * run->lower;
-        int32_t *const to = y + run->first;
-        uint32_t found;
-        if (use == EDGEC_ROWS_GATE) {
-            found = edgec_x_gate_rows(rule, halves, sums, lower, words, count, to, aim.gates);
-        } else if (use == EDGEC_ROWS_ADD) {
-            found = edgec_x_add_rows(rule, halves, sums, lower, words, count, to);
-        } else {
-            found = edgec_plain_rows(rule, halves, sums, lower, words, count, to);
+        turn.first = groups - left;
+        jobs += turn.count;
+        if (jobs != left) { /* jobs for each group, or for all of them */
+            edgec_meet_jobs(worker, queue, jobs - left);
         }
-        most = edgec_maxu32(most, found);
-    }
+        left -= turn.count;
+        const edgec_row_run *run = own->runs;
+        while (run != own->end) {
+            if (kind.plain != 0U && run->count == 0U) {
+                edgec_meet_jobs(worker, queue, run->first);
+                run++;
+                continue;
+            }
+            edgec_x_run at = {own->sums + 4U * run->sums, NULL, words + 4U * run->first,
+                              run->count};
+            at.lower = at.sums + 4U * run->lower;
+            if (kind.plain == 0U && (kind.grouped != 0U || groups > 1U)) {
+                edgec_x_add_groups(own, run, kind.halves, table, turn, at);
+            }
+            if (kind.plain != 0U || left == 0U) {
+                if (kind.plain == 0U && kind.tailed != 0U && own->linear->matrix->tail != 0U) {
+                    edgec_x_add_tails(own, run, kind.halves, table);
+                }
+                const uint32_t found =
+                    edgec_x_finish_run(use, rule, kind, at, y + run->first, aim.gates);
+                most = edgec_maxu32(most, found);
+            }
+            run++;
+            __asm__ volatile("" : "+r"(run)); /* one way back, with what it restores */
+        }
+        turn.keep = UINT32_MAX;
+        jobs = left;
+    } while (left != 0U);
     *own->amplitude = most << 1;
 }
 #endif
@@ -216,41 +267,6 @@ EDGEC_FOLDED void edgec_fused_finish(const edgec_worker *worker, edgec_engine_qu
     }
     edgec_rows_done(own, most << 1, aim);
 #endif
-}
-
-/* All rows of a linear that breaks the rule, in y; their amplitude. */
-EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_fused_rows rows,
-                                              const void *x, int32_t *y) {
-    const int32_t scale[2] = {rows.scale.a, rows.scale.e};
-    const edgec_engine_operands operands = {rows.table, 0U, NULL, x, scale, rows.shift & 15U, NULL};
-    uint32_t amplitude = 0U;
-    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
-        for (uint32_t i = 0U; i < run->count; i++) {
-            const uint32_t row = run->first + i;
-            y[row] = own->linear->row(own->linear->matrix, edgec_piece_of(own->linear, row),
-                                      &operands, row, own->sums + 4U * (run->sums + i));
-            amplitude = edgec_amplitude_add(amplitude, y[row]);
-        }
-    }
-    return amplitude;
-}
-
-/* The worker's rows of a linear, in y; their amplitude. Nothing is waited for, and nothing becomes
- * of them. x: the vector that a tail reads. */
-EDGEC_FOLDED uint32_t edgec_stored_rows(const edgec_own_rows *own, uint32_t halves, uint32_t plain,
-                                        edgec_fused_rows rows, const void *x, int32_t *y) {
-    const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
-    if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain != 0U ? 0U : 7U))) {
-        return edgec_general_rows(own, rows, x, y);
-    }
-    uint32_t most = 0U;
-    for (const edgec_row_run *run = own->runs; run != own->end; run++) {
-        if (run->count != 0U) {
-            most = edgec_maxu32(most,
-                                edgec_run_rows(own, halves, plain, rows.table, &rule, x, run, y));
-        }
-    }
-    return most << 1;
 }
 
 #endif
