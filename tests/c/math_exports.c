@@ -7,7 +7,6 @@ int32_t math_rs32(int32_t x, uint32_t n);
 int64_t math_rs64(int64_t x, uint32_t n);
 int32_t math_mulh(int32_t a, int32_t b);
 int32_t math_bit_length(uint32_t a);
-int32_t math_bit_length64(uint64_t a);
 int32_t math_requantize(int32_t acc, int32_t multiplier, int32_t n);
 int32_t math_word_multiplier(uint32_t word);
 int32_t math_word_exponent(uint32_t word);
@@ -34,10 +33,6 @@ int32_t math_mulh(int32_t a, int32_t b) {
 
 int32_t math_bit_length(uint32_t a) {
     return edgec_bit_length(a);
-}
-
-int32_t math_bit_length64(uint64_t a) {
-    return edgec_bit_length64(a);
 }
 
 int32_t math_requantize(int32_t acc, int32_t multiplier, int32_t n) {

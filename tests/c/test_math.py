@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import c_int32, c_int64, c_uint32, c_uint64
+from ctypes import c_int32, c_int64, c_uint32
 from fractions import Fraction
 from math import floor
 
@@ -87,13 +87,10 @@ def test_sat32_is_symmetric(runtime: Runtime, v: int) -> None:
     assert call(runtime, "sat32", c_int64(v)) == max(-INT32_MAX, min(INT32_MAX, v))
 
 
-@pytest.mark.parametrize("bits", range(65))
+@pytest.mark.parametrize("bits", range(33))
 def test_bit_length_at_every_power(runtime: Runtime, bits: int) -> None:
     for value in {(1 << bits) - 1, (1 << bits) >> 1}:
-        expected = value.bit_length()
-        assert call(runtime, "bit_length64", c_uint64(value)) == expected
-        if bits <= 32:
-            assert call(runtime, "bit_length", c_uint32(value)) == expected
+        assert call(runtime, "bit_length", c_uint32(value)) == value.bit_length()
 
 
 def test_requantization_word_by_hand(runtime: Runtime) -> None:

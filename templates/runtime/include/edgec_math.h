@@ -80,11 +80,6 @@ static inline int32_t edgec_bit_length(uint32_t a) {
     return n + (int32_t)a;
 }
 
-static inline int32_t edgec_bit_length64(uint64_t a) {
-    const uint32_t high = (uint32_t)(a >> 32);
-    return high != 0U ? 32 + edgec_bit_length(high) : edgec_bit_length((uint32_t)a);
-}
-
 /* sat32(v * 2^left) for left >= 0. Beyond 2^31 any value saturates, and so does any shift of a
  * value that is not 0. */
 static inline int32_t edgec_shift_left_sat(int64_t v, uint32_t left) {
