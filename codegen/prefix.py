@@ -21,6 +21,13 @@ _SYSTEM_HEADERS = frozenset(
         *("strings", "unistd"),
     )
 )
+# With these a name of a bundle is one of the C library's or of POSIX, like X_OK or atomic_init.
+_SYSTEM_NAMES = frozenset(
+    (
+        *("at_quick", "atomic", "close", "copy_file", "cpu", "f", "fd", "fp", "getopt", "l", "on"),
+        *("quick", "r", "seek", "si", "sig", "trap", "w", "x"),
+    )
+)
 # Words of C23 and of C++23 (whose programs may include the header), and main.
 _RESERVED = frozenset(
     (
@@ -44,12 +51,13 @@ def check_prefix(prefix: str) -> None:
     """Raise ConfigError unless `prefix` can begin C identifiers and name a header of its own."""
     allowed = (
         f"a lower-case C identifier of at most {MAX_PREFIX} characters, "
-        "no keyword, no system header"
+        "no keyword, no system header, no beginning of names of the C library"
     )
     if (
         re.fullmatch(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]", prefix) is None
         or len(prefix) > MAX_PREFIX
-        or prefix in _SYSTEM_HEADERS | _RESERVED
+        or prefix in _SYSTEM_HEADERS | _SYSTEM_NAMES | _RESERVED
+        or prefix.startswith("pthread_")
     ):
         raise ConfigError(
             "the prefix of the generated symbols cannot be used",

@@ -27,7 +27,7 @@ from toolchain.model.checkpoint import load_model
 from toolchain.model.errors import ConfigError
 from toolchain.model.names import hf_name_of
 from toolchain.model.outline import SITES
-from toolchain.model.program import ActMode, OpKind
+from toolchain.model.program import ActMode, Arithmetic, OpKind
 from toolchain.model.quant_settings import QuantConfig
 from toolchain.model.quantize import adapter_ranks_of, quantize_model
 from toolchain.pipeline import CompileOptions, compile_model
@@ -65,8 +65,11 @@ def write_eora(directory: Path) -> Path:
     return directory / "eora"
 
 
-def compile_eora(directory: Path, mode: ActMode = ActMode.A16) -> LoadedBundle:
-    options = CompileOptions(QuantConfig(), prefix="eora", modes=dict.fromkeys(SITES, mode))
+def compile_eora(
+    directory: Path, mode: ActMode = ActMode.A16, arithmetic: Arithmetic = Arithmetic.PRECISE
+) -> LoadedBundle:
+    modes = dict.fromkeys(SITES, mode)
+    options = CompileOptions(QuantConfig(), prefix="eora", modes=modes, arithmetic=arithmetic)
     compiled = compile_model(write_eora(directory), "siracusa", options, lambda _: None)
     write_bundle(compiled.bundle, directory / "bundle")
     return load_bundle(directory / "bundle")
@@ -105,9 +108,11 @@ def assert_near_float(directory: Path, bundle: LoadedBundle, limit: float) -> No
     assert np.abs(bare - exact).max() > 2 * limit * scale
 
 
-@pytest.mark.parametrize("mode", list(ActMode))
-def test_c_and_float_agree(tmp_path: Path, mode: ActMode) -> None:
-    bundle = compile_eora(tmp_path, mode)
+@pytest.mark.parametrize(
+    ("mode", "arithmetic"), [(ActMode.A8, Arithmetic.PRECISE), (ActMode.A16, Arithmetic.FAST)]
+)
+def test_c_and_float_agree(tmp_path: Path, mode: ActMode, arithmetic: Arithmetic) -> None:
+    bundle = compile_eora(tmp_path, mode, arithmetic)
     assert sum(op.kind is OpKind.QUANTIZE for op in bundle.program.ops) == 6
     assert verify_bundle(bundle.directory, ("host",), VerifyOptions(sanitize=True)).passed
     assert_near_float(tmp_path, bundle, 0.1 if mode is ActMode.A8 else 0.05)

@@ -46,6 +46,7 @@ def test_good_prefixes(prefix: str) -> None:
     [
         *("", "A", "2a", "_a", "a_", "a-b", "a.b", "../a", "x" * 33, "ä", "a\n"),
         *("string", "stdio", "pthread", "int", "main", "static", "class", "co_await", "typeof"),
+        *("x", "r", "w", "f", "atomic", "pthread_attr", "sig"),  # X_OK, atomic_init, SIG_BLOCK
     ],
 )
 def test_bad_prefixes(prefix: str) -> None:
