@@ -175,6 +175,8 @@ def _why_no_copies(program: Program, target: TargetSpec, plan: Plan) -> str:
 
 def _no_room_for_copies(program: Program, target: TargetSpec, plan: Plan) -> str:
     size, free = _copies_against_room(program, target, plan)
+    if size <= free:
+        return f"{COPIES} of {size:,} bytes would move something else"
     return f"{COPIES}: {NO_ROOM}, {size:,} of {free:,} bytes"
 
 

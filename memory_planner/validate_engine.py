@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from memory_planner.engine_plan import ChainPlan, EngineLinear, PiecePlan
 from memory_planner.plan import Placement, Plan
@@ -67,9 +68,11 @@ def check_engine_plan(program: Program, target: TargetSpec, plan: Plan) -> list[
     blocks = [op for op in wanted if op.layer >= 0 and batched]
     for each, every in ((chains, wanted), (batched, blocks)):
         found = [linear.op for chain in each for linear in chain.linears]
-        if found != [op.id for op in every]:
-            ids = ", ".join(op.id for op in every)
-            return [Problem("engine", f"jobs for {found}"[:200], f"for {ids}"[:200])]
+        ids = [op.id for op in every]
+        if found != ids:
+            pairs = zip_longest(found, ids, fillvalue="nothing")
+            one, other = next(pair for pair in pairs if pair[0] != pair[1])
+            return [Problem("engine", f"jobs for {one}", f"for {other}, in the schedule's order")]
     if plan.engine is None:
         return []
     engine = target.engine

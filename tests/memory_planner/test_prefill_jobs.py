@@ -10,7 +10,6 @@ import pytest
 from codegen.blob import build_blobs
 from memory_planner.engine_chains import sums_limit
 from memory_planner.engine_jobs import tokens_per_line, window_count, window_of
-from memory_planner.engine_plan import ChainPlan
 from memory_planner.engine_registers import Mode
 from memory_planner.engines import EngineChoice, EngineWish
 from memory_planner.limits import MemoryLimits, limited_target
@@ -28,6 +27,7 @@ from sim.machine import Machine, Output
 from sim.prefill_cycles import prefill_cycles
 from sim.step import decode_step
 from tests.memory_planner.engines import Lowered, lowered, planned
+from tests.memory_planner.test_validate_engine import SPOILED
 from tests.sim.test_machine import check_prompts
 from toolchain.model.engine_packing import EngineLayout
 from toolchain.model.engine_program import with_engine
@@ -257,29 +257,26 @@ def test_savings_are_of_chains(tmp_path: Path) -> None:
     assert prefill_cycles(step, 4) > prefill_cycles(step, 2) > 0
 
 
-def spoiled(chain: ChainPlan, register: int, change: int) -> ChainPlan:
-    """The chain with another value in a register of its first job."""
-    words = list(chain.jobs[0].registers)
-    words[register] += change
-    return replace(chain, jobs=(replace(chain.jobs[0], registers=tuple(words)), *chain.jobs[1:]))
-
-
-@pytest.mark.parametrize(("register", "change"), [(0, 32), (1, 1 << 20), (2, 4), (10, 4)])
 @pytest.mark.parametrize("copies", [False, True])
-def test_the_validator_objects_to_jobs(
-    tmp_path: Path, register: int, change: int, copies: bool
-) -> None:
-    program, plan, how = batched(tmp_path, copies=copies)
-    broken = spoiled(how.chains[0], register, change)
-    wrong = replace(plan, prefill=replace(how, chains=(broken, *how.chains[1:])))
+def test_the_validator_objects_to_jobs(tmp_path: Path, copies: bool) -> None:
+    """Everything that is wrong in a chain of steps is wrong in one of prompts."""
+    program, plan, how = batched(tmp_path, group_size=32, copies=copies)
     assert validate_plan(program, eager(), plan) == []
-    assert validate_plan(program, eager(), wrong)
+    passed = []
+    for what, _, spoil in SPOILED:
+        chains = spoil(how.chains[0]), *how.chains[1:]
+        wrong = replace(plan, prefill=replace(how, chains=chains))
+        if not validate_plan(program, eager(), wrong):
+            passed.append(what)
+    assert passed == []
 
 
 def test_the_validator_objects_to_missing_parts(tmp_path: Path) -> None:
     program, plan, how = batched(tmp_path)
     fewer = replace(plan, prefill=replace(how, chains=how.chains[1:]))
     places = {name: place for name, place in plan.placements.items() if name != "prefill.partials"}
-    assert any(p.where == "engine" for p in validate_plan(program, eager(), fewer))
+    (problem,) = (p for p in validate_plan(program, eager(), fewer) if p.where == "engine")
+    assert problem.found == "jobs for l00.attn.o_proj"
+    assert problem.allowed.startswith("for l00.attn.q_proj")
     found = validate_plan(program, eager(), replace(plan, placements=places))
     assert any(p.where == "prefill.partials" for p in found)
