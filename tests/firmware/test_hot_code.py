@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from memory_planner.engines import EngineChoice
+from memory_planner.limits import MemoryLimits
 from memory_planner.ports import SIRACUSA
+from memory_planner.target import Pin
 from tests.bundles import compile_tiny
 from tests.c.runtime import compile_c
 from tests.firmware.builds import build_model, compiler
@@ -23,6 +25,7 @@ from toolchain.model.quantize import QuantConfig
 CALLED_BY_RARE = ("__ashldi3", "__ashrdi3", "__lshrdi3")
 ONCE = "tiny_engine_feed"  # around the inner loop, where that is all that is hot
 LINE = SIRACUSA.instruction_line
+FAR_CACHE = MemoryLimits({}, (Pin("kv.*", "tile_sram"),))  # that travels in chunks
 ENGINE = {"quant": QuantConfig(bits=4, group_size=-1), "engine": EngineChoice.NEUREKA}
 
 
@@ -43,6 +46,7 @@ def lines_of(function: Function) -> set[int]:
         {**ENGINE, "mode": ActMode.A8},
         {"quant": QuantConfig(bits=4, group_size=16), "engine": EngineChoice.NEUREKA},
         {"engine": EngineChoice.CORES},
+        {**ENGINE, "limits": FAR_CACHE, "head_dim": 8, "context": 14},
     ],
 )
 def test_nothing_that_blocks_execute_is_left_out(

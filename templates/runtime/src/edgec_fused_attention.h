@@ -188,6 +188,7 @@ EDGEC_INLINE int edgec_x_begin_head(edgec_x_head *own, const edgec_heads *heads,
     own->top = INT32_MIN;
     own->sum = 0U;
     own->v_exponent = edgec_kv_top(last);
+    EDGEC_KEEP(own->kv_head);
     return edgec_x_is_near(&own->scale, cache.k_scale[newest].code, last.code);
 }
 
