@@ -92,7 +92,7 @@ void plain_rows(const edgec_worker *worker, const int32_t *scale, uint32_t scali
     const edgec_scale of = {scale[0], scale[1]};
     const edgec_row_rule rule = edgec_row_rule_of(of, scaling);
     (void)worker;
-    if (!rule.holds) {
+    if (rule.spare < 0) {
         most[0] = UINT32_MAX;
         return;
     }

@@ -32,7 +32,7 @@ void EDGEC_ENGINE_ROWS(const edgec_worker *worker, const edgec_engine_matrix *ma
     const edgec_scale scale = {operands->scale[0], operands->scale[1]};
     const edgec_row_rule rule = edgec_row_rule_of(scale, operands->shift);
     const int plain = matrix->groups == 1U && matrix->tail == 0U;
-    const int simple = rule.holds && rule.shift <= (plain ? 0U : 7U);
+    const int simple = edgec_rule_serves(&rule, (uint32_t)plain);
     const uint8_t *const x = (const uint8_t *)operands->x;
 #endif
     const edgec_slice share = edgec_slice_of(worker, matrix->slots * channels);

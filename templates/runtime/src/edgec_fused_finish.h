@@ -159,7 +159,7 @@ EDGEC_FOLDED uint32_t edgec_run_rows(const edgec_own_rows *own, uint32_t halves,
 /* Whether no row needs the general way, as far as one can say before they are there. */
 EDGEC_FOLDED int edgec_rows_simple(const edgec_own_rows *own, uint32_t plain,
                                    const edgec_row_rule *rule) {
-    int simple = rule->holds && rule->shift <= (plain != 0U ? 0U : 7U);
+    int simple = edgec_rule_serves(rule, plain);
 #if EDGEC_XPULP
     if (own->plan.use == EDGEC_ROWS_ADD) { /* no row exceeds 2^(31 - least) */
         simple = simple && (*own->amplitude >> 1) + (1U << (31 - rule->least)) < 1U << 31;

@@ -26,7 +26,7 @@ EDGEC_RARE static uint32_t edgec_general_rows(const edgec_own_rows *own, edgec_f
 EDGEC_FOLDED uint32_t edgec_stored_rows(const edgec_own_rows *own, uint32_t halves, uint32_t plain,
                                         edgec_fused_rows rows, const void *x, int32_t *y) {
     const edgec_row_rule rule = edgec_row_rule_of(rows.scale, rows.shift);
-    if (!EDGEC_LIKELY(rule.holds && rule.shift <= (plain != 0U ? 0U : 7U))) {
+    if (!EDGEC_LIKELY(edgec_rule_serves(&rule, plain))) {
         return edgec_general_rows(own, rows, x, y);
     }
     uint32_t most = 0U;

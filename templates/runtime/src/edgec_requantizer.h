@@ -9,10 +9,30 @@ static inline uint32_t edgec_scaling_shift(uint32_t scaling) {
     return scaling & 15U;
 }
 
-/* acc * 2^this fits in 32 bits. */
+/* Headroom: acc * 2^this fits in 32 bits. Least and most: of the e of words. Narrow: bits that A
+ * loses with fast arithmetic. */
+#if EDGEC_XPULP
+EDGEC_INSN_A(edgec_scaling_headroom, uint32_t, 0x33, 1, 0x63, 4)
+EDGEC_INSN_A(edgec_scaling_least, uint32_t, 0x33, 1, 0x67, 8)
+EDGEC_INSN_A(edgec_scaling_most, uint32_t, 0x33, 1, 0x67, 16)
+EDGEC_INSN_A(edgec_scaling_narrow, uint32_t, 0x33, 1, 0x61, 24)
+#else
 static inline uint32_t edgec_scaling_headroom(uint32_t scaling) {
     return scaling >> 4 & 15U;
 }
+
+static inline uint32_t edgec_scaling_least(uint32_t scaling) {
+    return scaling >> 8 & 255U;
+}
+
+static inline uint32_t edgec_scaling_most(uint32_t scaling) {
+    return scaling >> 16 & 255U;
+}
+
+static inline uint32_t edgec_scaling_narrow(uint32_t scaling) {
+    return scaling >> 24 & 3U;
+}
+#endif
 
 /* One copy per kernel is enough for what happens rarely. */
 EDGEC_RARE static int32_t edgec_requantize_any(int32_t acc, int32_t multiplier, int32_t n) {
@@ -40,10 +60,10 @@ typedef struct edgec_requantizer {
 } edgec_requantizer;
 
 static inline edgec_requantizer edgec_requantizer_of(const int32_t *scale, uint32_t scaling) {
-    const uint32_t narrow = scaling >> 24 & 3U;
+    const uint32_t narrow = edgec_scaling_narrow(scaling);
     const uint32_t spare = edgec_scaling_headroom(scaling) + narrow;
-    const uint32_t most = 31U - EDGEC_FAST_SUM_BITS;
-    const uint32_t drop = spare < most ? most - spare : 0U;
+    const int32_t most = 31 - (int32_t)EDGEC_FAST_SUM_BITS;
+    const uint32_t drop = (uint32_t)edgec_max32(most - (int32_t)spare, 0);
     const int32_t a = edgec_max32(edgec_round_shift(scale[0], narrow) - EDGEC_FAST_LESS, 0);
     const edgec_requantizer by = {a, drop,
                                   scale[1] + (int32_t)(EDGEC_FAST_FACTOR_DROP + narrow + drop)};

@@ -12,8 +12,14 @@ typedef struct edgec_row_rule {
     uint32_t shift;   /* by which lower sums are rounded */
     uint32_t room;    /* by which an accumulator is shifted up; with fast arithmetic rounded down */
     int32_t least;    /* of the right shifts: no row exceeds 2^(31 - least) */
-    int holds;
+    int32_t spare;    /* negative: there are right shifts elsewhere */
 } edgec_row_rule;
+
+/* Whether it serves; plain: for rows with one group and no tail, whose lower sums stay as they are.
+ */
+static inline int edgec_rule_serves(const edgec_row_rule *rule, uint32_t plain) {
+    return (rule->spare | ((plain != 0U ? 0 : 7) - (int32_t)rule->shift)) >= 0;
+}
 
 #if EDGEC_ARITHMETIC_FAST
 
@@ -25,9 +31,9 @@ static inline edgec_row_rule edgec_row_rule_of(edgec_scale scale, uint32_t scali
     rule.exponent = by.exponent;
     rule.shift = edgec_scaling_shift(scaling);
     rule.room = by.drop;
-    rule.least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
-    const int32_t most = (int32_t)(scaling >> 16 & 255U) - rule.exponent;
-    rule.holds = rule.least >= 0 && most <= 30;
+    rule.least = (int32_t)edgec_scaling_least(scaling) - rule.exponent;
+    const int32_t most = (int32_t)edgec_scaling_most(scaling) - rule.exponent;
+    rule.spare = rule.least | (30 - most);
     return rule;
 }
 
@@ -47,10 +53,10 @@ static inline edgec_row_rule edgec_row_rule_of(edgec_scale scale, uint32_t scali
     rule.room = edgec_scaling_headroom(scaling);
     rule.a_high = (uint32_t)scale.a << 16;
     rule.exponent = 32 + scale.e - (int32_t)rule.room;
-    rule.least = (int32_t)(scaling >> 8 & 255U) - rule.exponent;
-    const int32_t most = (int32_t)(scaling >> 16 & 255U) - rule.exponent;
+    rule.least = (int32_t)edgec_scaling_least(scaling) - rule.exponent;
+    const int32_t most = (int32_t)edgec_scaling_most(scaling) - rule.exponent;
     rule.shift = edgec_scaling_shift(scaling);
-    rule.holds = rule.least >= 1 && most <= 31;
+    rule.spare = (rule.least - 1) | (31 - most);
     return rule;
 }
 
