@@ -166,7 +166,7 @@ def test_cores_of_the_selftest_leave_together(copy: Path, wrong_core: int) -> No
         verify_bundle(copy, options=VerifyOptions((3,)))
 
 
-STEP = "    step s;\n    begin_step(&s, context, &worker);\n    embed"
+STEP = "    step *const s = open_step(kept, context, &worker);\n    embed"
 HANG = "    if (core->id == 1U && context->position == 2U) {\n        return TINY_OK;\n    }\n"
 
 

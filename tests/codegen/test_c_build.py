@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from codegen.bundle import LoadedBundle
+from memory_planner.engines import EngineChoice
 from tests.bundles import compile_tiny
 from tests.paths import REPOSITORY
 from toolchain.c_tools import Build, Compiler, find_host_compiler, run_make
@@ -148,11 +149,12 @@ def run_sanitized(
     for bundle in bundles:
         out = tmp_path / bundle.prefix
         flags += include_flags(bundle)
-        run_make(Build(bundle.directory, out, "host", compiler, ("lib",), SANITIZE, ""))
+        run_make(Build(bundle.directory, out, "host", compiler, ("lib",), (*SANITIZE, *defines), ""))
         archives.append(out / f"lib{bundle.prefix}.a")
         extra = [f"-Wa,-I,{bundle.directory}", *include_flags(bundle)]
-        port = bundle.directory / "runtime/port/host" / f"{bundle.prefix}_port.c"
-        for unit in (*sources(bundle, "selftest"), port):
+        ports = (bundle.directory / "runtime/port/host").glob("*_port.c")
+        model = (bundle.directory / "runtime/src").glob("*_neureka_*.c")  # of the host's port
+        for unit in (*sources(bundle, "selftest"), *ports, *model):
             target = tmp_path / f"{unit.name}.o"
             command(*compiler.command, *SANITIZE, *extra, "-c", unit, "-o", target)
             archives.insert(0, target)
@@ -166,6 +168,17 @@ def test_two_models_run_interleaved(
     tiny_bundle: LoadedBundle, other_bundle: LoadedBundle, tmp_path: Path
 ) -> None:
     run_sanitized("two_models.c", [tiny_bundle, other_bundle], tmp_path)
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_cores_that_keep_their_step(
+    engine: bool, tiny_bundle: LoadedBundle, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle
+    if engine:
+        quant = QuantConfig(bits=4, group_size=-1)
+        bundle = compile_tiny(tmp_path / "engine", quant=quant, engine=EngineChoice.NEUREKA)
+    run_sanitized("core_memory.c", [bundle], tmp_path, ["-DTINY_CORE_MEMORY=1"])
 
 
 def test_every_status_code(tiny_bundle: LoadedBundle, tmp_path: Path) -> None:

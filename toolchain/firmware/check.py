@@ -52,7 +52,9 @@ POINTERS = {
 # Assembly of the port, and functions of libgcc that use no stack.
 ASSEMBLY = ("_start", "edgec_cluster_entry", "trap_entry", "memcpy", "memset")
 LIBGCC = ("__ashldi3", "__ashrdi3", "__lshrdi3", "__muldi3", "__mulsi3")
-ENTRIES = {"controller": "main", "cluster core": "edgec_cluster_core"}
+WORKER = "edgec_cluster_core"
+ENTRIES = {"controller": "main", "cluster core": WORKER}
+KEPT = ".edgec_sizes"  # section of an object: as long as what a worker keeps below its stack
 # The loop over the blocks; where gcc has inlined it, the whole token.
 BLOCKS = ("all_blocks", "edgec_step")
 # The engine's feeder beside it: its inner loop alone, unless blocks tell it of jobs.
@@ -109,7 +111,8 @@ def check_sizes(build_dir: Path, compiler: Compiler | None = None) -> SizesRepor
         images = {p: read_image(out / f"{bundle.prefix}_{p}") for p in PROGRAMS}
         memories = tuple(_program_use(n, image, bundle.target) for n, image in images.items())
         graphs = {p: _graph(bundle.prefix, out, p) for p in PROGRAMS} if is_gcc else {}
-        stacks = _stacks(bundle.prefix, link, graphs, images) if is_gcc else ()
+        kept = {p: _kept(_model(out, p, bundle.prefix)) for p in PROGRAMS}
+        stacks = _stacks(bundle.prefix, link, graphs, images, kept) if is_gcc else ()
         blocks = blocks_of(bundle.prefix, out, images["runner"]) if is_gcc else None
     problems = [problem for n, image in images.items() for problem in _misplaced(n, image, link)]
     problems += [
@@ -155,7 +158,11 @@ def _graph(prefix: str, out: Path, program: str) -> CallGraph:
 
 
 def _stacks(
-    prefix: str, link: ChipLinkView, graphs: dict[str, CallGraph], images: dict[str, Image]
+    prefix: str,
+    link: ChipLinkView,
+    graphs: dict[str, CallGraph],
+    images: dict[str, Image],
+    kept: dict[str, int],
 ) -> tuple[Use, ...]:
     reserved = {"controller": link.controller_stack, "cluster core": link.core_stack}
     leaves = {apply_prefix(name, prefix): 0 for name in (*ASSEMBLY, *LIBGCC)}
@@ -165,9 +172,15 @@ def _stacks(
         trap = stack_bound(graph, apply_prefix(TRAP, prefix), leaves)
         for who, entry in ENTRIES.items():
             bound = stack_bound(graph, apply_prefix(entry, prefix), leaves)
-            total = Bound(bound.size + trap.size, (*bound.path, *trap.path))
+            size = bound.size + trap.size + (kept[program] if entry == WORKER else 0)
+            total = Bound(size, (*bound.path, *trap.path))
             uses.append(Use(program, f"stack of a {who}", total.size, reserved[who], total.path))
     return tuple(uses)
+
+
+def _kept(model: Path) -> int:
+    """Bytes at the lower end of each worker's stack that the model keeps from token to token."""
+    return sum(each.size for each in read_image(model).sections if each.name == KEPT)
 
 
 def blocks_of(prefix: str, out: Path, image: Image) -> HotCode:
@@ -184,16 +197,21 @@ def blocks_of(prefix: str, out: Path, image: Image) -> HotCode:
 
 def _objects(out: Path, program: str, prefix: str) -> Sequence[Path]:
     """The graphs of the objects that the Makefile links into a program."""
-    folders = {"runner": "obj", "profiler": "time"}
     mains = {"runner": "main", "tracer": "main", "checker": "check", "profiler": "profile"}
     other = {f"{name}.c.ci" for name in mains.values()} | {f"{prefix}_model.c.ci"}
     files = [path for path in (out / "obj").rglob("*.ci") if path.name not in other]
     if program in {"runner", "tracer"}:
         files = [path for path in files if path.name != f"{prefix}_golden.c.ci"]
-    files.append(out / folders.get(program, "trace") / "src" / f"{prefix}_model.c.ci")
+    files.append(_model(out, program, prefix).with_suffix(".ci"))
     folder = "trace" if program == "tracer" else "obj"
     files.append(out / folder / "test" / f"{mains[program]}.c.ci")
     return sorted(files)
+
+
+def _model(out: Path, program: str, prefix: str) -> Path:
+    """The object of the generated code in a program."""
+    folder = {"runner": "obj", "profiler": "time"}.get(program, "trace")
+    return out / folder / "src" / f"{prefix}_model.c.o"
 
 
 def _check_complete(program: str, image: Image, graph: CallGraph, leaves: dict[str, int]) -> None:

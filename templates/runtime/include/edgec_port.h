@@ -25,6 +25,15 @@ void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint
 /* Returns when the transfer is complete. */
 void edgec_dma_wait(edgec_dma *dma);
 
+/* 1: every core has memory of its own for what does not change from token to token. */
+#ifndef EDGEC_CORE_MEMORY
+#define EDGEC_CORE_MEMORY 0
+#endif
+
+/* With EDGEC_CORE_MEMORY: `size` bytes of the worker's core, aligned for any type, the same ones at
+ * every call. Before the first call the first pointer in there is null. */
+void *edgec_core_memory(const edgec_worker *worker, uint32_t size);
+
 /* ---- only for models with linears on the engine */
 
 #define EDGEC_ENGINE_REGISTERS 24U

@@ -25,13 +25,15 @@ typedef struct edgec_stage_place {
 typedef struct edgec_stage_part {
     const edgec_engine_stage *stage;
     edgec_slice share;
-    uint32_t last;  /* of those that the engine sees */
-    int8_t *first;  /* the first element, its upper or only half */
-    uint32_t below; /* bytes from there to the lower half */
-    void *tail;     /* the vector as the cores read it: columns that the engine does not see */
-    edgec_stage_place place;
+    uint32_t last;      /* of those that the engine sees */
+    int8_t *first;      /* the first element, its upper or only half */
+    uint32_t below;     /* bytes from there to the lower half */
+    void *tail;         /* the vector as the cores read it: columns that the engine does not see */
     uint32_t run_count; /* 0: none, or too many to know */
-    edgec_stage_run runs[EDGEC_STAGE_RUNS];
+    union {
+        edgec_stage_run runs[EDGEC_STAGE_RUNS];
+        edgec_stage_place place; /* of the first one of too many */
+    };
 } edgec_stage_part;
 
 /* The next run, of at most `left` > 0 elements. */
@@ -68,7 +70,6 @@ EDGEC_SETUP void edgec_place_stage(edgec_stage_part *part, edgec_slice share,
     part->first = (int8_t *)(input + group * stage->group_stride + chunk * stage->chunk_stride +
                              in_chunk + stage->origins[0]);
     part->below = stage->origins[1] - stage->origins[0];
-    part->place = place;
     edgec_stage_place next = place;
     uint32_t count = 0U;
     uint32_t i = share.first;
@@ -76,7 +77,11 @@ EDGEC_SETUP void edgec_place_stage(edgec_stage_part *part, edgec_slice share,
         part->runs[count] = edgec_stage_next(stage, &next, part->last - i);
         i += part->runs[count].count;
     }
-    part->run_count = i < part->last ? 0U : count;
+    part->run_count = count;
+    if (i < part->last) {
+        part->run_count = 0U;
+        part->place = place;
+    }
 }
 
 /* clang-format off */

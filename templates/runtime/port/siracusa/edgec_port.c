@@ -7,6 +7,8 @@
 
 void edgec_cluster_core(uint32_t id);
 extern const uint8_t edgec_cluster_entry[];
+extern uint8_t __cluster_stacks[];
+extern const uint8_t __cluster_stack_size[];
 #if EDGEC_FEEDER
 void edgec_engine_feed(void); /* of the engine's driver */
 #endif
@@ -29,6 +31,12 @@ EDGEC_HOT void edgec_barrier(const edgec_worker *worker) {
     __asm__ volatile("" ::: "memory");
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
     __asm__ volatile("" ::: "memory");
+}
+
+/* The lower end of the stack, which the worst case leaves free: `edgec sizes` adds both up. */
+void *edgec_core_memory(const edgec_worker *worker, uint32_t size) {
+    (void)size;
+    return __cluster_stacks + worker->id * (uint32_t)(uintptr_t)__cluster_stack_size;
 }
 
 static void set_barrier(uint32_t barrier, uint32_t triggers, uint32_t targets) {
@@ -61,6 +69,7 @@ void edgec_dma_wait(edgec_dma *dma) {
 void edgec_cluster_core(uint32_t id) {
     if (id < work.cores) {
         const edgec_worker worker = {id, work.cores, NULL, work.partials};
+        *(void **)edgec_core_memory(&worker, 0U) = NULL;
         *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_MASK) = 1U << SIRACUSA_BARRIER_EVENT;
         *at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_CLEAR) = UINT32_MAX;
         if (id == 0U) {
