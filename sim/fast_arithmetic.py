@@ -55,7 +55,8 @@ def power_of_two(table: Ints, d: Ints, _exp_bits: int) -> Ints:
 def silu(gate: Ints, table: Ints) -> Ints:
     """max(gate, 0) less |gate| / (1 + exp |gate|), which the table has, interpolated."""
     a = np.minimum(np.abs(gate), GATE_LIMIT)
+    steps, values = table.reshape(-1, 2).T
     i = a >> GATE_STEP
-    step = (table[i + 1] - table[i]) * (a & ((1 << GATE_STEP) - 1))
-    result: Ints = np.maximum(gate, 0) - (table[i] + round_shift(step, GATE_STEP))
+    step = ((steps[i] ^ 1 << 15) - (1 << 15)) * (a & ((1 << GATE_STEP) - 1))
+    result: Ints = np.maximum(gate, 0) - (values[i] + round_shift(step, GATE_STEP))
     return result

@@ -167,9 +167,13 @@ def sigmoid_table() -> npt.NDArray[np.uint16]:
 
 
 def silu_table() -> npt.NDArray[np.uint16]:
-    """round(2^16 * x / (1 + exp(x))), x = i/32, i = 0..512: what silu(x) lacks of x."""
+    """What silu(x) lacks of x: T[i] = round(2^16 * x / (1 + exp(x))), x = i/32.
+
+    512 pairs (T[i + 1] - T[i], T[i]), the difference as int16: a word, the values in its upper half.
+    """
     x = np.arange(513) / 32
-    return np.rint(65536.0 * x / (1.0 + np.exp(x))).astype(np.uint16)
+    values = np.rint(65536.0 * x / (1.0 + np.exp(x))).astype(np.int16)
+    return np.stack([np.diff(values), values[:-1]], axis=1).ravel().view(np.uint16)
 
 
 def input_constants(model: QuantModel, gamma_units: Mapping[str, float]) -> dict[str, float]:

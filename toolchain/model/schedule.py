@@ -33,7 +33,7 @@ Layouts = Mapping[str, WeightLayout] | Mapping[str, MatrixLayout]
 # The table of SwiGLU and its entries, and those of lut.exp2.
 GATE_TABLES = {
     Arithmetic.PRECISE: ("lut.sigmoid", 257),
-    Arithmetic.FAST: ("lut.silu", 513),
+    Arithmetic.FAST: ("lut.silu", 1024),
 }
 POWERS = {Arithmetic.PRECISE: 256, Arithmetic.FAST: 2049}
 

@@ -158,7 +158,8 @@ void edgec_gather_s16(const edgec_worker *worker, const int16_t *x, const uint16
                       uint32_t n, int16_t *q);
 
 /* silu(gate) * up, quantized. table: 257 entries of round(2^15 / (1 + exp(-i/16))); with fast
- * arithmetic 513 of round(2^16 * x / (1 + exp(x))), x = i/32.
+ * arithmetic 512 of round(2^16 * x / (1 + exp(x))), x = i/32, each behind the difference to the
+ * next one.
  * scratch: int32 [n]. */
 void edgec_swiglu_s8(const edgec_worker *worker, const int32_t *gate, const int32_t *up,
                      const uint16_t *table, uint32_t n, int32_t *scratch, int8_t *q,

@@ -38,8 +38,9 @@
 #define EDGEC_X_SWP(d, p, i) ".insn s 0x2b, 2, %[" #d "], " #i "(%[" #p "])\n"
 #define EDGEC_X_SHP(d, p, i) ".insn s 0x2b, 1, %[" #d "], " #i "(%[" #p "])\n"
 #define EDGEC_X_SBP(d, p, i) ".insn s 0x2b, 0, %[" #d "], " #i "(%[" #p "])\n"
-/* Loads the uint16 at p + i. */
+/* Loads the uint16, the word at p + i. */
 #define EDGEC_X_LHUX(d, i, p) EDGEC_X_R(0x03, 7, 0x28, d, p, i)
+#define EDGEC_X_LWX(d, i, p) EDGEC_X_R(0x03, 7, 0x10, d, p, i)
 
 #define EDGEC_X_MIN(d, a, b) EDGEC_X_R(0x33, 4, 0x02, d, a, b)
 #define EDGEC_X_MIN0(d, a) EDGEC_X_R0(0x33, 4, 0x02, d, a, x0)
@@ -63,7 +64,9 @@
 #define EDGEC_X_MULU_16(d, a, b) EDGEC_X_R(0x5b, 0, 0x10, d, a, b)
 #define EDGEC_X_MACHHU_1(d, a, b) EDGEC_X_R(0x5b, 1, 0x21, d, a, b)
 #define EDGEC_X_MULHHU_19(d, a, b) EDGEC_X_R(0x5b, 0, 0x33, d, a, b)
-/* The same of signed lower halves. */
+/* d += a * b of the upper halves, signed */
+#define EDGEC_X_MACHHS(d, a, b) EDGEC_X_R(0x5b, 1, 0x60, d, a, b)
+/* rs(a * b, 11) of the lower halves, signed */
 #define EDGEC_X_MULS_RS11(d, a, b) EDGEC_X_R(0x5b, 4, 0x4b, d, a, b)
 #define EDGEC_X_SUB_SRA16(d, a, b) EDGEC_X_R(0x5b, 3, 0x10, d, a, b) /* (a - b) >> 16 */
 #define EDGEC_X_RS14(d, a) EDGEC_X_R0(0x5b, 6, 14, d, a, x0)

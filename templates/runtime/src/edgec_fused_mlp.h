@@ -10,19 +10,19 @@
 /* clang-format off */
 #if EDGEC_ARITHMETIC_FAST
 /* v = silu(v) with m = |v|. */
-#define EDGEC_X_SILU_SIZE 11
+#define EDGEC_X_SILU_SIZE 9
 #define EDGEC_X_SILU                                                                               \
     EDGEC_X_MIN(m, m, limit)                                                                       \
     EDGEC_X_OPI("srli", p, m, 11)                                                                  \
-    EDGEC_X_OPI("slli", p, p, 1)                                                                   \
-    EDGEC_X_LHUX(b, p, table)                                                                      \
-    EDGEC_X_LHUX(z, p, behind)                                                                     \
+    EDGEC_X_OPI("slli", p, p, 2)                                                                   \
+    EDGEC_X_LWX(b, p, table)                                                                       \
     EDGEC_X_OPI("andi", m, m, 2047)                                                                \
     EDGEC_X_MAX0(v, v)                                                                             \
-    EDGEC_X_OP("sub", z, z, b)                                                                     \
-    EDGEC_X_MULS_RS11(z, z, m)                                                                     \
-    EDGEC_X_OP("sub", v, v, b)                                                                     \
+    EDGEC_X_MULS_RS11(z, b, m)                                                                     \
+    EDGEC_X_MACHHS(v, b, less)                                                                     \
     EDGEC_X_OP("sub", v, v, z)
+#define EDGEC_X_SILU_OUT [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [m] "=&r"(m), [b] "=&r"(b)
+#define EDGEC_X_SILU_TABLE [table] "r"(table), [less] "r"(-1)
 #else
 /* v = silu(v) with m = |v| < 2^31, in 15 instructions: edgec_silu with its products by halves.
  * rs(m * factor, 15) is the rounded product of m's lower half, and twice that of its upper one. */
@@ -43,6 +43,9 @@
     EDGEC_X_MIN0(v, v)                                                                             \
     EDGEC_X_OP("add", v, v, p)                                                                     \
     EDGEC_X_MACU(v, h, b)
+#define EDGEC_X_SILU_OUT                                                                           \
+    [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [m] "=&r"(m), [b] "=&r"(b), [h] "=&r"(h)
+#define EDGEC_X_SILU_TABLE [table] "r"(table), [behind] "r"(table + 1)
 #endif
 /* clang-format on */
 #define EDGEC_X_SILU_VARIABLES                                                                     \
@@ -51,10 +54,9 @@
     uint32_t p;                                                                                    \
     uint32_t m;                                                                                    \
     uint32_t b;                                                                                    \
-    uint32_t h
-#define EDGEC_X_SILU_OUT                                                                           \
-    [v] "=&r"(v), [z] "=&r"(z), [p] "=&r"(p), [m] "=&r"(m), [b] "=&r"(b), [h] "=&r"(h)
-#define EDGEC_X_SILU_IN [limit] "r"((16 << 16) - 1), [table] "r"(table), [behind] "r"(table + 1)
+    uint32_t h;                                                                                    \
+    (void)h
+#define EDGEC_X_SILU_IN [limit] "r"((16 << 16) - 1), EDGEC_X_SILU_TABLE
 #endif
 
 /* l = silu(gate) of n > 0 rows, in place; returns the amplitude of those above 0. Others are at

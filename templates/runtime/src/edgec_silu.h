@@ -6,12 +6,13 @@
 
 #if EDGEC_ARITHMETIC_FAST
 
-/* max(gate, 0) less |gate| / (1 + exp |gate|), of which the table has 513 values from 0 to 16. */
+/* max(gate, 0) less |gate| / (1 + exp |gate|), of which the table has 512 values from 0 on, up to
+ * 16, each behind the difference to the next one. */
 static inline int32_t edgec_silu(int32_t gate, const uint16_t *table) {
     const int32_t clamped = edgec_min32(edgec_abs32(gate), (16 << 16) - 1);
-    const uint16_t *const entry = table + (clamped >> 11);
-    const int32_t base = entry[0];
-    const int32_t step = ((entry[1] - base) * (clamped & 2047) + (1 << 10)) >> 11;
+    const uint16_t *const entry = table + 2 * (clamped >> 11);
+    const int32_t base = entry[1];
+    const int32_t step = ((int16_t)entry[0] * (clamped & 2047) + (1 << 10)) >> 11;
     return edgec_max32(gate, 0) - (base + step);
 }
 
