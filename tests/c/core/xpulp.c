@@ -198,10 +198,14 @@ static bool normalizing(core *c, const fields *f) {
         c->x[f->rd] = (c->x[f->rd] + product) >> n;
         return true;
     }
-    if (f->f3 == 0U || f->f3 == 4U) { /* p.muls[N], p.mulhhs[N], likewise */
+    if (f->f3 == 0U || f->f3 == 1U || f->f3 == 4U) { /* p.muls[N], p.mulhhs[N], likewise */
         const uint32_t high = kind == 2U ? 0U : 16U;
         const uint32_t product =
             sign_extend(a >> high & 0xFFFFU, 16U) * sign_extend(b >> high & 0xFFFFU, 16U);
+        if (f->f3 == 1U) { /* p.macsN, p.machhsN */
+            c->x[f->rd] = shift_right_signed(c->x[f->rd] + product, n);
+            return true;
+        }
         c->x[f->rd] = f->f3 == 0U ? shift_right_signed(product, n) : rounded(product, n, true);
         return true;
     }
