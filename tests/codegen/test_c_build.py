@@ -149,14 +149,15 @@ def run_sanitized(
     for bundle in bundles:
         out = tmp_path / bundle.prefix
         flags += include_flags(bundle)
-        run_make(Build(bundle.directory, out, "host", compiler, ("lib",), (*SANITIZE, *defines), ""))
+        extra = (*SANITIZE, *defines)
+        run_make(Build(bundle.directory, out, "host", compiler, ("lib",), extra, ""))
         archives.append(out / f"lib{bundle.prefix}.a")
-        extra = [f"-Wa,-I,{bundle.directory}", *include_flags(bundle)]
+        include = [f"-Wa,-I,{bundle.directory}", *include_flags(bundle)]
         ports = (bundle.directory / "runtime/port/host").glob("*_port.c")
         model = (bundle.directory / "runtime/src").glob("*_neureka_*.c")  # of the host's port
         for unit in (*sources(bundle, "selftest"), *ports, *model):
             target = tmp_path / f"{unit.name}.o"
-            command(*compiler.command, *SANITIZE, *extra, "-c", unit, "-o", target)
+            command(*compiler.command, *SANITIZE, *include, "-c", unit, "-o", target)
             archives.insert(0, target)
     program = tmp_path / "program"
     source = REPOSITORY / "tests" / "c" / test

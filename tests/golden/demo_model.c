@@ -226,7 +226,6 @@ static void begin_step(step *s, const demo_context *callers, const demo_worker *
     s->own = *callers;
     s->context = context;
     s->worker = *worker;
-    s->position = context->position;
     s->embed_requant = weights_at(context, BLOB_L2, 256U);
     s->linear_shift = weights_at(context, BLOB_L2, 320U);
     s->rope_table = weights_at(context, BLOB_L2, 384U);
@@ -276,7 +275,7 @@ static void begin_step(step *s, const demo_context *callers, const demo_worker *
 }
 
 static const int16_t *gamma_of(const step *s, const location *where) {
-    return weights_at(s->context, where->blob, where->offset);
+    return weights_at(&s->own, BLOB_L2, where->offset);
 }
 
 /* The KV cache of one block. */
@@ -725,6 +724,50 @@ static demo_status check_arguments(const demo_context *context, const demo_core 
     return token >= 0 && (uint32_t)token < VOCABULARY ? DEMO_OK : DEMO_BAD_TOKEN;
 }
 
+/* What a core keeps from one call to the next where its port has memory for that. */
+typedef struct kept_step {
+    const void *model; /* whose `step` is as demo_step wants it; else anything */
+    step step;
+} kept_step;
+
+#if DEMO_CORE_MEMORY
+#ifdef DEMO_SECTION_SIZES
+/* Tells whoever adds up memory how much of a core's this is; not linked. */
+__attribute__((section(DEMO_SECTION_SIZES), used)) static uint8_t kept_size[sizeof(kept_step)];
+#endif
+
+/* Whether the step is for these memories and this worker. */
+static int is_kept(const kept_step *kept, const demo_context *context, const demo_worker *worker) {
+    const step *const s = &kept->step;
+    int same = kept->model == BLOB_EXPECT && s->worker.id == worker->id &&
+               s->worker.count == worker->count && s->worker.team == worker->team &&
+               s->worker.partials == worker->partials;
+    for (uint32_t i = 0U; same && i < BLOBS; i++) {
+        same = s->own.weights[i] == context->weights[i];
+    }
+    for (uint32_t i = 0U; same && i < ARENAS; i++) {
+        same = s->own.arena[i] == context->arena[i];
+    }
+    return same;
+}
+#endif
+
+/* The step of a call on one core. */
+static step *open_step(kept_step *kept, const demo_context *context, const demo_worker *worker) {
+    step *const s = &kept->step;
+#if DEMO_CORE_MEMORY
+    const int same = is_kept(kept, context, worker);
+#else
+    const int same = 0;
+#endif
+    if (!same) {
+        begin_step(s, context, worker);
+        kept->model = BLOB_EXPECT;
+    }
+    s->position = context->position;
+    return s;
+}
+
 demo_status demo_step(demo_context *context, const demo_core *core, int32_t token,
                       demo_output *out) {
     const demo_status status = check_arguments(context, core, token);
@@ -736,14 +779,19 @@ demo_status demo_step(demo_context *context, const demo_core *core, int32_t toke
     if (context->position >= CONTEXT) {
         return DEMO_CONTEXT_FULL;
     }
-    step s;
-    begin_step(&s, context, &worker);
-    embed(&s, (uint32_t)token);
-    all_blocks(&s);
+#if DEMO_CORE_MEMORY
+    kept_step *const kept = demo_core_memory(&worker, sizeof *kept);
+#else
+    kept_step local;
+    kept_step *const kept = &local;
+#endif
+    step *const s = open_step(kept, context, &worker);
+    embed(s, (uint32_t)token);
+    all_blocks(s);
     if (core->id == 0U) {
-        context->position = s.position + 1U; /* every core has its copy: barriers lie between */
+        context->position = s->position + 1U; /* every core has its copy: barriers lie between */
     }
-    finish(&s, out);
+    finish(s, out);
     return DEMO_OK;
 }
 
@@ -772,17 +820,23 @@ demo_status demo_prefill(demo_context *context, const demo_core *core, const int
     if (count > CONTEXT - context->position) {
         return DEMO_CONTEXT_FULL;
     }
-    step s;
-    begin_step(&s, context, &worker);
-    const uint32_t end = s.position + count;
+#if DEMO_CORE_MEMORY
+    kept_step *const kept = demo_core_memory(&worker, sizeof *kept);
+#else
+    kept_step local;
+    kept_step *const kept = &local;
+#endif
+    step *const s = open_step(kept, context, &worker);
+    kept->model = NULL; /* prompts have their own parts */
+    const uint32_t end = s->position + count;
     for (uint32_t i = 0U; i < count; i++) {
-        s.position = end - count + i;
-        embed(&s, (uint32_t)tokens[i]);
-        all_blocks(&s);
+        s->position = end - count + i;
+        embed(s, (uint32_t)tokens[i]);
+        all_blocks(s);
     }
     if (core->id == 0U) {
         context->position = end; /* every core has its copy: barriers lie between */
     }
-    finish(&s, out);
+    finish(s, out);
     return DEMO_OK;
 }

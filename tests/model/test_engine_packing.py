@@ -66,6 +66,15 @@ def test_dense_words_by_hand() -> None:
     check_words(data, WORDS_3X3)
 
 
+@pytest.mark.parametrize(
+    ("rows", "channels"), [(64, 24), (32, 12), (24, 9), (88, 30), (96, 32), (66, 22), (504, 168)]
+)
+def test_rows_of_a_core_lie_in_one_slot_of_columns(rows: int, channels: int) -> None:
+    """64 rows: 8 per core, 22 channels would do; 96 rows: 12 per core, 36 channels are too many."""
+    assert EngineLayout(DENSE, rows, 64, 4, 64, taps=3).channels == channels
+    assert EngineLayout(DENSE, rows, 64, 4, 64, taps=1).channels == -(-rows // 9)
+
+
 def test_column_and_pixel_words_by_hand() -> None:
     """2 bits, so weight 0 is code 2: plane 1 is all ones over C channels of nine taps."""
     column = EngineLayout(DENSE, 4, 3, 2, 3, taps=3)  # C = 1, n = 2 channels of rows o, o + 2, (4)

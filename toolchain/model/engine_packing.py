@@ -15,7 +15,8 @@ A linear has no pixels; `taps` says how its columns become taps of the 3 x 3 ker
     3  column   tap row j takes columns j * C ..; three rows per channel, in kernel columns 2, 1, 0
     1  pixel    a tap takes all columns; nine rows per channel, in taps 8, 7 .. 0
 
-Row r is slot r / channels of channel r % channels. What is left over holds weight 0, input channels
+Row r is slot r / channels of channel r % channels; docs/packing.md says how many there are. What is
+left over holds weight 0, input channels
 behind C hold code 0. The last `tail` columns are not in the words; the cores add them.
 """
 
@@ -29,6 +30,8 @@ from toolchain.model.packing import Packing, WeightInts
 
 WORD_SIZE = 32  # bytes the engine reads per cycle
 TAPS = 9  # of a 3 x 3 kernel
+CHANNEL_TILE = 32  # output channels that the engine works on at a time
+TEAM = 8  # cores that divide rows among them: none should have rows of two slots
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,8 +88,11 @@ class EngineLayout:
 
     @property
     def channels(self) -> int:
-        """Output channels of the engine."""
-        return -(-self.rows // self.shared)
+        """Output channels of the engine; some have only zeros where that divides rows evenly."""
+        least = -(-self.rows // self.shared)
+        share = self.rows // TEAM if self.rows % TEAM == 0 else 1
+        even = -(-least // share) * share
+        return even if self.shared == 3 and even <= CHANNEL_TILE else least
 
     @property
     def input_channels(self) -> int:

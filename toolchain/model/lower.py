@@ -169,7 +169,7 @@ def sigmoid_table() -> npt.NDArray[np.uint16]:
 def silu_table() -> npt.NDArray[np.uint16]:
     """What silu(x) lacks of x: T[i] = round(2^16 * x / (1 + exp(x))), x = i/32.
 
-    512 pairs (T[i + 1] - T[i], T[i]), the difference as int16: a word, the values in its upper half.
+    512 pairs (T[i + 1] - T[i], T[i]), the difference as int16: words with T[i] as upper half.
     """
     x = np.arange(513) / 32
     values = np.rint(65536.0 * x / (1.0 + np.exp(x))).astype(np.int16)
