@@ -89,8 +89,8 @@ STREAM = "runtime/src/tiny_kv_stream.h"
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        (STREAM, "slot ^= 1U;", "slot ^= chunk.first == 0U ? 1U : 0U;"),
-        (STREAM, "scale = stream->first *", "scale = (stream->first - stream->first / CHUNKU) *"),
+        (STREAM, "slot = stream->other;", "slot = chunk->first == 0U ? stream->other : slot;"),
+        (STREAM, "scales + first,", "scales + first - to.first / CHUNKU,"),
     ],
 )
 def test_faults_of_later_chunks_are_found(
