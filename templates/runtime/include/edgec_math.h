@@ -9,9 +9,10 @@
 
 #include "edgec_arithmetic.h"
 
-/* What every block of a token runs: ports with a small instruction cache want it side by side. */
+/* What every block of a token runs: ports with a small instruction cache want it side by side, from
+ * lines of the cache on. */
 #ifdef EDGEC_SECTION_HOT
-#define EDGEC_HOT __attribute__((__section__(EDGEC_SECTION_HOT)))
+#define EDGEC_HOT __attribute__((__section__(EDGEC_SECTION_HOT), __aligned__(16)))
 #else
 #define EDGEC_HOT
 #endif
