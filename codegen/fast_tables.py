@@ -14,9 +14,10 @@ ATTENTION_BYTES = 40
 MATRIX_BYTES = 36
 STAGE_BYTES = 28
 ENGINE_MATRIX_BYTES = 32
-CHAIN_BYTES = 20
+CHAIN_BYTES = 16
 PIECE_BYTES = 32
-ENGINE_LINEAR_BYTES = 40
+ENGINE_LINEAR_BYTES = 44
+ROW_PLAN_BYTES = 16
 JOB_BYTES = 96
 LINEAR_BYTES = 20
 LINEAR_BYTES_WITH_ENGINE = 28
@@ -41,6 +42,9 @@ def _sizes(model: ModelView) -> dict[str, int]:
     """Bytes of every table, those that are read most often in front."""
     sizes = {"ATTENTION": ATTENTION_BYTES, "MATRICES": MATRIX_BYTES * len(model.matrices)}
     engine, block = model.engine, model.whole
+    fused = [*model.fused, *([model.fused_head] if model.fused_head else [])]
+    if fused:
+        sizes["FUSED_LINEARS"] = ROW_PLAN_BYTES * sum(len(each.linears) for each in fused)
     if engine is not None:
         sizes |= _engine_sizes(engine, "")
     linear = LINEAR_BYTES if engine is None else LINEAR_BYTES_WITH_ENGINE

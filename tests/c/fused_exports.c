@@ -152,6 +152,59 @@ void fused_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_
     amplitudes[worker->id] = *own.amplitude;
 }
 
+void summed_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
+                 uint8_t *sums, const uint8_t *table, const void *x, const int32_t *scale,
+                 const uint16_t *gates, int32_t *y, int32_t *r, uint32_t *amplitudes);
+
+/* shape: rows, groups, columns, tail, slots, channels, record bytes; halves, use, linear.shift,
+ * amplitude of r, jobs to be waited for, pieces. pieces: first channel, channels, offset, bytes per
+ * pixel and per group. */
+void summed_rows(const edgec_worker *worker, const uint32_t *shape, const uint32_t *pieces,
+                 uint8_t *sums, const uint8_t *table, const void *x, const int32_t *scale,
+                 const uint16_t *gates, int32_t *y, int32_t *r, uint32_t *amplitudes) {
+    const edgec_engine_matrix matrix = {shape[0], shape[1], shape[2], shape[3],
+                                        shape[4], shape[5], shape[6], 3U};
+    edgec_engine_piece parts[3];
+    for (uint32_t i = 0U; i < shape[12]; i++) {
+        const uint32_t *const at = pieces + 5U * i;
+        parts[i] = (edgec_engine_piece){.first_channel = at[0],
+                                        .channels = at[1],
+                                        .accumulators = at[2],
+                                        .pixel_stride = at[3],
+                                        .group_stride = at[4]};
+    }
+    const edgec_engine_linear linear = {
+        .matrix = &matrix, .pieces = parts, .piece_count = shape[12]};
+    edgec_row_run runs[9];
+    edgec_own_rows own = {
+        .runs = runs,
+        .sums = sums,
+        .y = y,
+        .x = x,
+        .amplitude = edgec_amplitude_at(worker, EDGEC_AMPLITUDE_RESIDUAL),
+        .plan = {.use = (uint8_t)shape[8]},
+        .linear = &linear,
+    };
+    edgec_engine_queue queue;
+    edgec_begin_queue(&queue, (edgec_engine_job){.registers = NULL});
+    edgec_plan_jobs(worker, &queue, NULL, 0U);
+#if EDGEC_XPULP /* jobs of this port are done as soon as they begin */
+    own.plan.jobs = (uint16_t)shape[11];
+#endif
+    own.plan.at_once = edgec_groups_at_once(matrix.groups, own.plan.jobs);
+    own.end = runs + edgec_row_runs(&linear, edgec_slice_of(worker, shape[0]), runs);
+    const edgec_scale of = {scale[0], scale[1]};
+    const edgec_row_rule rule = edgec_row_rule_of(of, shape[9]);
+    const edgec_row_kind kind = {shape[7], 0U, shape[1] > 1U ? 1U : 0U, shape[3]};
+    const edgec_row_aim aim = {gates, r};
+    edgec_put_amplitude(worker, EDGEC_AMPLITUDE_RESIDUAL, shape[10]);
+    amplitudes[worker->id] = UINT32_MAX;
+    if (edgec_rows_simple(&own, 0U, &rule)) {
+        edgec_fused_finish(worker, &queue, &own, kind, table, &rule, aim);
+        amplitudes[worker->id] = *own.amplitude;
+    }
+}
+
 void roots(const edgec_worker *worker, const uint32_t *squares, uint32_t n, uint32_t *found);
 
 void roots(const edgec_worker *worker, const uint32_t *squares, uint32_t n, uint32_t *found) {

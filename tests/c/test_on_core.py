@@ -22,7 +22,7 @@ from toolchain.model.program import Arithmetic
 
 MODULES = (
     *("test_vectors", "test_linear", "test_sparse_linear", "test_attention", "test_group_sums"),
-    *("test_fused_rows", "test_fused_finish", "test_fused_argmax"),
+    *("test_fused_rows", "test_fused_finish", "test_fused_groups", "test_fused_argmax"),
 )
 
 

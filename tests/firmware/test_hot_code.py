@@ -29,6 +29,33 @@ FAR_CACHE = MemoryLimits({}, (Pin("kv.*", "tile_sram"),))  # that travels in chu
 ENGINE = {"quant": QuantConfig(bits=4, group_size=-1), "engine": EngineChoice.NEUREKA}
 
 
+NAMES = ("hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "context")
+
+
+def shape_of(*sizes: int) -> dict[str, Any]:
+    return dict(zip(NAMES, sizes, strict=True))
+
+
+# Small models with the code of the benchmarks' shapes: heads, widths and contexts are theirs.
+SMALL_HEADS = shape_of(64, 256, 16, 16, 4, 64)
+BUNDLED = shape_of(224, 608, 7, 1, 32, 256)
+IN_PIECES = shape_of(240, 840, 4, 1, 60, 256)  # sums in several pieces, heads of no power of two
+ODD = shape_of(84, 156, 6, 2, 12, 37)
+A8, A16 = ActMode.A8, ActMode.A16
+CHANNEL = -1  # one scale per output channel
+SHAPES = (
+    pytest.param(SMALL_HEADS, CHANNEL, A16, id="small heads"),
+    pytest.param(SMALL_HEADS, 32, A8, id="small heads-groups-a8"),
+    pytest.param(BUNDLED, CHANNEL, A8, id="bundled-a8"),
+    pytest.param(BUNDLED, 32, A16, id="bundled-groups"),
+    pytest.param(BUNDLED, 32, A8, id="bundled-groups-a8"),
+    pytest.param(IN_PIECES, CHANNEL, A16, id="pieces"),
+    pytest.param(IN_PIECES, CHANNEL, A8, id="pieces-a8"),
+    pytest.param(ODD, 32, A16, id="odd-groups"),
+    # caches in chunks belong here
+)
+
+
 @pytest.fixture(scope="module")
 def chip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_model(tmp_path_factory.mktemp("soc"), "core", "soc")
@@ -74,6 +101,25 @@ def test_nothing_that_blocks_execute_is_left_out(
     assert executed <= hot | rare
     assert LINE * len(executed - rare) <= found.hot == LINE * len(hot)
     assert max(size for _, size in found.functions) > LINE
+
+
+@pytest.mark.parametrize(("shape", "group_size", "mode"), SHAPES)
+def test_the_instruction_cache_holds_what_blocks_run(
+    shape: dict[str, Any], group_size: int, mode: ActMode, tmp_path: Path
+) -> None:
+    bundle = compile_tiny(
+        tmp_path / "bundle",
+        mode=mode,
+        quant=QuantConfig(bits=4, group_size=group_size),
+        engine=EngineChoice.AUTO,
+        **shape,
+    )
+    out = tmp_path / "out"
+    flags = ("-fcallgraph-info=su",)
+    run_make(Build(bundle.directory, out, "siracusa", compiler("gcc"), ("runner",), flags))
+    found = blocks_of(bundle.prefix, out, read_image(out / f"{bundle.prefix}_runner"))
+    assert found.functions[0][0] == "all_blocks"
+    assert found.hot <= SIRACUSA.instruction_cache, found.functions
 
 
 def test_rare_functions_and_what_only_they_call_are_apart() -> None:
