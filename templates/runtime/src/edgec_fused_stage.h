@@ -186,17 +186,26 @@ typedef struct edgec_quantized {
     int32_t shift;
 } edgec_quantized;
 
-/* Quantizes and stages the worker's part of a vector t, of which this is the part's amplitude. The
- * barrier in front of the job is the caller's. */
-EDGEC_SHARED edgec_quantized edgec_fused_put(const edgec_worker *worker, uint32_t amplitude,
-                                             const edgec_stage_part *part, uint32_t halves,
-                                             const int32_t *t) {
+/* As edgec_fused_put; the shift in the upper word: a structure would go through memory. */
+EDGEC_SHARED uint64_t edgec_shared_put(const edgec_worker *worker, uint32_t amplitude,
+                                       const edgec_stage_part *part, uint32_t halves,
+                                       const int32_t *t) {
     edgec_put_amplitude(worker, EDGEC_AMPLITUDE_VECTOR, amplitude);
     edgec_barrier(worker);
     const uint32_t all = edgec_team_amplitude(worker, EDGEC_AMPLITUDE_VECTOR);
     const edgec_vector_quantizer quantizer = edgec_vector_quantizer_of(all, halves);
     edgec_fused_stage(part, halves, &quantizer, t);
-    const edgec_quantized found = {quantizer.amax, quantizer.shift};
+    return (uint64_t)(uint32_t)quantizer.shift << 32 | (uint32_t)quantizer.amax;
+}
+
+/* Quantizes and stages the worker's part of a vector t, of which this is the part's amplitude. The
+ * barrier in front of the job is the caller's. */
+static inline edgec_quantized edgec_fused_put(const edgec_worker *worker, uint32_t amplitude,
+                                              const edgec_stage_part *part, uint32_t halves,
+                                              const int32_t *t) {
+    const uint64_t both = edgec_shared_put(worker, amplitude, part, halves, t);
+    const edgec_quantized found = {edgec_signed((uint32_t)both),
+                                   edgec_signed((uint32_t)(both >> 32))};
     return found;
 }
 
