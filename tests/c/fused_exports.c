@@ -192,6 +192,7 @@ void summed_rows(const edgec_worker *worker, const uint32_t *shape, const uint32
     own.plan.jobs = (uint16_t)shape[11];
 #endif
     own.plan.at_once = edgec_groups_at_once(matrix.groups, own.plan.jobs);
+    own.plan.step = edgec_group_step(parts);
     own.end = runs + edgec_row_runs(&linear, edgec_slice_of(worker, shape[0]), runs);
     const edgec_scale of = {scale[0], scale[1]};
     const edgec_row_rule rule = edgec_row_rule_of(of, shape[9]);

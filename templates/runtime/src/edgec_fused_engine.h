@@ -12,12 +12,11 @@ typedef struct edgec_row_run {
     uint16_t sums;  /* words from the chain's sums to theirs */
     uint16_t lower; /* words from these to those of lower halves */
     uint16_t first;
-    uint16_t count;  /* 0: `first` jobs are to be waited for */
-    uint16_t stride; /* words from group to group */
+    uint16_t count; /* 0: `first` jobs are to be waited for */
 } edgec_row_run;
 
 static inline edgec_row_run edgec_run_of_jobs(uint32_t jobs) {
-    return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U, 0U};
+    return (edgec_row_run){0U, 0U, (uint16_t)jobs, 0U};
 }
 
 static inline edgec_slice edgec_share_of(const edgec_row_run *run) {
@@ -30,8 +29,7 @@ static inline edgec_row_run edgec_run_of(const edgec_engine_piece *piece, uint32
                                          uint32_t channel, uint32_t first, uint32_t count) {
     const uint32_t sums = (piece->accumulators + pixel * piece->pixel_stride) / 4U + channel;
     const edgec_row_run run = {(uint16_t)sums, (uint16_t)(3U * piece->pixel_stride / 4U),
-                               (uint16_t)first, (uint16_t)count,
-                               (uint16_t)(piece->group_stride / 4U)};
+                               (uint16_t)first, (uint16_t)count};
     return run;
 }
 
@@ -99,15 +97,16 @@ enum { EDGEC_ROWS_STAY, EDGEC_ROWS_GATE, EDGEC_ROWS_ADD };
 
 /* A linear of fused ops. */
 typedef struct edgec_row_plan {
-    uint32_t weights;  /* bytes from the block's weights to those of the linear */
+    uint16_t weights;  /* bytes from the block's weights to those of the linear */
     uint16_t entry;    /* of the table of linears */
     uint16_t jobs;     /* to be waited for first */
+    uint16_t at_once;  /* groups that are added up at a time */
+    uint16_t step;     /* from group to group, as edgec_group_step has it */
     uint8_t use;       /* of the rows */
     uint8_t amplitude; /* number of the one that own->amplitude points to */
     uint8_t halves;
-    uint8_t plain;    /* one group and no tail */
-    uint8_t apart;    /* the rows of each piece are divided, and finished when it is there */
-    uint16_t at_once; /* groups that are added up at a time */
+    uint8_t plain; /* one group and no tail */
+    uint8_t apart; /* the rows of each piece are divided, and finished when it is there */
 } edgec_row_plan;
 
 /* The worker's rows of a linear, the same in all blocks. */

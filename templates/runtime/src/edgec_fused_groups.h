@@ -91,6 +91,13 @@ static inline uint32_t edgec_summed_rows(const edgec_row_rule *rule, uint32_t ha
     return most;
 }
 
+/* Groups lie as many pixels apart in all pieces of a linear, and lower sums three of them behind
+ * upper ones: the words from group to group are those to the lower sums times this, modulo 2^16,
+ * where 0xAAAB divides by 3. */
+static inline uint16_t edgec_group_step(const edgec_engine_piece *piece) {
+    return (uint16_t)(piece->group_stride / piece->pixel_stride * 0xAAABU);
+}
+
 #if EDGEC_XPULP
 
 /* Rows one behind the other whose sums are added up. */
@@ -215,7 +222,7 @@ EDGEC_FOLDED void edgec_x_add_groups(const edgec_own_rows *own, const edgec_row_
     const edgec_x_rows rows = {
         .upper = (uint8_t *)(uintptr_t)at.sums,
         .lower = (uint8_t *)(uintptr_t)at.lower,
-        .stride = 4U * run->stride,
+        .stride = (run->lower * (uint32_t)own->plan.step << 16) >> 14,
         .multiplier = record + 16U + 4U * turn.first + lane,
         .word = record + 4U * lane,
         .record_size = record_size,
