@@ -25,6 +25,15 @@ class Option:
     cost: EngineCost
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What arrangements of the linears of a vector are looked for under."""
+
+    in_block: bool = True
+    gated: bool = False  # SwiGLU reads the first linear
+    smallest: bool = False  # only those of the fewest bytes
+
+
 def linears_by_vector(program: Program) -> list[list[Op]]:
     """Linears in schedule order, those that read the same vector one after the other together."""
     groups: list[list[Op]] = []
@@ -44,17 +53,18 @@ def best_options(
     linears: Sequence[tuple[WeightLayout, int]],
     windows: int,
     target: TargetSpec,
-    *,
-    in_block: bool = True,
-    gated: bool = False,
+    terms: Terms,
 ) -> list[Option | str]:
     """The arrangement of each of some linears that read one vector, or why there is none.
 
     `linears` are layouts for the cores and bits. Rows are finished part by part, in a block in as
     many parts as a fused function takes. One arrangement for all shares the staged vector and jobs;
-    it is taken when that is faster than the best one for each. `gated`: SwiGLU reads the first one.
+    it is taken when that is faster than the best one for each.
     """
+    in_block = terms.in_block
     options = [_options(layout, bits, windows, target, in_block) for layout, bits in linears]
+    if terms.smallest:
+        options = [each if isinstance(each, str) else _smallest(each) for each in options]
     single: list[Option | str] = [
         each if isinstance(each, str) else min(each.values(), key=lambda option: option.cost.cycles)
         for each in options
@@ -70,7 +80,7 @@ def best_options(
             windows,
             target,
             parts=_most_parts(possible[-1][key].layout, in_block),
-            gated=gated,
+            gated=terms.gated,
         )
         for key in common
     }
@@ -78,6 +88,12 @@ def best_options(
     if best is None or costs[best] > apart:
         return single
     return [each[best] for each in possible]
+
+
+def _smallest(options: dict[tuple[int, ...], Option]) -> dict[tuple[int, ...], Option]:
+    """Those of the fewest bytes."""
+    least = min(option.layout.size for option in options.values())
+    return {key: option for key, option in options.items() if option.layout.size == least}
 
 
 def _options(

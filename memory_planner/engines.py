@@ -16,6 +16,7 @@ from memory_planner.engine_chains import windows_of
 from memory_planner.engine_cost import EngineCost, core_cycles
 from memory_planner.engine_options import (
     Option,
+    Terms,
     arrangement_text,
     best_options,
     linears_by_vector,
@@ -115,14 +116,58 @@ def assign_engines(
             problem = Problem("--engine", choice.value, f"auto or cores: {target.name} has none")
             raise ConfigError("some options cannot be used", [problem])
         return Assignment(program, {}, ())
-    candidates, refused = _candidates(program, target, choice, wish.bits)
+    best = _share(program, target, wish, draft)
+    if best.short:
+        best = max(best, _share(program, target, wish, draft, smallest=True), key=_score)
+    layouts = {op_id: each.layout for op_id, each in best.kept.items()}
+    decisions = tuple(
+        _decision(
+            op, program, target, (best.candidates.get(op.id), layouts.get(op.id), best.refused)
+        )
+        for op in program.ops
+        if op.kind is OpKind.LINEAR
+    )
+    return Assignment(best.program, layouts, decisions, best.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What the engine gets of the linears, and why not the others."""
+
+    score: float  # modelled cycles saved, off-chip transfers included
+    candidates: Mapping[str, _Candidate]
+    kept: Mapping[str, _Candidate]
+    refused: Mapping[str, str]
+    program: Program
+    plan: Plan
+
+    @property
+    def short(self) -> bool:
+        """Whether some words had no room."""
+        return any(why == NO_ROOM or why.startswith(OFF_CHIP) for why in self.refused.values())
+
+
+def _score(share: _Share) -> float:
+    return share.score
+
+
+def _share(
+    program: Program,
+    target: TargetSpec,
+    wish: EngineWish,
+    draft: Draft,
+    *,
+    smallest: bool = False,
+) -> _Share:
+    """The engine's share, its words in the fastest arrangements or in the smallest ones."""
+    candidates, refused = _candidates(program, target, wish, smallest=smallest)
     for op_id in candidates.keys() & wish.staying.keys():
         del candidates[op_id]
         refused[op_id] = wish.staying[op_id]
     wanted = {
         op_id: each
         for op_id, each in candidates.items()
-        if choice is EngineChoice.NEUREKA or each.cost.cycles < each.cores
+        if wish.choice is EngineChoice.NEUREKA or each.cost.cycles < each.cores
     }
     for op_id in candidates.keys() - wanted.keys():
         refused[op_id] = "slower than the cores"
@@ -130,15 +175,8 @@ def assign_engines(
     if wanted and any(region.free < 0 for region in drafts.of({})[1].regions):
         refused |= dict.fromkeys(wanted, "the model does not fit")
         wanted = {}
-    kept = _settle(drafts, target, wanted, refused)
-    layouts = {op_id: each.layout for op_id, each in kept.items()}
-    decisions = tuple(
-        _decision(op, program, target, (candidates.get(op.id), layouts.get(op.id), refused))
-        for op in program.ops
-        if op.kind is OpKind.LINEAR
-    )
-    assigned, plan = drafts.of(kept)
-    return Assignment(assigned, layouts, decisions, plan)
+    score, kept, reasons = _settle(drafts, target, wanted)
+    return _Share(score, candidates, kept, {**refused, **reasons}, *drafts.of(kept))
 
 
 class _Drafts:
@@ -160,22 +198,22 @@ class _Drafts:
 
 
 def _candidates(
-    program: Program, target: TargetSpec, choice: EngineChoice, bits: Mapping[str, int]
+    program: Program, target: TargetSpec, wish: EngineWish, *, smallest: bool
 ) -> tuple[dict[str, _Candidate], dict[str, str]]:
     """Linears that the engine can compute, by op id, and why the others are not."""
     found: dict[str, _Candidate] = {}
     refused = {op.id: "an adapter" for op in program.ops if is_adapter_op(op)}
-    if choice is EngineChoice.CORES:
+    if wish.choice is EngineChoice.CORES:
         reason = "pinned to the cores"
         return {}, {op.id: reason for op in program.ops if op.kind is OpKind.LINEAR}
     known: dict[tuple[object, ...], list[Option | str]] = {}
     for ops in linears_by_vector(program):
         windows = windows_of(ops[0])
-        linears = tuple((program.layout_of(op), _width(program, op, bits)) for op in ops)
-        in_block, gated = ops[0].layer >= 0, ops[0].role == GATE
-        key = linears, windows, in_block, gated
+        linears = tuple((program.layout_of(op), _width(program, op, wish.bits)) for op in ops)
+        terms = Terms(ops[0].layer >= 0, ops[0].role == GATE, smallest)
+        key = linears, windows, terms
         if key not in known:
-            known[key] = best_options(linears, windows, target, in_block=in_block, gated=gated)
+            known[key] = best_options(linears, windows, target, terms)
         for op, best in zip(ops, known[key], strict=True):
             if isinstance(best, str):
                 refused[op.id] = best
@@ -198,14 +236,13 @@ def _settle(
     drafts: _Drafts,
     target: TargetSpec,
     wanted: Mapping[str, _Candidate],
-    refused: dict[str, str],
-) -> dict[str, _Candidate]:
+) -> tuple[float, dict[str, _Candidate], dict[str, str]]:
     """What stays on the engine: all words where it reads them, nothing too large for a memory.
 
     Words often take more bytes than the matrices of the cores. Where not all have room, some
     shares of the linears are tried, without those that cost most bytes per cycle saved, and the one
-    with the fewest modelled cycles is taken, off-chip transfers included. Writes reasons to
-    `refused`.
+    with the fewest modelled cycles is taken, off-chip transfers included. Returns the cycles that
+    it saves, what it keeps, and the reasons of the others.
     """
     order = sorted(wanted, key=lambda op_id: (-_burden(wanted[op_id]), op_id))
     best: tuple[float, dict[str, _Candidate], dict[str, str]] | None = None
@@ -222,8 +259,7 @@ def _settle(
         if share == 0 and len(kept) == len(wanted):
             break
     assert best is not None
-    refused.update(best[2])
-    return best[1]
+    return best
 
 
 def _saved(each: _Candidate) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from memory_planner.engine_chains import chains_of
 from memory_planner.engine_cost import core_cycles, engine_cost
-from memory_planner.engine_options import arrangements
+from memory_planner.engine_options import Option, Terms, arrangements, best_options
 from memory_planner.engine_schedule import chain_times
 from memory_planner.engines import EngineChoice, EngineWish
 from memory_planner.limits import MemoryLimits, limited_target
@@ -148,6 +148,32 @@ def test_words_that_do_not_fit_go_back(tmp_path: Path) -> None:
     assert back
     assert {each.reason for each in back} == {"no room on chip"}
     assert all(region.free >= 0 for region in plan.regions)
+
+
+def test_the_smallest_arrangements_are_found() -> None:
+    layouts = [WeightLayout(Packing.NIBBLE, rows, 224, 224) for rows in (224, 32, 32)]
+    linears = [(layout, 4) for layout in layouts]
+    for smallest in (False, True):
+        found = best_options(linears, 2, SIRACUSA, Terms(smallest=smallest))
+        sizes = [each.layout.size for each in found if isinstance(each, Option)]
+        least = [min(option.size for option in arrangements(each, 4)) for each in layouts]
+        assert (sizes == least) == smallest
+        assert all(size >= low for size, low in zip(sizes, least, strict=True))
+
+
+def test_smaller_words_where_the_fastest_have_no_room(tmp_path: Path) -> None:
+    """Chosen when that saves more cycles than fewer linears in the fastest arrangements."""
+    shape = {"hidden_size": 224, "intermediate_size": 736, "num_heads": 7, "num_kv_heads": 1}
+    model = lowered(tmp_path, QuantConfig(4, -1), **shape, vocab_size=64)
+    wish = EngineWish(EngineChoice.AUTO, model.bits)
+    fastest = choose_engines(model.program, SIRACUSA, wish).layouts
+    smaller = set[str]()
+    for size in range(400, 1400, 50):
+        limits = MemoryLimits({"mram": size << 10, "tile_sram": 4096}, ())
+        target = limited_target(SIRACUSA, limits)
+        layouts = choose_engines(model.program, target, wish).layouts
+        smaller |= {name for name in layouts if layouts[name].size < fastest[name].size}
+    assert smaller
 
 
 def test_linears_of_one_vector_share_it(model: Lowered) -> None:
