@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from memory_planner.engines import EngineChoice
-from memory_planner.limits import MemoryLimits
+from memory_planner.limits import NO_LIMITS, MemoryLimits
 from memory_planner.ports import SIRACUSA
 from memory_planner.target import Pin
 from tests.bundles import compile_tiny
@@ -41,6 +41,7 @@ SMALL_HEADS = shape_of(64, 256, 16, 16, 4, 64)
 BUNDLED = shape_of(224, 608, 7, 1, 32, 256)
 IN_PIECES = shape_of(240, 840, 4, 1, 60, 256)  # sums in several pieces, heads of no power of two
 ODD = shape_of(84, 156, 6, 2, 12, 37)
+IN_CHUNKS = shape_of(64, 172, 8, 4, 8, 512)  # its cache travels
 A8, A16 = ActMode.A8, ActMode.A16
 CHANNEL = -1  # one scale per output channel
 SHAPES = (
@@ -52,7 +53,8 @@ SHAPES = (
     pytest.param(IN_PIECES, CHANNEL, A16, id="pieces"),
     pytest.param(IN_PIECES, CHANNEL, A8, id="pieces-a8"),
     pytest.param(ODD, 32, A16, id="odd-groups"),
-    # caches in chunks belong here
+    pytest.param(IN_CHUNKS, 32, A16, id="chunks-groups"),
+    pytest.param(IN_CHUNKS, 32, A8, id="chunks-groups-a8"),
 )
 
 
@@ -112,6 +114,7 @@ def test_the_instruction_cache_holds_what_blocks_run(
         mode=mode,
         quant=QuantConfig(bits=4, group_size=group_size),
         engine=EngineChoice.AUTO,
+        limits=FAR_CACHE if shape is IN_CHUNKS else NO_LIMITS,
         **shape,
     )
     out = tmp_path / "out"

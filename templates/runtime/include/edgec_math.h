@@ -10,11 +10,13 @@
 #include "edgec_arithmetic.h"
 
 /* What every block of a token runs: ports with a small instruction cache want it side by side, from
- * lines of the cache on. */
+ * lines of the cache on; functions of few lines behind them, without gaps. */
 #ifdef EDGEC_SECTION_HOT
 #define EDGEC_HOT __attribute__((__section__(EDGEC_SECTION_HOT), __aligned__(16)))
+#define EDGEC_HOT_SMALL __attribute__((__section__(EDGEC_SECTION_HOT "_small")))
 #else
 #define EDGEC_HOT
+#define EDGEC_HOT_SMALL
 #endif
 
 /* Functions that are worth a copy in every caller: constant arguments leave little of them. */

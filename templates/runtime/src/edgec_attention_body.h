@@ -166,7 +166,7 @@ EDGEC_INLINE void edgec_attend_moved(const edgec_attention_args *args, edgec_sli
     for (uint32_t head = share.first; head < share.last; head++) {
         edgec_begin_head(args, head);
     }
-    edgec_kv_chunk chunk = {NULL, NULL, 0U, 0U, 0U};
+    edgec_kv_chunk chunk = edgec_kv_none(stream);
     do {
         edgec_kv_send(stream, args->params);
         uint32_t heads;

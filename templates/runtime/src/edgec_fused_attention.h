@@ -241,12 +241,13 @@ EDGEC_INLINE uint32_t edgec_x_attend_moved(const edgec_worker *worker, const edg
     edgec_dma dma[2];
     const edgec_kv_cache cache = edgec_heads_cache(heads, at);
     edgec_kv_stream stream = edgec_kv_begin(worker, params, &cache, at->length, tiles, dma);
-    edgec_kv_chunk chunk = {NULL, NULL, 0U, 0U, 0U};
+    edgec_kv_chunk chunk = edgec_kv_none(&stream);
     edgec_range range = {0, 0};
-    EDGEC_KEEP(chunk.count); /* one copy of the loop */
+    uint32_t ready = 0U;
+    EDGEC_KEEP(ready); /* one copy of the loop */
     do {
         edgec_kv_send(&stream, params);
-        for (uint32_t i = 0U; i < most && chunk.count != 0U && i < count; i++) {
+        for (uint32_t i = 0U; i < most && i < ready; i++) {
             const edgec_rows rows =
                 edgec_rows_of(params, own[i].kv_head, chunk.rows, chunk.scales, chunk.count);
             int32_t *const z = own[i].z + chunk.first;
@@ -257,6 +258,7 @@ EDGEC_INLINE uint32_t edgec_x_attend_moved(const edgec_worker *worker, const edg
                 edgec_x_visit_v(&own[i], heads, params, &rows, z);
             }
         }
+        ready = count;
     } while (edgec_kv_receive(&stream, params, &chunk));
     for (uint32_t i = 0U; i < most && i < count; i++) {
         const edgec_x_merger merger =
@@ -265,7 +267,6 @@ EDGEC_INLINE uint32_t edgec_x_attend_moved(const edgec_worker *worker, const edg
     }
     return edgec_amplitude_of(range);
 }
-
 #endif
 
 /* The merged vector of the worker's heads, in place of acc. Returns its amplitude. */

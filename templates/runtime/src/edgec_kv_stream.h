@@ -33,30 +33,45 @@ typedef struct edgec_kv_stream {
     uint32_t length; /* positions of each pass */
     uint32_t pass;   /* EDGEC_PASSES at the end */
     uint32_t first;  /* position */
-    uint8_t *slot;
-    uint8_t *other; /* the slot of the chunk behind it */
+    int8_t *rows;    /* its slot */
+    edgec_kv_scale *scales;
+    int8_t *other_rows; /* the slot of the chunk behind it, and of the one before it */
+    edgec_kv_scale *other_scales;
 } edgec_kv_stream;
 
 EDGEC_INLINE edgec_kv_stream edgec_kv_begin(const edgec_worker *worker,
                                             const edgec_attention_params *params,
                                             const edgec_kv_cache *cache, uint32_t length,
                                             uint8_t *tiles, edgec_dma dma[2]) {
+    const uint32_t words = params->positions_per_chunk * params->kv_heads;
+    const uint32_t size = (words * params->head_dim + 3U) & ~3U;
+    uint8_t *const other = tiles + (params->slots == 2U ? params->slot_size : 0U);
     const edgec_kv_stream stream = {
-        worker,       cache, dma,   length,
-        EDGEC_PASS_K, 0U,    tiles, tiles + (params->slots == 2U ? params->slot_size : 0U)};
+        worker,
+        cache,
+        dma,
+        length,
+        EDGEC_PASS_K,
+        0U,
+        (int8_t *)tiles,
+        (edgec_kv_scale *)(void *)(tiles + size),
+        (int8_t *)other,
+        (edgec_kv_scale *)(void *)(other + size),
+    };
     return stream;
 }
 
-/* The next chunk where its slot has it. */
-EDGEC_INLINE edgec_kv_chunk edgec_kv_in_slot(const edgec_kv_stream *stream,
-                                             const edgec_attention_params *params) {
-    const uint32_t words = params->positions_per_chunk * params->kv_heads;
-    const void *const scales = stream->slot + ((words * params->head_dim + 3U) & ~3U);
-    const uint32_t left = stream->length - stream->first;
-    const edgec_kv_chunk chunk = {(const int8_t *)stream->slot, (const edgec_kv_scale *)scales,
-                                  stream->pass, stream->first,
-                                  edgec_minu32(left, params->positions_per_chunk)};
+/* In front of the first chunk: none. */
+EDGEC_INLINE edgec_kv_chunk edgec_kv_none(const edgec_kv_stream *stream) {
+    const edgec_kv_chunk chunk = {stream->other_rows, stream->other_scales, stream->pass,
+                                  stream->first, 0U};
     return chunk;
+}
+
+/* Positions of the next chunk. */
+EDGEC_INLINE uint32_t edgec_kv_count(const edgec_kv_stream *stream,
+                                     const edgec_attention_params *params) {
+    return edgec_minu32(stream->length - stream->first, params->positions_per_chunk);
 }
 
 /* Begins to move the next chunk, if there is one. */
@@ -65,19 +80,18 @@ EDGEC_INLINE void edgec_kv_start(const edgec_kv_stream *stream,
     if (stream->worker->id != 0U || stream->pass == EDGEC_PASSES) {
         return;
     }
-    const edgec_kv_chunk to = edgec_kv_in_slot(stream, params);
-    const uint32_t first = to.first * params->kv_heads;
-    const uint32_t words = to.count * params->kv_heads;
+    const uint32_t first = stream->first * params->kv_heads;
+    const uint32_t words = edgec_kv_count(stream, params) * params->kv_heads;
     const int8_t *rows = stream->cache->k;
     const edgec_kv_scale *scales = stream->cache->k_scale;
-    if (to.pass == EDGEC_PASS_V) {
+    if (stream->pass == EDGEC_PASS_V) {
         rows = stream->cache->v;
         scales = stream->cache->v_scale;
     }
-    edgec_dma_start(&stream->dma[0], (void *)(uintptr_t)to.rows, rows + first * params->head_dim,
+    edgec_dma_start(&stream->dma[0], stream->rows, rows + first * params->head_dim,
                     words * params->head_dim);
-    edgec_dma_start(&stream->dma[1], (void *)(uintptr_t)to.scales, scales + first,
-                    (uint32_t)sizeof *to.scales * words);
+    edgec_dma_start(&stream->dma[1], stream->scales, scales + first,
+                    (uint32_t)sizeof *scales * words);
 }
 
 /* In front of the work on the chunk that was received last, or on none: the next one begins to move
@@ -92,6 +106,7 @@ EDGEC_INLINE void edgec_kv_send(const edgec_kv_stream *stream,
 /* Behind that work: the next chunk as soon as it can be read. Returns whether there is one. */
 EDGEC_INLINE int edgec_kv_receive(edgec_kv_stream *stream, const edgec_attention_params *params,
                                   edgec_kv_chunk *chunk) {
+    EDGEC_KEEP(stream->pass); /* one copy of this, whichever pass was worked on */
     if (stream->pass == EDGEC_PASSES) {
         return 0;
     }
@@ -104,15 +119,20 @@ EDGEC_INLINE int edgec_kv_receive(edgec_kv_stream *stream, const edgec_attention
         edgec_dma_wait(&stream->dma[1]);
     }
     edgec_barrier(stream->worker);
-    *chunk = edgec_kv_in_slot(stream, params);
+    const edgec_kv_chunk received = {stream->rows, stream->scales, stream->pass, stream->first,
+                                     edgec_kv_count(stream, params)};
+    *chunk = received;
     stream->first += chunk->count;
     if (stream->first == stream->length) {
         stream->first = 0U;
         stream->pass++;
     }
-    uint8_t *const slot = stream->slot;
-    stream->slot = stream->other;
-    stream->other = slot;
+    int8_t *const rows = stream->rows;
+    stream->rows = stream->other_rows;
+    stream->other_rows = rows;
+    edgec_kv_scale *const scales = stream->scales;
+    stream->scales = stream->other_scales;
+    stream->other_scales = scales;
     return 1;
 }
 

@@ -6,6 +6,10 @@
 #include "edgec_math.h"
 #include "edgec_port.h"
 #include "edgec_siracusa.h"
+#include "edgec_xpulp.h"
+#if EDGEC_XPULP
+#include "edgec_xpulp_asm.h"
+#endif
 
 #ifdef EDGEC_SECTION_TABLES
 #define NEAR __attribute__((section(EDGEC_SECTION_TABLES)))
@@ -58,7 +62,8 @@ static int is_done(uint32_t count) {
     return (committed && !is_busy(count)) || edgec_signed(jobs.done - count) > 0;
 }
 
-EDGEC_INLINE void put_registers(const uint32_t *from, uint32_t words) {
+/* Returns how many were committed before it. */
+EDGEC_INLINE uint32_t put_registers(const uint32_t *from, uint32_t words) {
     const uint32_t count = jobs.committed;
     while (is_busy(count)) {
     }
@@ -66,6 +71,17 @@ EDGEC_INLINE void put_registers(const uint32_t *from, uint32_t words) {
     while ((int32_t)*at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_ACQUIRE) < 0) {
     }
     volatile uint32_t *const to = at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_REGISTERS);
+#if EDGEC_XPULP
+    const uint32_t *read = from;
+    volatile uint32_t *write = to;
+    uint32_t a;
+    uint32_t b;
+    __asm__ volatile(EDGEC_X_LOOP(4, EDGEC_X_LWP(a, read, 4) EDGEC_X_LWP(b, read, 4)
+                                         EDGEC_X_SWP(a, write, 4) EDGEC_X_SWP(b, write, 4))
+                     : [a] "=&r"(a), [b] "=&r"(b), [read] "+r"(read), [write] "+r"(write)
+                     : [n] "r"(EDGEC_ENGINE_REGISTERS / 2U)
+                     : "memory");
+#else
     for (uint32_t i = 0U; i < EDGEC_ENGINE_REGISTERS; i += 4U) { /* loads before stores */
         const uint32_t values[4] = {from[i], from[i + 1U], from[i + 2U], from[i + 3U]};
         to[i] = values[0];
@@ -73,18 +89,20 @@ EDGEC_INLINE void put_registers(const uint32_t *from, uint32_t words) {
         to[i + 2U] = values[2];
         to[i + 3U] = values[3];
     }
+#endif
     to[0] = from[0] + words;
+    return count;
 }
 
 /* For jobs that come alone; those of blocks have a copy of their own. */
 EDGEC_OUTLINE void write_registers(const uint32_t *from, uint32_t words) {
-    put_registers(from, words);
+    (void)put_registers(from, words);
 }
 
 /* The context that was acquired last is committed; counted first, as a worker that the job's event
  * wakes must see it. */
-static void commit(void) {
-    jobs.committed++;
+static void commit(uint32_t count) {
+    jobs.committed = count + 1U;
     __asm__ volatile("" ::: "memory");
     *at(SIRACUSA_ENGINE + SIRACUSA_ENGINE_COMMIT) = 0U;
 }
@@ -100,28 +118,29 @@ static void sleep_until_woken(void) {
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_EVENT_WAIT_CLEAR);
 }
 
-/* Jobs that were planned: what this core does beside a block. */
-EDGEC_HOT EDGEC_OUTLINE void feed_planned(const edgec_engine_note *note,
-                                          const edgec_engine_note *last) {
-    for (; note != last; note++) {
+/* Jobs that were planned, one or more: what this core does beside a block. */
+EDGEC_HOT_SMALL EDGEC_OUTLINE void feed_planned(const edgec_engine_note *note,
+                                                const edgec_engine_note *last) {
+    do {
         if (note->registers != NULL) {
-            put_registers(note->registers, note->words);
+            const uint32_t count = put_registers(note->registers, note->words);
             if (note->begins != 0U) {
                 (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER +
                           SIRACUSA_BARRIER_WAIT_CLEAR);
             }
-            commit();
+            commit(count);
         }
-    }
+        note++;
+    } while (note != last);
 }
 
-EDGEC_HOT void edgec_engine_go(void) {
+EDGEC_HOT_SMALL void edgec_engine_go(void) {
     __asm__ volatile("" ::: "memory");
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_READY_BARRIER + SIRACUSA_BARRIER_ARRIVE);
 }
 
 /* Events of two jobs may merge, hence the loop; an old one does no harm. */
-EDGEC_HOT void edgec_engine_meet(const edgec_worker *worker, uint32_t count) {
+EDGEC_HOT_SMALL void edgec_engine_meet(const edgec_worker *worker, uint32_t count) {
     const uint32_t met = jobs.met[worker->id] + count;
     jobs.met[worker->id] = met;
     while (!is_done(met - 1U)) {
@@ -138,7 +157,7 @@ static void feed_one(const volatile edgec_engine_note *note, uint32_t begun) {
     while (jobs.started == begun) {
         sleep_until_woken();
     }
-    commit();
+    commit(jobs.committed);
 }
 
 /* On the control core, for good. */
@@ -204,7 +223,7 @@ EDGEC_HOT void edgec_engine_prepare(edgec_engine_job *job) {
 
 EDGEC_HOT void edgec_engine_start(edgec_engine_job *job) {
     (void)job;
-    commit();
+    commit(jobs.committed);
 }
 #endif
 

@@ -26,7 +26,7 @@ static volatile uint32_t *at(uint32_t address) {
     return (volatile uint32_t *)(uintptr_t)address;
 }
 
-EDGEC_HOT void edgec_barrier(const edgec_worker *worker) {
+EDGEC_HOT_SMALL void edgec_barrier(const edgec_worker *worker) {
     (void)worker;
     __asm__ volatile("" ::: "memory");
     (void)*at(SIRACUSA_EVENT_UNIT + SIRACUSA_BARRIER + SIRACUSA_BARRIER_WAIT_CLEAR);
@@ -47,7 +47,8 @@ static void set_barrier(uint32_t barrier, uint32_t triggers, uint32_t targets) {
 /* One of both places is in L1, which lies below all else. */
 _Static_assert(SIRACUSA_L1_BASE == 0x10000000U, "what is not in L1 lies above it");
 
-void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint32_t size) {
+EDGEC_HOT_SMALL void edgec_dma_start(edgec_dma *dma, void *destination, const void *source,
+                                     uint32_t size) {
     const uint32_t to = (uint32_t)(uintptr_t)destination;
     const uint32_t from = (uint32_t)(uintptr_t)source;
     const uint32_t near = edgec_minu32(to, from);
@@ -58,7 +59,7 @@ void edgec_dma_start(edgec_dma *dma, void *destination, const void *source, uint
     *at(SIRACUSA_DMA) = to ^ from ^ near;
 }
 
-void edgec_dma_wait(edgec_dma *dma) {
+EDGEC_HOT_SMALL void edgec_dma_wait(edgec_dma *dma) {
     while ((*at(SIRACUSA_DMA + SIRACUSA_DMA_STATUS) >> dma->id & 1U) != 0U) {
     }
     *at(SIRACUSA_DMA + SIRACUSA_DMA_STATUS) = 1U << dma->id;
