@@ -163,8 +163,9 @@ def test_the_smallest_arrangements_are_found() -> None:
 
 def test_smaller_words_where_the_fastest_have_no_room(tmp_path: Path) -> None:
     """Chosen when that saves more cycles than fewer linears in the fastest arrangements."""
-    shape = {"hidden_size": 224, "intermediate_size": 736, "num_heads": 7, "num_kv_heads": 1}
-    model = lowered(tmp_path, QuantConfig(4, -1), **shape, vocab_size=64)
+    shape: dict[str, Any] = {"hidden_size": 224, "intermediate_size": 736}
+    shape |= {"num_heads": 7, "num_kv_heads": 1, "vocab_size": 64}
+    model = lowered(tmp_path, QuantConfig(4, -1), **shape)
     wish = EngineWish(EngineChoice.AUTO, model.bits)
     fastest = choose_engines(model.program, SIRACUSA, wish).layouts
     smaller = set[str]()
