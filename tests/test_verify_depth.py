@@ -89,8 +89,8 @@ STREAM = "runtime/src/tiny_kv_stream.h"
 @pytest.mark.parametrize(
     ("path", "old", "new"),
     [
-        (STREAM, "slot = stream->other;", "slot = chunk->first == 0U ? stream->other : slot;"),
-        (STREAM, "scales + first,", "scales + first - to.first / CHUNKU,"),
+        (STREAM, "= stream->other_rows;", "= chunk->first == 0U ? stream->other_rows : rows;"),
+        (STREAM, "scales + first,", "scales + first - stream->first / CHUNKU,"),
     ],
 )
 def test_faults_of_later_chunks_are_found(
